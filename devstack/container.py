@@ -1,0 +1,348 @@
+"""ContainerContext: the one object through which every command runs.
+
+It wraps an :class:`invoke.Context` and a runtime, carries out the runtime's steps, and writes each command with its
+duration and exit code to ``logs/devstack.log``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from invoke.runners import Local
+
+from devstack import console
+from devstack.errors import StackError
+from devstack.host import Host
+from devstack.paths import Paths
+from devstack.runtimes import EngineError, File, Runtime, ServiceSpec, ServiceState, Step
+from devstack.shell import Command, sh
+
+if TYPE_CHECKING:
+    import logging
+
+    from invoke import Context, Result
+
+URL_PASSWORD = re.compile(r"(?P<before>\w+://[^\s:/@]*:)[^\s/]+(?=@)")
+NO_INPUT = "exec </dev/null\n"
+"""Invoke leaves a command's input open without ever writing to it: what reads it would wait for ever."""
+CHUNK = 1 << 18
+"""Bytes that a stream holds at a time."""
+
+
+class _Local(Local):
+    """Invoke looks after a command every 10 ms; most of ours take less."""
+
+    input_sleep = 0.001
+
+
+class ContainerContext:
+    """Runs commands and files' writing on the host of a stack, whatever its runtime."""
+
+    def __init__(self, c: Context, runtime: Runtime, host: Host, paths: Paths) -> None:
+        self.c = c
+        c.config.runners.local = _Local
+        self.runtime = runtime
+        self.host = host
+        self.paths = paths
+        self._secrets: set[str] = set()
+        self._log: logging.Logger | None = None
+        self._engine_up: bool | None = None
+
+    @property
+    def dry(self) -> bool:
+        """Whether to print what would be done instead of doing it (``inv --dry``)."""
+        return bool(self.c.config.run.dry)
+
+    # secrets
+
+    def hide(self, *secrets: str) -> None:
+        """Never print these. Short ones are left to :data:`URL_PASSWORD`: hiding a word as common as a user's
+        name would garble everything else."""
+        self._secrets.update(secret for secret in secrets if len(secret) >= 8)
+
+    def mask(self, text: str) -> str:
+        """The text without secrets."""
+        # the longest first: one that begins with another would keep its end
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return URL_PASSWORD.sub(r"\g<before>***", text)
+
+    # commands
+
+    def read(self, command: Command) -> Result:
+        """Run a command that changes nothing, also in a dry run. A failure is the caller's to judge."""
+        return self._invoke(command)
+
+    def run(self, command: Command, what: str) -> Result | None:
+        """Run a command that changes something; None in a dry run, which prints it.
+
+        :raises StackError: it failed; ``what`` says what it was for, as in "could not …".
+        """
+        if self.dry:
+            console.out(self.mask(command))
+            return None
+        if self.c.config.run.echo:
+            console.note(console.paint(self.mask(command), "bold"))
+        result = self._invoke(command)
+        if result.exited != 0:
+            lines = (result.stderr or result.stdout).strip().splitlines()[-10:]
+            raise StackError(
+                f"could not {what}",
+                why=f"the command ended with exit code {result.exited}",
+                evidence=[self.mask(line) for line in lines],
+                fix=f"the command is in {self.paths.log / 'devstack.log'}",
+            )
+        return result
+
+    def hook(self, line: str, env: Mapping[str, str]) -> Result | None:
+        """Run a user's own shell command in the project's folder, its output on the screen; None in a dry run."""
+        if self.dry:
+            console.out(line)
+            return None
+        began = time.monotonic()
+        command = f"{NO_INPUT}{sh('cd $root || exit 1', root=self.paths.root)}\n{line}"
+        result = self.c.run(command, hide=False, warn=True, in_stream=False, echo=False, env=dict(env))
+        assert result is not None
+        self._record(line, result.exited, time.monotonic() - began)
+        return result
+
+    def _invoke(self, command: Command) -> Result:
+        began = time.monotonic()
+        # our own echo masks; a dry run's reads really run; the stack never types into a command
+        result = self.c.run(NO_INPUT + command, hide=True, warn=True, in_stream=False, echo=False, dry=False)
+        assert result is not None
+        self._record(command, result.exited, time.monotonic() - began)
+        return result
+
+    def interact(self, command: Command) -> int:
+        """Give the terminal to a command (psql); its exit code."""
+        began = time.monotonic()
+        done = subprocess.run(["/bin/sh", "-c", command])
+        self._record(command, done.returncode, time.monotonic() - began)
+        return done.returncode
+
+    def _record(self, command: str, exit_code: int, seconds: float) -> None:
+        if self._log is None:
+            self._log = _open_log(self.paths)
+        if self._log is not None:
+            self._log.info("%7.3f s  exit %-3d  %s", seconds, exit_code, self.mask(command))
+
+    # streams
+
+    @contextlib.contextmanager
+    def stream_out(self, command: Command, what: str) -> Iterator[IO[bytes]]:
+        """The command's output as a binary file, with bounded memory.
+
+        :raises StackError: at the end, when the command failed; its output was then not whole.
+        """
+        with self._process(command, what, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            yield process.stdout
+
+    def stream_in(self, command: Command, chunks: Iterable[bytes], what: str) -> None:
+        """Feed bytes to a command with bounded memory.
+
+        :raises StackError: the command failed, also when it stopped reading early.
+        """
+        with self._process(command, what, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+            assert process.stdin is not None
+            try:
+                for chunk in chunks:
+                    process.stdin.write(chunk)
+                process.stdin.close()
+            except BrokenPipeError:
+                # a reader that failed explains itself by its exit code, below
+                if process.wait() == 0:
+                    raise StackError(
+                        f"could not {what}", why="the command ended before it had read everything"
+                    ) from None
+
+    @contextlib.contextmanager
+    def _process(self, command: Command, what: str, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
+        began = time.monotonic()
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen(["/bin/sh", "-c", command], stderr=errors, bufsize=CHUNK, **streams)
+            try:
+                yield process
+                if process.stdout:
+                    process.stdout.close()
+                code = process.wait()
+            except BaseException:
+                _kill_tree(process.pid)
+                process.wait()
+                raise
+            finally:
+                for stream in (process.stdin, process.stdout):
+                    if stream:
+                        with contextlib.suppress(BrokenPipeError):
+                            stream.close()
+                self._record(command, process.returncode, time.monotonic() - began)
+            if code != 0:
+                size = errors.seek(0, 2)
+                errors.seek(max(0, size - 4096))
+                lines = errors.read().decode(errors="replace").strip().splitlines()[-10:]
+                raise StackError(
+                    f"could not {what}",
+                    why=f"the command ended with exit code {code}",
+                    evidence=[self.mask(line) for line in lines],
+                )
+
+    # files
+
+    def write_file(self, path: Path, content: str, mode: int = 0o600, *, account: bool = False) -> None:
+        """Write a file whole or not at all; a dry run says so instead."""
+        if self.dry:
+            console.out(f"# write {path} ({mode:04o}, {len(content.encode())} bytes)")
+            return
+        if self.host.holds(path, content.encode(), mode, account=account):
+            return  # most files are the same at every start, and each flush takes its time
+        if not path.parent.is_dir():
+            self.host.make_dir(path.parent, 0o711 if self.host.is_root else 0o700)
+        self.host.write_file(path, content.encode(), mode, account=account)
+
+    def make_dir(self, path: Path, mode: int, *, account: bool = False) -> None:
+        if self.dry:
+            if not path.is_dir():
+                console.out(f"# make folder {path} ({mode:04o})")
+            return
+        self.host.make_dir(path, mode, account=account)
+
+    def make_run_dir(self) -> None:
+        """The folder for sockets, which may be in a shared /tmp: made for a start, gone with the engine."""
+        self.make_dir(self.paths.run, 0o711 if self.host.is_root else 0o700)
+        if not self.dry:
+            self.host.check_own(self.paths.run)
+
+    # services
+
+    def perform(self, steps: Sequence[Step], what: str) -> str:
+        """Carry out steps in order; the last command's answer.
+
+        :raises StackError: a step failed.
+        """
+        answer = ""
+        for step in steps:
+            if isinstance(step, File):
+                self.write_file(step.path, step.content, step.mode, account=step.account)
+            else:
+                result = self.run(step, what)
+                answer = result.stdout if result else ""
+        return answer
+
+    def states(self, names: Sequence[str]) -> dict[str, ServiceState]:
+        """What the engine says of these services, asked now. An engine that does not run has none."""
+        result = self.read(self.runtime.states())
+        self._engine_up = bool(result.ok)
+        try:
+            return self.runtime.parse_states(result.stdout if result.ok else "", names)
+        except EngineError as error:
+            raise StackError(
+                f"the {self.runtime.name} runtime can't say what runs",
+                why=str(error),
+                fix="it may be on its way down: try again in a moment",
+            ) from None
+
+    def engine_runs(self) -> bool:
+        """Whether the engine answered when it was last asked; it is asked if it never was."""
+        if self._engine_up is None:
+            self.states(())
+        return bool(self._engine_up)
+
+    def start_engine(self) -> None:
+        """Bring up what services run under, if it does not run. It answers once its command has ended.
+
+        :raises StackError: it did not come up.
+        """
+        if self.engine_runs():
+            return
+        self.make_run_dir()
+        try:
+            self.perform(self.runtime.engine_start(), f"start the {self.runtime.name} runtime's supervisor")
+        except StackError:
+            self.states(())  # a start that was cut off may have brought it up by now
+            if not self.engine_runs():
+                raise
+        self._engine_up = True
+
+    def stop_engine(self) -> None:
+        """Take down what services run under, and wait until it is gone."""
+        self.perform(self.runtime.engine_stop(), "stop the supervisor")
+        self._engine_up = False
+        pid = self.runtime.engine_pid()
+        deadline = time.monotonic() + 10
+        while pid and not self.dry and self.host.read_file(pid) is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if not self.dry and self.paths.state not in self.paths.run.parents:
+            self.host.remove(self.paths.run)  # in a shared folder, where nothing is to stay
+
+    def start(self, spec: ServiceSpec) -> None:
+        """Define a service that does not run, and start it.
+
+        :raises StackError: the engine refused.
+        """
+        self._checked(self.runtime.run(spec), f"start {spec.name}")
+
+    def stop(self, name: str) -> None:
+        """Tell a service to stop; it has once :meth:`states` says so.
+
+        :raises StackError: the engine refused.
+        """
+        self._checked(self.runtime.stop(name), f"stop {name}")
+
+    def _checked(self, steps: Sequence[Step], what: str) -> None:
+        answer = self.perform(steps, what)
+        if self.dry:
+            return
+        try:
+            self.runtime.check(answer)
+        except EngineError as error:
+            raise StackError(f"could not {what}", why=f"{self.runtime.name} says: {error}") from None
+
+    def exec(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> Command:
+        """A command in the surroundings of a service: to run, read or stream."""
+        return self.runtime.exec(name, argv, env or {})
+
+    def log_size(self, name: str) -> int:
+        """Bytes of a service's log; 0 when it has none."""
+        file = self.runtime.log_file(name)
+        return self.host.size(file) if file else 0
+
+    def log_tail(self, name: str, lines: int = 10, *, skip: int = 0) -> list[str]:
+        """The last lines of a service's log after the first ``skip`` bytes, without secrets."""
+        result = self.read(self.runtime.logs(name, tail=lines, follow=False, skip=skip))
+        return [self.mask(line) for line in result.stdout.splitlines()] if result.ok else []
+
+
+def _kill_tree(pid: int) -> None:
+    """Kill a shell and all that it started; what runs under another account has a session of its own."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        shell = psutil.Process(pid)
+        for process in [shell, *shell.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def _open_log(paths: Paths) -> logging.Logger | None:
+    """The log of all commands, rotated; None as long as the stack has no log folder."""
+    import logging
+    from logging.handlers import RotatingFileHandler
+
+    if not paths.log.is_dir():
+        return None
+    logger = logging.Logger("devstack")
+    try:
+        handler = RotatingFileHandler(paths.log / "devstack.log", maxBytes=5_000_000, backupCount=1, delay=True)
+    except OSError:
+        return None
+    handler.setFormatter(logging.Formatter("%(asctime)s  [%(process)d]  %(message)s"))
+    logger.addHandler(handler)
+    return logger

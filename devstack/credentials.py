@@ -1,0 +1,97 @@
+"""The secrets of an environment: generated once, kept in a 0600 file, overridden by the settings."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Struct
+
+from devstack.container import ContainerContext
+from devstack.errors import StackError
+from devstack.settings import Settings
+
+ADMIN = "nv_admin"
+"""The user of PgBouncer's admin console. No role in the database has this name."""
+
+ITERATIONS = 4096
+"""PostgreSQL's default (scram_iterations)."""
+
+
+class Credentials(Struct, frozen=True, kw_only=True):
+    """What must stay secret; the file holds the generated ones, also while the settings override them."""
+
+    db_password: str
+    pgbouncer_password: str
+    """Of :data:`ADMIN`."""
+    jwt_secret: str
+
+
+def credentials_of(context: ContainerContext, settings: Settings) -> Credentials:
+    """The environment's secrets; generated and stored at the first call, except in a dry run.
+
+    :raises StackError: the file of secrets is not as it was written.
+    """
+    stored = _stored(context)
+    credentials = Credentials(
+        db_password=settings.db.password or stored.db_password,
+        pgbouncer_password=stored.pgbouncer_password,
+        jwt_secret=settings.api.jwt_secret or stored.jwt_secret,
+    )
+    context.hide(credentials.db_password, credentials.pgbouncer_password, credentials.jwt_secret)
+    return credentials
+
+
+def _stored(context: ContainerContext) -> Credentials:
+    path = context.paths.secrets
+    content = context.host.read_file(path)
+    if content is not None:
+        try:
+            return msgspec.json.decode(content, type=Credentials)
+        except msgspec.MsgspecError as error:
+            raise StackError(
+                f"the file of secrets {path} is damaged",
+                why=str(error),
+                fix="remove it: new secrets are generated, and the database's password is set to the new one",
+            ) from None
+    generated = Credentials(
+        db_password=secrets.token_urlsafe(24),
+        pgbouncer_password=secrets.token_urlsafe(24),
+        jwt_secret=secrets.token_urlsafe(32),
+    )
+    if not context.dry:
+        context.write_file(path, msgspec.json.encode(generated).decode() + "\n")
+    return generated
+
+
+def scram_verifier(password: str, salt: bytes) -> str:
+    """A SCRAM-SHA-256 verifier as PostgreSQL stores it, for an ASCII password (RFC 5802, RFC 7677).
+
+    https://www.postgresql.org/docs/current/catalog-pg-authid.html
+    """
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, ITERATIONS)
+    client_key = hmac.digest(salted, b"Client Key", "sha256")
+    stored_key = hashlib.sha256(client_key).digest()
+    server_key = hmac.digest(salted, b"Server Key", "sha256")
+    b64 = [base64.b64encode(part).decode() for part in (salt, stored_key, server_key)]
+    return f"SCRAM-SHA-256${ITERATIONS}:{b64[0]}${b64[1]}:{b64[2]}"
+
+
+def admin_verifier(credentials: Credentials) -> str:
+    """The verifier of the admin console's user. Its salt follows from the password, so that the rendered file is
+    the same at every start; the password is random, so nothing is given away by it."""
+    salt = hashlib.sha256(b"nv-devstack" + credentials.pgbouncer_password.encode()).digest()[:16]
+    return scram_verifier(credentials.pgbouncer_password, salt)
+
+
+def pgpass_line(values: Mapping[str, object]) -> str:
+    """A line of a password file (https://www.postgresql.org/docs/current/libpq-pgpass.html)."""
+    fields = [
+        str(values[key]).replace("\\", r"\\").replace(":", r"\:")
+        for key in ("host", "port", "name", "user", "password")
+    ]
+    return ":".join(fields) + "\n"

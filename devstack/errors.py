@@ -1,0 +1,55 @@
+"""The one exception that reaches the user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from invoke.exceptions import Exit
+
+FAILED = 1
+"""Exit code: the thing asked for failed or is unhealthy."""
+USAGE = 2
+"""Exit code: the user's input or configuration is wrong."""
+
+
+class StackError(Exit):
+    """What failed, why, the evidence, and what mends it. Invoke prints :attr:`message` and exits with ``code``.
+
+    ``what`` is one line without a full stop; ``evidence`` are lines shown as they are (a log's last lines,
+    who holds a port); ``fix`` is one action a line.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        why: str = "",
+        evidence: Sequence[str] = (),
+        fix: str | Sequence[str] = (),
+        code: int = FAILED,
+    ) -> None:
+        self.what = what
+        self.why = why
+        self.evidence = list(evidence)
+        self.fix = ([fix] if fix else []) if isinstance(fix, str) else list(fix)
+        super().__init__(message=self.text(), code=code)
+
+    def text(self) -> str:
+        """The message as plain text, labels in a column of their own."""
+        rows = [("error", self.what)]
+        if self.why:
+            rows.append(("cause", self.why))
+        rows += [("", line) for line in self.evidence]
+        rows += [("fix" if i == 0 else "", line) for i, line in enumerate(self.fix)]
+        out = []
+        for label, text in rows:
+            for i, line in enumerate(text.splitlines() or [""]):
+                out.append(f"{(label + ':') if label and i == 0 else '':<7}{line}".rstrip())
+        return "\n".join(out)
+
+
+class UsageError(StackError):
+    """The user's input or configuration is wrong: exit code 2."""
+
+    def __init__(self, what: str, *, why: str = "", evidence: Sequence[str] = (), fix: str | Sequence[str] = ()):
+        super().__init__(what, why=why, evidence=evidence, fix=fix, code=USAGE)

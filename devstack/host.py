@@ -1,0 +1,253 @@
+"""What the stack does on its host besides running commands: files, folders, ports, accounts."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pwd
+import shutil
+import signal
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from devstack.errors import StackError, UsageError
+
+ACCOUNTS = ("postgres", "pgbouncer", "_postgres", "nobody")
+"""Unprivileged accounts, in order of preference, for PostgreSQL and PgBouncer when run as root."""
+
+
+@dataclass(frozen=True)
+class PortHolder:
+    """Who listens on a port. ``pid`` is 0 and ``command`` empty where this user may not know."""
+
+    address: str
+    port: int
+    pid: int = 0
+    command: str = ""
+    stack: str = ""
+    """The state folder of the stack that started the process, from its ``NV_STACK`` variable."""
+
+    def __str__(self) -> str:
+        who = f"{self.command} (pid {self.pid})" if self.pid else "a process of another user"
+        return f"{self.address}:{self.port} is held by {who}"
+
+
+class Host:
+    """The machine this runs on."""
+
+    def __init__(self, account: str = "") -> None:
+        self.uid = os.getuid()
+        self._wanted = account
+        self._account: pwd.struct_passwd | None = None
+
+    @property
+    def is_root(self) -> bool:
+        return self.uid == 0
+
+    @property
+    def user(self) -> str:
+        """The name of the user that this runs as."""
+        return pwd.getpwuid(self.uid).pw_name
+
+    @property
+    def account(self) -> str:
+        """The account for services that refuse to run as root; empty when not root.
+
+        :raises UsageError: the configured account does not exist, is root, or none is there.
+        """
+        return self._entry().pw_name if self.is_root else ""
+
+    def _entry(self) -> pwd.struct_passwd:
+        if self._account is None:
+            for name in (self._wanted,) if self._wanted else ACCOUNTS:
+                with contextlib.suppress(KeyError):
+                    self._account = pwd.getpwnam(name)
+                    break
+            else:
+                raise UsageError(
+                    f"there is no account {self._wanted!r}" if self._wanted else "there is no unprivileged account",
+                    why="PostgreSQL and PgBouncer refuse to run as root, they need an account of their own",
+                    fix="create one: useradd --system postgres; or name one in stack.account",
+                )
+            if self._account.pw_uid == 0:
+                raise UsageError("stack.account can't be root", fix="leave it out, or name an unprivileged account")
+        return self._account
+
+    def own(self, path: Path, *, account: bool) -> None:
+        """Give a path to the services' account; it is ours otherwise."""
+        if self.is_root and account:
+            entry = self._entry()
+            os.chown(path, entry.pw_uid, entry.pw_gid)
+
+    def make_dir(self, path: Path, mode: int, *, account: bool = False) -> None:
+        """Make a folder with its parents; existing ones keep their owner, the last one gets mode and owner."""
+        if path.is_dir() and path.stat().st_mode & 0o7777 == mode and not (self.is_root and account):
+            return
+        parents = [p for p in path.parents if not p.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for parent in parents:
+            parent.chmod(0o755 if self.is_root else 0o700)
+        path.chmod(mode)
+        self.own(path, account=account)
+
+    def write_file(self, path: Path, content: bytes, mode: int, *, account: bool = False) -> None:
+        """Write aside, flush, rename: a file with its final name is whole, and was never readable by others."""
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        aside = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.chmod(mode)
+            self.own(aside, account=account)
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+    def holds(self, path: Path, content: bytes, mode: int, *, account: bool = False) -> bool:
+        """Whether the file is already as :meth:`write_file` would leave it."""
+        if self.read_file(path) != content:
+            return False
+        info = path.stat()
+        owner = self._entry().pw_uid if self.is_root and account else self.uid
+        return info.st_mode & 0o7777 == mode and info.st_uid == owner
+
+    def read_file(self, path: Path) -> bytes | None:
+        """The content; None if there is no such file."""
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def size(self, path: Path) -> int:
+        """Bytes of a file; 0 if there is none."""
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, link or folder; none there is fine."""
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def link(self, path: Path, target: Path) -> None:
+        """Make ``path`` a symbolic link to ``target``."""
+        if path.is_symlink() and path.readlink() == target:
+            return
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(target)
+        aside.replace(path)
+
+    def check_own(self, path: Path) -> None:
+        """Refuse a folder that somebody else put in our place: the one for sockets may be in a shared /tmp.
+
+        :raises UsageError: it belongs to another user, or is a link.
+        """
+        info = path.lstat()
+        if path.is_symlink() or info.st_uid != self.uid:
+            raise UsageError(
+                f"the folder for sockets {path} belongs to somebody else",
+                why=f"its owner is uid {info.st_uid}, this runs as uid {self.uid}",
+                fix="remove it, or set stack.state_dir to a folder with a shorter path",
+            )
+
+    def check_reachable(self, path: Path) -> None:
+        """As root: refuse a folder that the services' account can't enter, before it fails half-way.
+
+        :raises UsageError: names the parent that is closed to the account.
+        """
+        if not self.is_root:
+            return
+        if closed := self.closed_to_account(path):
+            raise UsageError(
+                f"account {self.account} can't reach {path}",
+                why=f"{closed} is closed to it (mode {closed.stat().st_mode & 0o777:o})",
+                fix="set stack.state_dir to a folder that others may enter; the default is /var/lib/nv-devstack",
+            )
+
+    def closed_to_account(self, path: Path) -> Path | None:
+        """The first existing parent that the services' account can't enter; None if the way is open."""
+        if not self.is_root:
+            return None
+        entry = self._entry()
+        groups = set(os.getgrouplist(entry.pw_name, entry.pw_gid))
+        for folder in reversed([path, *path.parents]):
+            if not folder.is_dir():
+                continue
+            info = folder.stat()
+            if info.st_uid == entry.pw_uid:
+                allowed = info.st_mode & 0o100
+            elif info.st_gid in groups:
+                allowed = info.st_mode & 0o010
+            else:
+                allowed = info.st_mode & 0o001
+            if not allowed:
+                return folder
+        return None
+
+    def end(self, pid: int, signal_name: str, seconds: float) -> None:
+        """End a process of an earlier run that its supervisor did not survive; killed after ``seconds``."""
+        import psutil
+
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            process.send_signal(getattr(signal, f"SIG{signal_name}"))
+            try:
+                process.wait(seconds)
+            except psutil.TimeoutExpired:
+                process.kill()
+                process.wait(seconds)
+
+    def port_holder(self, bind: str, port: int) -> PortHolder | None:
+        """Who keeps a service from this port on ``bind`` or on localhost's other family; None if it is free."""
+        taken = [a for a in dict.fromkeys((bind, "127.0.0.1", "::1")) if _is_taken(a, port)]
+        return _holder(taken[0], port) if taken else None
+
+
+def _is_taken(address: str, port: int) -> bool:
+    """Whether something listens there: it answers (macOS binds beside a wildcard listener), or can't be bound."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.settimeout(0.2)
+            if probe.connect_ex((address, port)) == 0:
+                return True
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port))
+    except OSError as error:
+        if error.errno == errno.EACCES:
+            raise StackError(
+                f"this user may not listen on port {port}",
+                why="ports below 1024 are root's",
+                fix="choose a port above 1023",
+            ) from None
+        return error.errno == errno.EADDRINUSE  # another one, such as no IPv6, is no conflict
+    return False
+
+
+def _holder(address: str, port: int) -> PortHolder:
+    import psutil
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            connections = getattr(process, "net_connections", None) or process.connections
+            for connection in connections(kind="tcp"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                    command = " ".join(process.cmdline()) or process.name()
+                    stack = ""
+                    with contextlib.suppress(psutil.Error):
+                        stack = process.environ().get("NV_STACK", "")
+                    return PortHolder(
+                        address, port, process.pid, command if len(command) <= 80 else command[:79] + "…", stack
+                    )
+    return PortHolder(address, port)

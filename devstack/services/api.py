@@ -1,0 +1,180 @@
+"""nv-api: the application, served by uvicorn."""
+
+from __future__ import annotations
+
+import os
+import string
+import sys
+from pathlib import Path
+
+from devstack.container import ContainerContext
+from devstack.credentials import Credentials
+from devstack.errors import UsageError
+from devstack.runtimes import ServiceSpec
+from devstack.services import NotReady
+from devstack.services.postgres import LIBPQ_VARIABLES
+from devstack.settings import URL_VARIABLE, Settings, database_url, reachable_address
+
+
+class Api:
+    """The application service."""
+
+    label = "api"
+
+    def __init__(self, context: ContainerContext, settings: Settings, credentials: Credentials) -> None:
+        self.context = context
+        self.settings = settings
+        self.credentials = credentials
+
+    @property
+    def name(self) -> str:
+        return self.settings.service_name("api")
+
+    @property
+    def port(self) -> int:
+        return self.settings.api.port
+
+    @property
+    def address(self) -> str:
+        """The URL for a browser on this machine."""
+        host = (
+            "localhost"
+            if self.settings.stack.bind in ("127.0.0.1", "0.0.0.0", "localhost")
+            else self.settings.stack.bind
+        )
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def folder(self) -> Path:
+        return (self.settings.root / Path(self.settings.api.dir).expanduser()).resolve()
+
+    @property
+    def python(self) -> str:
+        wanted = self.settings.api.python
+        # not resolved: a virtual environment's python is a link, and which one was called matters
+        return str(self.settings.root / Path(wanted).expanduser()) if wanted else sys.executable
+
+    # the service
+
+    def urls(self) -> dict[str, str]:
+        """What the values of ``api.env`` may use."""
+        db, scheme = self.settings.db, self.settings.api.url_scheme
+        host, password = reachable_address(self.settings.stack.bind), self.credentials.db_password
+        return {
+            "database_url": database_url(scheme, db.user, password, host, self.settings.pgb.port, db.name),
+            "direct_url": database_url(scheme, db.user, password, host, db.port, db.name),
+            "db_host": host,
+            "db_port": str(self.settings.pgb.port),
+            "db_user": db.user,
+            "db_password": password,
+            "db_name": db.name,
+        }
+
+    def environment(self) -> dict[str, str]:
+        """The application's variables: those of ``.env``, the specification's, and ``api.env``, which wins."""
+        api, urls = self.settings.api, self.urls()
+        env = {
+            **self.settings.dotenv,
+            URL_VARIABLE: urls["database_url"],
+            "DATABASE_URL": urls["database_url"],
+            "NINAIVALAIGAL_JWT_SECRET": self.credentials.jwt_secret,
+            "MEMORY_PROVIDER": api.memory_provider,
+            "NINAIVALAIGAL_DEBUG": str(int(api.debug)),
+            "LOG_LEVEL": api.log_level,
+            "PYTHONPATH": os.pathsep.join([str(self.folder), str(self.folder.parent)]),
+            "PYTHONUNBUFFERED": "1",
+            "PATH": os.pathsep.join([str(Path(self.python).parent), *os.get_exec_path()]),
+        }
+        for key, value in api.env.items():
+            try:
+                text = str(value).lower() if isinstance(value, bool) else str(value)
+                env[key] = string.Template(text).substitute(urls)
+            except (KeyError, ValueError) as error:
+                raise UsageError(
+                    f"api.env.{key} can't be filled in",
+                    why=f"{value!r} has {error}",
+                    fix=f"use one of {', '.join('$' + name for name in urls)}; a dollar sign itself is $$",
+                ) from None
+        return env
+
+    def spec(self) -> ServiceSpec:
+        api = self.settings.api
+        words = [
+            self.python,
+            "-m",
+            "uvicorn",
+            api.app,
+            "--host",
+            self.settings.stack.bind,
+            "--port",
+            str(api.port),
+        ]
+        words += ["--log-level", api.log_level.lower(), "--timeout-graceful-shutdown", "5"]
+        if api.app.endswith("()"):
+            words[3:4] = ["--factory", api.app.removesuffix("()")]
+        if api.workers > 1:
+            words += ["--workers", str(api.workers)]
+        return ServiceSpec(
+            name=self.name,
+            argv=words,
+            cwd=self.folder,
+            env=self.environment(),
+            unset=[*LIBPQ_VARIABLES, "PYTHONHOME", "VIRTUAL_ENV"],
+            stop_seconds=10,
+            watch=[self.folder] if api.reload else [],
+        )
+
+    def fingerprint(self) -> str:
+        return repr(self.spec())
+
+    def prepare(self) -> ServiceSpec:
+        if not self.folder.is_dir():
+            raise UsageError(
+                f"the application's folder {self.folder} does not exist",
+                why=f"api.dir is {self.settings.api.dir!r}, from {self.settings.origin('api.dir')}",
+                fix="set api.dir to the folder that `uvicorn` is to run in",
+            )
+        if not os.access(self.python, os.X_OK):
+            raise UsageError(
+                f"the application's interpreter {self.python} can't be run",
+                why=f"api.python is {self.settings.api.python!r}, from {self.settings.origin('api.python')}",
+                fix="set api.python to the python of its virtual environment, or leave it empty for the stack's own",
+            )
+        return self.spec()
+
+    # asking it
+
+    def answers(self) -> None:
+        """The health path answers 2xx.
+
+        :raises NotReady: it does not, or not within five seconds.
+        """
+        import http.client
+
+        connection = http.client.HTTPConnection(reachable_address(self.settings.stack.bind), self.port, timeout=5)
+        try:
+            connection.request("GET", self.settings.api.health_path)
+            response = connection.getresponse()
+            body = response.read(500).decode(errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            raise NotReady(str(error) or type(error).__name__) from None
+        finally:
+            connection.close()
+        if not 200 <= response.status < 300:
+            raise NotReady(f"{self.settings.api.health_path} answered {response.status}: {body.strip()}")
+
+    def accepts(self) -> None:
+        """Nothing: there is nothing to settle before it answers."""
+
+    def settle(self) -> None:
+        """Nothing: the application settles itself."""
+
+    def hint(self, evidence: list[str]) -> str:
+        text = "\n".join(evidence)
+        if "No module named uvicorn" in text:
+            return f"install uvicorn there: {self.python} -m pip install uvicorn"
+        if "Error loading ASGI app" in text or "ModuleNotFoundError" in text or "ImportError" in text:
+            return f"correct api.app ({self.settings.api.app}) or api.dir ({self.settings.api.dir}), or mend the import"
+        if " answered 404" in text:
+            return f"set api.health_path; {self.settings.api.health_path} is not there"
+        return f"mend the application, then inv api.start; the whole log: inv {self.label}.logs"

@@ -1,0 +1,272 @@
+"""nv-pgbouncer: PgBouncer in front of the database, its configuration rendered from settings."""
+
+from __future__ import annotations
+
+import functools
+import string
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devstack.container import ContainerContext
+from devstack.credentials import ADMIN, Credentials, admin_verifier
+from devstack.errors import StackError
+from devstack.providers import Programs
+from devstack.runtimes import ServiceSpec
+from devstack.services import NotReady
+from devstack.services.postgres import LIBPQ_VARIABLES, Postgres
+from devstack.settings import Settings, reachable_address
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection  # noqa: N812
+
+
+class PgBouncer:
+    """The connection pooler service."""
+
+    label = "pgb"
+
+    def __init__(
+        self,
+        context: ContainerContext,
+        settings: Settings,
+        credentials: Credentials,
+        database: Postgres,
+        find: Callable[[], Programs],
+    ) -> None:
+        self.context = context
+        self.settings = settings
+        self.credentials = credentials
+        self.database = database
+        self._find = find
+
+    @functools.cached_property
+    def programs(self) -> Programs:
+        return self._find()
+
+    @property
+    def name(self) -> str:
+        return self.settings.service_name("pgbouncer")
+
+    @property
+    def port(self) -> int:
+        return self.settings.pgb.port
+
+    @property
+    def address(self) -> str:
+        return f"{self.settings.stack.bind}:{self.port}"
+
+    @property
+    def ini(self) -> Path:
+        return self.context.paths.config / "pgbouncer.ini"
+
+    @property
+    def userlist(self) -> Path:
+        return self.context.paths.config / "userlist.txt"
+
+    # the service
+
+    def spec(self) -> ServiceSpec:
+        # from 1.23 on SIGTERM waits for clients to leave: https://www.pgbouncer.org/usage.html#signals
+        at_once = "QUIT" if _version(self.programs.version) >= (1, 23) else "TERM"
+        return ServiceSpec(
+            name=self.name,
+            argv=[self.programs.path("pgbouncer"), str(self.ini)],
+            cwd=self.context.paths.state,
+            env={**self.programs.env, "TZ": "UTC"},  # its log has the local time, whose zone's name says too little
+            unset=LIBPQ_VARIABLES,
+            own_account=True,
+            stop_signal=at_once,
+            stop_seconds=10,
+        )
+
+    def fingerprint(self) -> str:
+        return repr((self.spec(), self.render_ini()))
+
+    def render_ini(self) -> str:
+        """pgbouncer.ini (https://www.pgbouncer.org/config.html)."""
+        s = self.settings
+        template = string.Template((s.templates / "pgbouncer.ini").read_text())
+        return template.substitute(
+            alias=_name(s.db.name),
+            db_host=reachable_address(s.stack.bind),
+            db_port=s.db.port,
+            db_name=_value(s.db.name),
+            listen_addr=s.stack.bind,
+            listen_port=s.pgb.port,
+            auth_file=self.userlist,
+            admin=ADMIN,
+            pool_mode=s.pgb.pool_mode,
+            max_client_conn=s.pgb.max_client_conn,
+            default_pool_size=s.pgb.default_pool_size,
+            parameters="\n".join(f"{key} = {_plain(value)}" for key, value in s.pgb.parameters.items()),
+        )
+
+    def render_userlist(self) -> str:
+        """userlist.txt: verifiers, no passwords. PgBouncer logs in to the server with what the client proves."""
+        template = string.Template((self.settings.templates / "userlist.txt").read_text())
+        return template.substitute(
+            user=_quoted(self.settings.db.user),
+            verifier=_quoted(self.database.verifier()),
+            admin=_quoted(ADMIN),
+            admin_verifier=_quoted(admin_verifier(self.credentials)),
+        )
+
+    def prepare(self) -> ServiceSpec:
+        spec = self.spec()
+        self.write_config()
+        return spec
+
+    def write_config(self) -> None:
+        """Render both files; a configuration that PgBouncer would refuse never gets its final name.
+
+        :raises StackError: with PgBouncer's own words.
+        """
+        ini = self.render_ini()
+        self.context.write_file(self.userlist, self.render_userlist(), account=True)
+        if (self.context.host.read_file(self.ini) or b"").decode() != ini:
+            self._check(ini)
+            self.context.write_file(self.ini, ini, account=True)
+
+    def _check(self, ini: str) -> None:
+        """Let PgBouncer itself read the configuration. It has no mode for this, but with nowhere to listen it reads
+        everything, says so and ends."""
+        file = self.ini.with_name("pgbouncer-check.ini")
+        self.context.write_file(file, f"{ini}\n[pgbouncer]\nlisten_addr =\nunix_socket_dir =\n", account=True)
+        if self.context.dry:
+            return
+        command = self.context.exec(self.name, [self.programs.path("pgbouncer"), str(file)], self.programs.env)
+        result = self.context.read(self.context.runtime.as_account(command))
+        self.context.host.remove(file)
+        lines = [
+            line for line in (result.stdout + result.stderr).splitlines() if " ERROR " in line or " FATAL " in line
+        ]
+        complaints = [line for line in lines if "nowhere to listen" not in line]
+        if complaints or not lines:
+            raise StackError(
+                "PgBouncer refuses its configuration",
+                why="; ".join(line.split(" ", 5)[-1] for line in complaints[:1]) or "it gave no answer",
+                evidence=complaints or (result.stdout + result.stderr).splitlines()[-5:],
+                fix="correct the section pgb in invoke.yaml, or templates/pgbouncer.ini; nothing was changed",
+            )
+
+    # asking it
+
+    def answers(self) -> None:
+        """A query to the database through PgBouncer, as the application's role.
+
+        :raises NotReady: it failed.
+        """
+        import psycopg2
+
+        try:
+            connection = self.database.connect(port=self.port)
+            try:
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT 1")
+            finally:
+                connection.close()
+        except psycopg2.Error as error:
+            text = str(error).strip()
+            if drifted := "SASL authentication failed" in text or "password authentication failed" in text:
+                text = f"its userlist has another password for {self.settings.db.user} than the settings; inv pgb.start"
+            raise NotReady(text, final=drifted) from None
+
+    def accepts(self) -> None:
+        """Nothing: there is nothing to settle before it answers."""
+
+    def settle(self) -> None:
+        """Nothing: its state is its configuration."""
+
+    def console(self) -> Connection:
+        """The admin console (https://www.pgbouncer.org/usage.html#admin-console).
+
+        :raises StackError: it can't be reached.
+        """
+        import psycopg2
+
+        try:
+            connection = psycopg2.connect(
+                host=reachable_address(self.settings.stack.bind),
+                port=self.port,
+                user=ADMIN,
+                password=self.credentials.pgbouncer_password,
+                dbname="pgbouncer",
+                connect_timeout=5,
+            )
+        except psycopg2.OperationalError as error:
+            raise StackError(
+                f"the admin console of {self.name} can't be reached at {self.address}",
+                why=str(error).strip(),
+                fix="inv pgb.start",
+            ) from None
+        connection.autocommit = True
+        return connection
+
+    def show(self, what: str) -> list[dict[str, Any]]:
+        """The rows of a SHOW command, such as POOLS or STATS."""
+        connection = self.console()
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(f"SHOW {what}")
+                columns = [column.name for column in cursor.description or []]
+                # its counters are numeric without a fraction
+                rows = ([int(v) if isinstance(v, Decimal) else v for v in row] for row in cursor.fetchall())
+                return [dict(zip(columns, row, strict=True)) for row in rows]
+        finally:
+            connection.close()
+
+    def reload(self) -> list[str]:
+        """Render again and have it read; the parameters that did not take effect.
+
+        PgBouncer answers RELOAD even when it kept an old value, so SHOW CONFIG is compared.
+        """
+        self.write_config()
+        if self.context.dry:
+            return []
+        connection = self.console()
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("RELOAD")
+        finally:
+            connection.close()
+        loaded = {str(row["key"]): str(row["value"]) for row in self.show("CONFIG")}
+        wanted = _parameters(self.render_ini())
+        return [key for key, value in wanted.items() if key in loaded and loaded[key] != value]
+
+    def hint(self, evidence: list[str]) -> str:
+        text = "\n".join(evidence)
+        if "password authentication failed" in text or "SASL" in text or "wrong password" in text:
+            return "inv pgb.stop; inv pgb.start renders userlist.txt from the role's verifier again"
+        return f"look at the whole log: inv {self.label}.logs"
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(".")[:2])
+
+
+def _name(text: str) -> str:
+    """A database's name as a key of the section [databases]; 1.18 has no quotes there, so * stands for other names."""
+    return text if text.isascii() and text.replace("_", "").isalnum() else "*"
+
+
+def _value(text: str) -> str:
+    """A value of a connection string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _quoted(text: str) -> str:
+    """A field of userlist.txt."""
+    return '"' + text.replace('"', '""') + '"'
+
+
+def _plain(value: object) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _parameters(ini: str) -> dict[str, str]:
+    """The section [pgbouncer] of a rendered file."""
+    lines = ini.partition("[pgbouncer]")[2].splitlines()
+    pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith((";", "#")))
+    return {key.strip(): value.strip() for key, _, value in pairs}

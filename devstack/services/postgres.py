@@ -1,0 +1,395 @@
+"""nv-db: PostgreSQL with the database, its owner and its extensions."""
+
+from __future__ import annotations
+
+import functools
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devstack import console
+from devstack.container import ContainerContext
+from devstack.credentials import Credentials, pgpass_line
+from devstack.errors import UsageError
+from devstack.providers import Programs, search_postgres
+from devstack.runtimes import ServiceSpec
+from devstack.services import NotReady
+from devstack.settings import Settings, reachable_address
+from devstack.shell import Command, argv, sh
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection  # noqa: N812
+
+LIBPQ_VARIABLES = (
+    *("PGDATA", "PGDATABASE", "PGHOST", "PGHOSTADDR", "PGOPTIONS", "PGPASSFILE", "PGPASSWORD", "PGPORT"),
+    *("PGSERVICE", "PGSERVICEFILE", "PGSSLMODE", "PGUSER"),
+)
+"""https://www.postgresql.org/docs/current/libpq-envars.html: the user's own would point elsewhere."""
+
+SUPERUSER = "postgres"
+
+
+class Postgres:
+    """The database service."""
+
+    label = "db"
+
+    def __init__(
+        self,
+        context: ContainerContext,
+        settings: Settings,
+        credentials: Credentials,
+        find: Callable[[], Programs],
+    ) -> None:
+        self.context = context
+        self.settings = settings
+        self.credentials = credentials
+        self._find = find
+        self._verifier = ""
+        self._fresh = False
+        """Whether the cluster was made by this command: it has no role yet, asking would only fill the log."""
+
+    @functools.cached_property
+    def programs(self) -> Programs:
+        return self._find()
+
+    @property
+    def name(self) -> str:
+        return self.settings.service_name("db")
+
+    @property
+    def port(self) -> int:
+        return self.settings.db.port
+
+    @property
+    def address(self) -> str:
+        return f"{self.settings.stack.bind}:{self.port}"
+
+    @property
+    def data(self) -> Path:
+        return self.context.paths.volumes / f"{self.name}-data"
+
+    @property
+    def sockets(self) -> Path:
+        """A folder of the services' account alone."""
+        return self.context.paths.run / "db"
+
+    @property
+    def passfile(self) -> Path:
+        return self.context.paths.config / "pgpass"
+
+    # the service
+
+    def spec(self) -> ServiceSpec:
+        db = self.settings.db
+        parameters: dict[str, Any] = {
+            "port": db.port,
+            "listen_addresses": self.settings.stack.bind,
+            "unix_socket_directories": self.sockets,
+            "unix_socket_permissions": "0700",
+            "hba_file": self.context.paths.config / "pg_hba.conf",
+            "ident_file": self.context.paths.config / "pg_ident.conf",
+            "max_connections": db.max_connections,
+            "log_line_prefix": "%m [%p] ",
+            "log_timezone": "UTC",
+            "cluster_name": self.name,
+            **db.parameters,
+        }
+        words = [self.programs.path("postgres"), "-D", str(self.data)]
+        for key, value in parameters.items():
+            words += ["-c", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
+        return ServiceSpec(
+            name=self.name,
+            argv=words,
+            cwd=self.context.paths.state,
+            env=self.programs.env,
+            unset=LIBPQ_VARIABLES,
+            own_account=True,
+            stop_signal="INT",  # fast shutdown: https://www.postgresql.org/docs/current/server-shutdown.html
+            stop_seconds=int(self.settings.stack.stop_timeout),
+            grace=5.0,  # after a crash the old server's lock file and memory may be there for a moment
+        )
+
+    def fingerprint(self) -> str:
+        return repr((self.spec(), self._render("pg_hba.conf"), self._ident()))
+
+    def prepare(self) -> ServiceSpec:
+        paths, context = self.context.paths, self.context
+        context.make_run_dir()
+        context.make_dir(self.sockets, 0o700, account=True)
+        context.make_dir(paths.volumes, 0o711 if context.host.is_root else 0o700)
+        if context.host.read_file(self.data / "PG_VERSION") is None:
+            self._initialise()
+        else:
+            self._check_major()
+            self._clear_foreign_lock()
+        context.write_file(paths.config / "pg_hba.conf", self._render("pg_hba.conf"), account=True)
+        context.write_file(paths.config / "pg_ident.conf", self._ident(), account=True)
+        return self.spec()
+
+    def _render(self, template: str, **values: str) -> str:
+        return string.Template((self.settings.templates / template).read_text()).substitute(values)
+
+    def _ident(self) -> str:
+        names = {self.context.host.user, self.context.host.account} - {""}
+        lines = "\n".join(f"nv  {_ident_quote(name)}  {SUPERUSER}" for name in sorted(names))
+        return self._render("pg_ident.conf", lines=lines)
+
+    def _initialise(self) -> None:
+        """Make the cluster aside and rename it: a data folder with its final name is whole."""
+        aside = self.data.with_name(f".{self.data.name}.partial")
+        if not self.context.dry:
+            self.context.host.remove(aside)
+        self.context.make_dir(aside, 0o700, account=True)
+        options = [
+            "-D",
+            str(aside),
+            "-U",
+            SUPERUSER,
+            "--auth=scram-sha-256",
+            "--auth-local=peer",
+            "--encoding=UTF8",
+        ]
+        if self.programs.major >= 17:
+            # the same order of texts and the same upper case on every system
+            options += ["--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        else:
+            options += ["--locale=C.UTF-8"]
+        if self.programs.major < 18:
+            options += ["--data-checksums"]
+        initdb = self.context.exec(self.name, [self.programs.path("initdb"), *options], self.programs.env)
+        move = sh("mv $aside $data", aside=aside, data=self.data)
+        self.context.run(self.context.runtime.as_account(initdb), "initialise the database's data folder")
+        self.context.run(move, "put the database's data folder in its place")
+        self._fresh = True
+
+    def _check_major(self) -> None:
+        content = self.context.host.read_file(self.data / "PG_VERSION") or b""
+        major = content.decode(errors="replace").strip()
+        if major == str(self.programs.major):
+            return
+        fitting = [
+            str(c.programs.bin)
+            for c in search_postgres(self.context, self.settings)
+            if c.programs and str(c.programs.major) == major
+        ]
+        raise UsageError(
+            f"the data of {self.name} was made by PostgreSQL {major}, this is {self.programs.version}",
+            why=f"PostgreSQL {self.programs.major} can't read {self.data}; nothing was changed",
+            evidence=[f"PostgreSQL in use: {self.programs.bin}"],
+            fix=[
+                f"go on with PostgreSQL {major}: set db.bin_dir to {(fitting or ['the folder of its programs'])[0]}",
+                f"or take the data over: start it so, write it with `inv db.shell` or pg_dump, move {self.data} away,",
+                "unset db.bin_dir, `inv dev.up`, and read the dump back",
+            ],
+        )
+
+    def _clear_foreign_lock(self) -> None:
+        """Remove a lock file left by a crash when another program has its process id by now.
+
+        PostgreSQL would wait for that program for ever; one that is a server on this data is left alone.
+        """
+        lock = self.data / "postmaster.pid"
+        lines = (self.context.host.read_file(lock) or b"").split(b"\n")
+        pid = lines[0].decode(errors="replace").strip()
+        if lines == [b""]:
+            if not self.context.dry:
+                self.context.host.remove(lock)  # an empty one, from a full disk, stops PostgreSQL too
+            return
+        if not pid.isdigit():
+            return
+        result = self.context.read(sh("ps -o args= -p $pid", pid=pid))
+        if result.ok and str(self.data) not in result.stdout and not self.context.dry:
+            self.context.host.remove(lock)
+
+    # asking it
+
+    def connect(self, *, port: int | None = None, password: str | None = None) -> Connection:
+        """A connection as the application's role, in autocommit; its own password unless another is given.
+
+        :raises psycopg2.OperationalError: it could not be made.
+        """
+        import psycopg2
+
+        connection = psycopg2.connect(
+            host=reachable_address(self.settings.stack.bind),
+            port=port or self.port,
+            user=self.settings.db.user,
+            password=self.credentials.db_password if password is None else password,
+            passfile=str(self.context.paths.config / "none"),  # not the user's ~/.pgpass
+            dbname=self.settings.db.name,
+            connect_timeout=5,
+            application_name="nv-devstack",
+        )
+        connection.autocommit = True
+        return connection
+
+    def _query(self) -> None:
+        connection = self.connect()
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+        finally:
+            connection.close()
+
+    def accepts(self) -> None:
+        """The server asks for a password, whether or not the role and database are there yet.
+
+        :raises NotReady: it does not.
+        """
+        import psycopg2
+
+        try:
+            # none is sent, so that the server's log gets no failed login
+            self.connect(password="").close()
+        except psycopg2.OperationalError as error:
+            if "no password supplied" not in str(error):
+                raise NotReady(str(error).strip()) from None
+
+    def answers(self) -> None:
+        """A query as the application's role.
+
+        :raises NotReady: it failed.
+        """
+        import psycopg2
+
+        try:
+            self._query()
+        except psycopg2.Error as error:
+            text = str(error).strip()
+            if drifted := "password authentication failed" in text:
+                text = f"the role {self.settings.db.user} has another password than the settings; inv db.start sets it"
+            raise NotReady(text, final=drifted) from None
+
+    # the wanted state inside
+
+    def settle(self) -> None:
+        """Role, database, extensions; the role's password as in the settings."""
+        if self._fresh or (not self.context.dry and not self._knows_role()):
+            self._set_up_role()
+        self._verifier = self._set_up_database()
+
+    def _knows_role(self) -> bool:
+        try:
+            self.answers()
+        except NotReady:
+            return False
+        return True
+
+    def verifier(self) -> str:
+        """The role's SCRAM verifier as the server has it, which PgBouncer logs in with."""
+        if not self._verifier:
+            self._verifier = self._set_up_database()
+        return self._verifier
+
+    def _set_up_role(self) -> None:
+        db = self.settings.db
+        values = {
+            "user": _literal(db.user),
+            "password": _literal(self.credentials.db_password),
+            "name": _literal(db.name),
+        }
+        script = string.Template(ROLE_SQL).substitute(values)
+        existed = self._psql(SUPERUSER, script, f"set up role {db.user} and database {db.name}")
+        if "role existed" in existed:
+            console.note(
+                f"the password of role {db.user} in {self.data.name} was not the one in the settings:"
+                " changed on the role, in PgBouncer's userlist and for the application"
+            )
+
+    def _set_up_database(self) -> str:
+        values = {
+            "user": _literal(self.settings.db.user),
+            "extensions": "\n".join(
+                f"CREATE EXTENSION IF NOT EXISTS {_identifier(e)};" for e in self.settings.db.extensions
+            ),
+        }
+        script = string.Template(DATABASE_SQL).substitute(values)
+        answer = self._psql(self.settings.db.name, script, f"create the extensions of database {self.settings.db.name}")
+        return answer.strip().splitlines()[-1] if answer.strip() else "SCRAM-SHA-256$dry-run"
+
+    def admin(self, database: str) -> Command:
+        """psql as the superuser, through the socket."""
+        env = {
+            **self.programs.env,
+            "PGHOST": str(self.sockets),
+            "PGPORT": str(self.port),
+            "PGUSER": SUPERUSER,
+            "PGDATABASE": database,
+        }
+        options = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]
+        return self.context.exec(self.name, [self.programs.path("psql"), *options], env)
+
+    def _psql(self, database: str, script: str, what: str) -> str:
+        """Run SQL as the superuser. It travels in a 0600 file: it may hold a password."""
+        file = self.context.paths.config / "setup.sql"
+        self.context.write_file(file, script)
+        try:
+            result = self.context.run(Command(f"{self.admin(database)} < {argv([file])}"), what)
+        finally:
+            if not self.context.dry:
+                self.context.host.remove(file)
+        return result.stdout if result else ""
+
+    def shell(self, *, admin: bool, command: str = "") -> Command:
+        """psql for a person: as the application's role by password file, or as the superuser."""
+        words = [self.programs.path("psql"), *(["-X", "-c", command] if command else [])]
+        host, user = reachable_address(self.settings.stack.bind), self.settings.db.user
+        name = self.settings.db.name
+        if admin:
+            host, user = str(self.sockets), SUPERUSER
+        else:
+            values = {
+                "host": host,
+                "port": self.port,
+                "name": "*",
+                "user": user,
+                "password": self.credentials.db_password,
+            }
+            self.context.write_file(self.passfile, pgpass_line(values))
+        env = {"PGHOST": host, "PGPORT": str(self.port), "PGUSER": user, "PGDATABASE": name}
+        passfile = {} if admin else {"PGPASSFILE": str(self.passfile)}
+        return self.context.exec(self.name, words, {**self.programs.env, **env, **passfile})
+
+    def hint(self, evidence: list[str]) -> str:
+        text = "\n".join(evidence)
+        if "unrecognized configuration parameter" in text or "invalid value for parameter" in text:
+            return "correct db.parameters in invoke.yaml"
+        if "could not create shared memory segment" in text or "Cannot allocate memory" in text:
+            return "free memory, or lower db.max_connections and shared_buffers in db.parameters"
+        if "No space left on device" in text:
+            return f"free some space on the disk of {self.data}"
+        return f"look at the whole log: inv {self.label}.logs"
+
+
+def _literal(text: str) -> str:
+    """A text as an SQL literal (standard_conforming_strings is on since PostgreSQL 9.1)."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _identifier(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
+def _ident_quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+ROLE_SQL = """\
+-- a statement that fails must not leave the password in the log
+SET log_min_error_statement = panic;
+SET log_statement = none;
+SELECT 'role existed' FROM pg_roles WHERE rolname = $user;
+SELECT format('CREATE ROLE %I LOGIN', $user) WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = $user) \\gexec
+SET password_encryption = 'scram-sha-256';
+SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', $user, $password) \\gexec
+SELECT format('CREATE DATABASE %I OWNER %I', $name, $user)
+ WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = $name) \\gexec
+"""
+
+DATABASE_SQL = """\
+SET client_min_messages = warning;
+$extensions
+SELECT rolpassword FROM pg_authid WHERE rolname = $user;
+"""

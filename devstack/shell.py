@@ -1,0 +1,75 @@
+"""Shell commands as quoted templates: no value reaches a shell unquoted.
+
+>>> sh("psql -U $user $args", user="o'hara", args=["-c", "SELECT 1"])
+"psql -U 'o'\\"'\\"'hara' -c 'SELECT 1'"
+"""
+
+from __future__ import annotations
+
+import shlex
+import string
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+
+Word = str | int | float | PurePath
+Value = Word | Iterable[Word]
+
+
+class Command(str):
+    """A shell command whose every substitution was quoted. Made by :func:`sh` and the combinators only."""
+
+    __slots__ = ()
+
+
+class _Quoted(Mapping[str, str]):
+    """A view of values as shell words; a :class:`Command` is already quoted and goes in as it is."""
+
+    def __init__(self, values: Mapping[str, Value]):
+        self._values = values
+
+    def __getitem__(self, name: str) -> str:
+        value = self._values[name]
+        if isinstance(value, Command):
+            return value
+        return words([value]) if isinstance(value, str | int | float | PurePath) else words(value)
+
+    def __iter__(self) -> Iterable[str]:  # type: ignore[override]
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def words(values: Iterable[Word]) -> str:
+    """Shell words, each quoted, joined by spaces.
+
+    :raises ValueError: a value holds a NUL byte, which no command line can carry.
+    """
+    texts = [str(value) for value in values]
+    for text in texts:
+        if "\0" in text:
+            raise ValueError(f"a NUL byte can't be part of a command: {text!r}")
+    return " ".join(shlex.quote(text) for text in texts)
+
+
+def sh(template: str, /, **values: Value) -> Command:
+    """Fill a :class:`string.Template` with quoted values; a list becomes several words, ``$$`` a dollar sign.
+
+    :raises KeyError: the template names a value that was not given.
+    :raises ValueError: a value that was given is not in the template, or holds a NUL byte.
+    """
+    parsed = string.Template(template)
+    names = {m["named"] or m["braced"] for m in parsed.pattern.finditer(template)} - {None}
+    if unused := values.keys() - names:
+        raise ValueError(f"not in the template {template!r}: {', '.join(sorted(unused))}")
+    return Command(parsed.substitute(_Quoted(values)))
+
+
+def argv(values: Iterable[Word]) -> Command:
+    """One command from its words."""
+    return Command(words(values))
+
+
+def chain(*commands: Command) -> Command:
+    """Commands one after another, as long as each succeeds."""
+    return Command(" && ".join(commands))

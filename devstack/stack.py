@@ -1,0 +1,443 @@
+"""The services of one environment, in order."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from msgspec import Struct
+
+from devstack import console, providers
+from devstack.container import ContainerContext
+from devstack.credentials import credentials_of
+from devstack.errors import StackError
+from devstack.host import Host, PortHolder
+from devstack.lock import StackLock
+from devstack.paths import paths_of
+from devstack.providers import Programs
+from devstack.runtimes import ServiceState
+from devstack.runtimes.native import Native
+from devstack.services import NotReady, Service, wait_until_answers
+from devstack.services.api import Api
+from devstack.services.pgbouncer import PgBouncer
+from devstack.services.postgres import Postgres
+from devstack.settings import Settings, from_invoke
+
+if TYPE_CHECKING:
+    from invoke import Context
+
+
+class Choices(Struct, kw_only=True):
+    """What was chosen for an environment at its first start. Never what runs: that is asked of the engine."""
+
+    runtime: str = ""
+    postgres_bin: str = ""
+    postgres_version: str = ""
+    extensions: list[str] = []
+    """What the PostgreSQL was chosen for."""
+    pgbouncer: str = ""
+    """The program's path and time of change, which tell that :attr:`pgbouncer_version` is still true."""
+    pgbouncer_version: str = ""
+
+
+@dataclass(frozen=True)
+class Started:
+    """What starting a service came to. Times are in seconds; ``offset`` counts from the command's start."""
+
+    name: str
+    label: str
+    address: str
+    did: Literal["started", "restarted", "running"]
+    why: str
+    offset: float
+    seconds: float
+    state: ServiceState | None = None
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """A service as it is now: what the engine says, and whether it really answers."""
+
+    label: str
+    address: str
+    state: ServiceState
+    answers: bool
+    reason: str = ""
+
+    @property
+    def word(self) -> str:
+        if self.answers:
+            return "running"
+        return "not answering" if self.state.status == "running" else self.state.status
+
+
+class Stack:
+    """PostgreSQL, PgBouncer and the application of one environment."""
+
+    def __init__(self, context: ContainerContext, settings: Settings, environ: Mapping[str, str]) -> None:
+        self.context = context
+        self.settings = settings
+        self.environ = environ
+        self.paths = context.paths
+        self.lock = StackLock(self.paths.lock, settings.stack.lock_timeout)
+        self.began = time.monotonic()
+        self.started: list[Started] = []
+        self._snapshot: dict[str, ServiceState] = {}
+        self._ended: set[str] = set()
+        """Names of the services that this command has stopped."""
+        self._prepare_state()
+        credentials = credentials_of(context, settings)
+        self.db = Postgres(context, settings, credentials, self._postgres)
+        self.pgb = PgBouncer(context, settings, credentials, self.db, self._pgbouncer)
+        self.api = Api(context, settings, credentials)
+
+    @property
+    def services(self) -> list[Service]:
+        """In the order of start; they stop the other way round."""
+        return [self.db, self.pgb, self.api]
+
+    def service(self, label: str) -> Service:
+        return next(service for service in self.services if service.label == label)
+
+    @property
+    def names(self) -> list[str]:
+        return [service.name for service in self.services]
+
+    # start
+
+    def start(self, label: str) -> Started:
+        """Have a service run as the settings say, ready for real; what already is so is left alone.
+
+        :raises StackError: it did not become ready; it is stopped again then.
+        """
+        service = self.service(label)
+        self._begin()
+        offset = time.monotonic() - self.began
+        began = time.monotonic()
+        state = self._state(service)
+        did: Literal["started", "restarted", "running"] = "started"
+        why = ""
+        if state.running:
+            why = self._why_restart(service)
+            if not why:
+                done = Started(
+                    service.name,
+                    label,
+                    service.address,
+                    "running",
+                    "",
+                    offset,
+                    time.monotonic() - began,
+                    state,
+                )
+                self.started.append(done)
+                return done
+            did = "restarted"
+        self._start(service, running=state.running)
+        done = Started(service.name, label, service.address, did, why, offset, time.monotonic() - began)
+        self.started.append(done)
+        return done
+
+    def _why_restart(self, service: Service) -> str:
+        """Why a running service can't stay as it is; empty when it can."""
+        if self._applied(service).read_text_or_empty() != _digest(service):
+            return "its configuration changed"
+        try:
+            # it may be in the middle of a start of its own, after a crash
+            wait_until_answers(service.answers, seconds=min(5.0, self.settings.stack.start_timeout), failed=lambda: "")
+        except NotReady as error:
+            with contextlib.suppress(NotReady, StackError):
+                service.accepts()
+                service.settle()
+                service.answers()
+                return ""
+            return f"it did not answer ({str(error).splitlines()[0]})"
+        return ""
+
+    def _state(self, service: Service) -> ServiceState:
+        """A service's state when this command began: the engine is asked once, and nobody else changes it meanwhile.
+        What the command changes itself is asked again."""
+        if service.name not in self._snapshot:
+            states = self.context.states(self.names)
+            self._snapshot = {**states, **self._snapshot}
+        return self._snapshot[service.name]
+
+    def _start(self, service: Service, *, running: bool) -> None:
+        if not running:
+            self._free_port(service)
+        spec = service.prepare()
+        if running:  # until here, what is wrong with the new settings has left it as it was
+            self._stop(service)
+        applied = self._applied(service)
+        if not self.context.dry:
+            self.context.host.remove(applied.path)
+        if not self.context.engine_runs():
+            # while the engine starts, which takes a tenth of a second
+            threading.Thread(target=_import_clients, daemon=True).start()
+        self.context.start_engine()
+        logged = 0 if self.context.dry else self.context.log_size(service.name)
+        self._snapshot.pop(service.name, None)
+        try:
+            self.context.start(spec)
+        except StackError as error:
+            raise self._failure(service, error.why, logged) from None
+        if self.context.dry:
+            console.out(f"# wait until {service.name} answers (at most {self.settings.stack.start_timeout:g} s)")
+            service.settle()
+            return
+        try:
+            self._await(service, spec.grace)
+        except NotReady as error:
+            raise self._failure(service, str(error), logged) from None
+        self.context.write_file(applied.path, _digest(service))
+
+    def _await(self, service: Service, grace: float) -> None:
+        began = time.monotonic()
+
+        def failed() -> str:
+            state = self.context.states(self.names)[service.name]
+            if state.running or time.monotonic() - began < grace:
+                return ""
+            return "it ended right after its start" if state.exit_code is None else f"it ended ({state.exit_code})"
+
+        seconds = self.settings.stack.start_timeout
+        wait_until_answers(service.accepts, seconds=seconds, failed=failed)
+        service.settle()
+        wait_until_answers(service.answers, seconds=max(1.0, seconds - (time.monotonic() - began)), failed=failed)
+
+    def _failure(self, service: Service, reason: str, logged: int) -> StackError:
+        """What to say of a service that did not become ready; ``logged`` bytes of its log are older than the start."""
+        evidence = self.context.log_tail(service.name, 15, skip=logged)
+        with contextlib.suppress(StackError):
+            self._stop(service)
+            self._stop_engine_if_idle()
+        lines = [line.rstrip()[:200] for line in evidence]
+        return StackError(
+            f"{service.name} did not become ready",
+            why=self.context.mask(reason),
+            evidence=[*lines, f"(log: {self.paths.log / service.name}.log)"],
+            fix=service.hint([*lines, reason]),
+        )
+
+    def _free_port(self, service: Service) -> None:
+        """Refuse to start beside somebody else; a process of this stack that outlived its supervisor is ended.
+
+        :raises StackError: the port is taken; names the process.
+        """
+        holder = self.context.host.port_holder(self.settings.stack.bind, service.port)
+        if holder is None:
+            return
+        if holder.stack == str(self.paths.state) and not self.context.dry:
+            console.note(f"ending pid {holder.pid} on port {service.port}: left behind by an earlier run of this stack")
+            self.context.host.end(holder.pid, service.spec().stop_signal, self.settings.stack.stop_timeout)
+            holder = self.context.host.port_holder(self.settings.stack.bind, service.port)
+            if holder is None:
+                return
+        raise self._port_taken(service, holder)
+
+    def _port_taken(self, service: Service, holder: PortHolder) -> StackError:
+        path = f"{service.label}.port"
+        fix = [f"end it, or give {service.name} another port: {path} in invoke.yaml"]
+        if holder.stack:
+            fix = [
+                f"it belongs to the stack in {holder.stack}: stop that one with `inv dev.down` in its folder",
+                *fix,
+            ]
+        elif holder.pid:
+            fix = [f"end it (kill {holder.pid}), or give {service.name} another port: {path} in invoke.yaml"]
+        else:
+            fix.append(f"who it is: sudo ss -ltnp 'sport = :{service.port}'")
+        return StackError(f"port {service.port} of {service.name} is taken", why=str(holder), fix=fix)
+
+    # stop
+
+    def stop(self, label: str) -> ServiceState:
+        """Stop a service; the state that it was in. The engine goes with the last one."""
+        service = self.service(label)
+        self._begin()
+        state = self._state(service)
+        if state.status != "stopped" or self.context.dry:
+            self._stop(service)
+        self._stop_engine_if_idle()
+        return state
+
+    def _stop(self, service: Service) -> None:
+        self._snapshot.pop(service.name, None)
+        self._ended.add(service.name)
+        self.context.stop(service.name)
+        if self.context.dry:
+            return
+        self.context.host.remove(self._applied(service).path)
+
+        def stopped() -> None:
+            state = self.context.states(self.names)[service.name]
+            # one that had failed for good keeps that state: it does not run, and is not tried again
+            if state.status not in ("stopped", "failed"):
+                raise NotReady(f"it is {state.status}")
+
+        seconds = self.settings.stack.stop_timeout + 5  # the engine kills it after stop_timeout
+        try:
+            wait_until_answers(stopped, seconds=seconds, failed=lambda: "")
+        except NotReady as error:
+            raise StackError(
+                f"{service.name} did not stop",
+                why=str(error),
+                fix=f"look at its log: inv {service.label}.logs",
+            ) from None
+
+    def _stop_engine_if_idle(self) -> None:
+        if self.context.dry:
+            self.context.stop_engine()
+        elif self.context.engine_runs():
+            states = self.context.states(self.names)
+            if all(s.status == "stopped" or (s.status == "failed" and s.name in self._ended) for s in states.values()):
+                self.context.stop_engine()
+
+    # look
+
+    def status(self) -> list[ServiceStatus]:
+        """Every service as it is now."""
+        states = self.context.states(self.names)
+        return [self._status(service, states[service.name]) for service in self.services]
+
+    def _status(self, service: Service, state: ServiceState) -> ServiceStatus:
+        reason = state.detail
+        answers = False
+        if state.running:
+            try:
+                service.answers()
+                answers = True
+            except NotReady as error:
+                reason = self.context.mask(str(error))
+        return ServiceStatus(service.label, service.address, state, answers, reason)
+
+    def reload_pooler(self) -> list[str]:
+        """Render PgBouncer's configuration again and have it read; the parameters that kept their old value."""
+        self._begin()
+        kept = self.pgb.reload()
+        if not kept and not self.context.dry:
+            self.context.write_file(self._applied(self.pgb).path, _digest(self.pgb))
+        return kept
+
+    def hook(self, point: str) -> None:
+        """Run the user's commands for a point, such as ``pre_up``.
+
+        :raises StackError: one failed; the rest is not run.
+        """
+        for line in getattr(self.settings.hooks, point):
+            urls = self.api.urls()
+            env = {
+                **self.environ,
+                "DATABASE_URL": urls["database_url"],
+                "NINAIVALAIGAL_DATABASE_URL": urls["database_url"],
+            }
+            result = self.context.hook(line, env)
+            if result is not None and result.exited != 0:
+                lines = (result.stdout + result.stderr).strip().splitlines()[-10:]
+                raise StackError(
+                    f"the hook {point} failed: {line}",
+                    why=f"it ended with exit code {result.exited}",
+                    evidence=[self.context.mask(text) for text in lines],
+                    fix=f"correct hooks.{point} in {self.settings.origin(f'hooks.{point}')}",
+                )
+
+    # what the rest stands on
+
+    def _begin(self) -> None:
+        """Before the first change: nobody else is at it."""
+        if not self.context.dry:
+            self.lock.acquire()
+
+    def _prepare_state(self) -> None:
+        """The environment's own folders; nothing in a dry run."""
+        context, paths = self.context, self.paths
+        if context.dry:
+            return
+        context.host.check_reachable(paths.state)
+        context.host.make_dir(paths.log, 0o755)
+        for folder in (paths.state, paths.config, paths.applied):
+            context.host.make_dir(folder, 0o711 if context.host.is_root else 0o700)
+        context.host.link(paths.logs, paths.log)
+
+    def _applied(self, service: Service) -> _Applied:
+        return _Applied(self.paths.applied / service.name)
+
+    def _choices(self) -> Choices:
+        content = self.context.host.read_file(self.paths.choices)
+        with contextlib.suppress(msgspec.MsgspecError):
+            return msgspec.json.decode(content or b"{}", type=Choices)
+        return Choices()
+
+    def _postgres(self) -> Programs:
+        choices = self._choices()
+        recorded = Path(choices.postgres_bin) if choices.postgres_bin else None
+        fits = recorded and set(self.settings.db.extensions) <= set(choices.extensions)
+        if recorded and fits and not self.settings.db.bin_dir and os.access(recorded / "postgres", os.X_OK):
+            return providers.programs_at(recorded, choices.postgres_version)
+        found = providers.find_postgres(self.context, self.settings)
+        self._choose(
+            extensions=self.settings.db.extensions, postgres_bin=str(found.bin), postgres_version=found.version
+        )
+        return found
+
+    def _pgbouncer(self) -> Programs:
+        choices = self._choices()
+        binary = providers.pgbouncer_binary(self.settings)
+        stamp = f"{binary} {binary.stat().st_mtime_ns}"
+        if choices.pgbouncer == stamp:
+            return Programs(binary.parent, choices.pgbouncer_version)
+        version = providers.pgbouncer_version(self.context, binary)
+        self._choose(pgbouncer=stamp, pgbouncer_version=version)
+        return Programs(binary.parent, version)
+
+    def _choose(self, **chosen: str | list[str]) -> None:
+        choices = msgspec.structs.replace(self._choices(), runtime=self.context.runtime.name, **chosen)
+        if not self.context.dry:
+            self.context.write_file(self.paths.choices, msgspec.json.encode(choices).decode() + "\n")
+
+
+@dataclass(frozen=True)
+class _Applied:
+    """The fingerprint that a running service became ready with. None: it never did, or was cut off before."""
+
+    path: Path
+
+    def read_text_or_empty(self) -> str:
+        try:
+            return self.path.read_text()
+        except OSError:
+            return ""
+
+
+def _import_clients() -> None:
+    """Import what the services are asked with."""
+    import http.client  # noqa: F401
+    import xmlrpc.client  # noqa: F401
+
+    import psycopg2  # noqa: F401
+
+
+def _digest(service: Service) -> str:
+    return hashlib.sha256(service.fingerprint().encode()).hexdigest()
+
+
+def open_stack(c: Context, root: Path, environ: Mapping[str, str]) -> Stack:
+    """The stack of this checkout and environment.
+
+    :raises UsageError: a setting is wrong.
+    """
+    settings = from_invoke(c.config, root, environ)
+    host = Host(settings.stack.account)
+    xdg = {name: value for name, value in environ.items() if name.startswith("XDG_")}
+    paths = paths_of(settings, home=Path.home(), xdg=xdg, uid=host.uid)
+    runtime = Native(paths, settings.templates, sys.executable, host.account, host.is_root)
+    return Stack(ContainerContext(c, runtime, host, paths), settings, environ)

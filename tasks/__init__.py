@@ -1,0 +1,18 @@
+"""The root collection: what a person types, one file a namespace."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from invoke import Collection
+
+from tasks import api, db, dev, pgb, session, system
+
+sys.excepthook = session.explain
+session.take_environment(os.environ)
+
+ns = Collection()
+for module in (dev, db, pgb, api):
+    ns.add_collection(Collection.from_module(module))
+ns.add_task(system.system_info)

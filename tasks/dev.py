@@ -1,0 +1,52 @@
+"""The whole stack"""
+
+from __future__ import annotations
+
+from invoke import Context, Exit, task
+
+from tasks import hooks, lifecycle, report, session
+
+
+@task(
+    pre=[hooks.pre_up, lifecycle.api_start],
+    post=[hooks.post_up],
+    help={"timing": "also show each service's offset and time to ready"},
+)
+def up(c: Context, timing: bool = False) -> None:
+    """Start the stack: database, PgBouncer, application."""
+    stack = session.stack(c)
+    if timing:
+        report.timing(stack)
+    report.endpoints(stack)
+
+
+@task(pre=[hooks.pre_down, lifecycle.db_stop], post=[hooks.post_down])
+def down(c: Context) -> None:
+    """Stop the stack: application, PgBouncer, database."""
+
+
+@task(help={"json": "the answer as JSON"})
+def status(c: Context, json: bool = False) -> None:
+    """Show every service's state, and whether it answers."""
+    if code := report.show_status(session.stack(c).status(), as_json=json):
+        raise Exit(code=code)
+
+
+@task(help=report.LOGS_HELP)
+def logs(c: Context, tail: int = 20, since: str = "", follow: bool = False, no_follow: bool = False) -> None:
+    """Show all services' logs; follow them on a terminal."""
+    report.logs(
+        session.stack(c), ["db", "pgb", "api"], tail=tail, since=since, follow=report.following(follow, no_follow)
+    )
+
+
+@task(
+    pre=[lifecycle.db_stop, lifecycle.api_start],
+    help={"timing": "also show each service's offset and time to ready"},
+)
+def restart(c: Context, timing: bool = False) -> None:
+    """Stop and start the stack."""
+    stack = session.stack(c)
+    if timing:
+        report.timing(stack)
+    report.endpoints(stack)

@@ -1,0 +1,57 @@
+"""Start and stop of the three services: the order between them lives in these pre-tasks, and nowhere else."""
+
+from __future__ import annotations
+
+import time
+
+from invoke import Context, task
+
+from tasks import report, session
+
+
+def _start(c: Context, label: str) -> None:
+    stack = session.stack(c)
+    report.started(stack, stack.start(label))
+
+
+def _stop(c: Context, label: str) -> None:
+    stack = session.stack(c)
+    began = time.monotonic()
+    was = stack.stop(label)
+    report.stopped(stack, label, was.status, time.monotonic() - began)
+
+
+@task(name="start")
+def db_start(c: Context) -> None:
+    """Start PostgreSQL, ready for queries."""
+    _start(c, "db")
+
+
+@task(name="start", pre=[db_start])
+def pgb_start(c: Context) -> None:
+    """Start PgBouncer, after the database."""
+    _start(c, "pgb")
+
+
+@task(name="start", pre=[pgb_start])
+def api_start(c: Context) -> None:
+    """Start the application, after PgBouncer."""
+    _start(c, "api")
+
+
+@task(name="stop")
+def api_stop(c: Context) -> None:
+    """Stop the application."""
+    _stop(c, "api")
+
+
+@task(name="stop", pre=[api_stop])
+def pgb_stop(c: Context) -> None:
+    """Stop PgBouncer, after the application."""
+    _stop(c, "pgb")
+
+
+@task(name="stop", pre=[pgb_stop])
+def db_stop(c: Context) -> None:
+    """Stop PostgreSQL, after PgBouncer; its data stay."""
+    _stop(c, "db")

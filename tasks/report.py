@@ -1,0 +1,238 @@
+"""How the tasks' answers look."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from invoke import Exit
+
+from devstack import console
+from devstack.errors import FAILED, StackError, UsageError
+
+if TYPE_CHECKING:
+    from devstack.services.statistics import Table
+    from devstack.stack import ServiceStatus, Stack, Started
+    from devstack.system import Fact
+
+COLOUR = {"running": "good", "starting": "warn", "stopping": "warn", "stopped": "dim"}
+
+
+def started(stack: Stack, done: Started) -> None:
+    """One line: what happened to a service."""
+    if stack.context.dry:
+        return
+    width = max(map(len, stack.names))
+    if done.did == "running" and done.state:
+        text = f"already running  (pid {done.state.pid}, up {_age(done.state.started)})"
+    else:
+        verb = "ready" if done.did == "started" else "restarted, ready"
+        because = f"  ({done.why})" if done.why else ""
+        text = f"{verb} in {console.duration(done.seconds)}{because}"
+    mark = console.paint("✓", "good") if console.colourful(sys.stdout) else ""
+    console.out(f"{mark + ' ' if mark else ''}{done.name:<{width}}  {text}")
+
+
+def stopped(stack: Stack, label: str, was: str, seconds: float) -> None:
+    if stack.context.dry:
+        return
+    width = max(map(len, stack.names))
+    text = "was not running" if was == "stopped" else f"stopped in {console.duration(seconds)}"
+    console.out(f"{stack.service(label).name:<{width}}  {text}")
+
+
+def endpoints(stack: Stack) -> None:
+    """Where to go once everything is up."""
+    if stack.context.dry:
+        return
+    db, api = stack.settings.db, stack.api.address
+    host = "localhost" if stack.settings.stack.bind == "127.0.0.1" else stack.settings.stack.bind
+    rows = [
+        ("API", api),
+        ("Health", api + stack.settings.api.health_path),
+        ("PgBouncer", f"postgresql://{db.user}:***@{host}:{stack.settings.pgb.port}/{db.name}"),
+        ("Database", f"postgresql://{db.user}:***@{host}:{db.port}/{db.name}"),
+    ]
+    console.out()
+    for line in console.table(rows):
+        console.out(line)
+
+
+def timing(stack: Stack) -> None:
+    """Each service's offset from the command's start and its time to ready, as process-compose shows them."""
+    rows = [(d.name, f"@{d.offset:.3f} s", f"+{d.seconds:.3f} s", d.did) for d in stack.started]
+    console.out()
+    for line in console.table(rows, ("service", "offset", "to ready", ""), right=(1, 2)):
+        console.out(line)
+
+
+def status_rows(statuses: list[ServiceStatus]) -> list[str]:
+    rows = []
+    for s in statuses:
+        word = console.paint(s.word, COLOUR.get(s.word, "bad"))
+        pid = str(s.state.pid) if s.state.running else "-"
+        up = _age(s.state.started) if s.state.running else "-"
+        rows.append((s.state.name, s.word, word, pid, up, s.address))
+    widths = [max(len(row[i]) for row in [*rows, ("service", "state", "", "pid", "up", "address")]) for i in range(6)]
+    lines = [
+        f"{name:<{widths[0]}}  {word}{' ' * (widths[1] - len(plain))}  {pid:>{widths[3]}}  {up:>{widths[4]}}  {address}"
+        for name, plain, word, pid, up, address in rows
+    ]
+    header = f"{'service':<{widths[0]}}  {'state':<{widths[1]}}  {'pid':>{widths[3]}}  {'up':>{widths[4]}}  address"
+    return [console.paint(header, "dim"), *lines]
+
+
+def status_data(s: ServiceStatus) -> dict[str, Any]:
+    """A service's status as JSON. ``started`` is in seconds since the epoch."""
+    return {
+        "service": s.state.name,
+        "state": s.word,
+        "answers": s.answers,
+        "pid": s.state.pid or None,
+        "started": s.state.started or None,
+        "uptime_s": round(time.time() - s.state.started) if s.state.started else None,
+        "address": s.address,
+        "reason": s.reason or None,
+    }
+
+
+def show_status(statuses: list[ServiceStatus], *, as_json: bool) -> int:
+    """Print the statuses; the exit code: 0 only if all of them run and answer."""
+    if as_json:
+        console.data({"services": [status_data(s) for s in statuses]})
+    else:
+        for line in status_rows(statuses):
+            console.out(line)
+        for s in statuses:
+            if s.reason and not s.answers and s.state.status != "stopped":
+                console.out(f"\n{s.state.name}: {s.reason}")
+    return 0 if all(s.answers for s in statuses) else FAILED
+
+
+def _age(started: float) -> str:
+    return console.duration(max(0, int(time.time() - started))).replace(".00", "") if started else "-"
+
+
+LOGS_HELP = {
+    "tail": "lines of each service to begin with",
+    "since": "only what is newer: 30s, 10m, 2h, 1d, 14:30 or '2026-11-23 14:30'",
+    "follow": "go on with what comes, also in a pipe",
+    "no_follow": "end after what is there, also on a terminal",
+}
+
+
+def following(follow: bool, no_follow: bool) -> bool:
+    """Whether to go on with what comes: on a terminal, unless a flag says otherwise."""
+    return follow or (sys.stdout.isatty() and not no_follow)
+
+
+def logs(stack: Stack, labels: list[str], *, tail: int, since: str, follow: bool) -> None:
+    """Print logs, each line with its service's name where there are several."""
+    import contextlib
+    from datetime import datetime, timezone
+
+    from devstack import logs as log
+
+    stack.lock.release()
+    if tail < 0:
+        raise UsageError(f"--tail {tail} is not a number of lines", fix="0 or more")
+    begin = log.parse_since(since, datetime.now(timezone.utc)) if since else None
+    services = [stack.service(label) for label in labels]
+    names = [s.name for s in services if (stack.paths.log / f"{s.name}.log").exists()]
+    colours = {s.name: s.label for s in services}
+    width = max(len(s.name) for s in services)
+    if not names:
+        raise StackError("there is no log yet", fix="inv dev.up" if len(labels) > 1 else f"inv {labels[0]}.start")
+
+    def show(line: log.Line) -> None:
+        prefix = console.paint(f"{line.service:<{width}} │ ", colours[line.service]) if len(labels) > 1 else ""
+        console.out(prefix + line.text)
+
+    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+        for line in log.recent(stack.context, names, tail=10**9 if begin and tail == 0 else tail, since=begin):
+            show(line)
+        if follow:
+            for line in log.follow(stack.context, names, tail=0):
+                show(line)
+
+
+def require(stack: Stack, label: str) -> None:
+    """Refuse what needs a running service.
+
+    :raises StackError: it does not run.
+    """
+    service = stack.service(label)
+    state = stack.context.states(stack.names)[service.name]
+    if not state.running and not stack.context.dry:
+        raise StackError(f"{service.name} is {state.status}", why=state.detail, fix=f"inv {label}.start")
+
+
+def service_status(stack: Stack, label: str, *, as_json: bool, tail: int) -> None:
+    """A service's status, and the end of its log."""
+    statuses = [s for s in stack.status() if s.label == label]
+    code = show_status(statuses, as_json=as_json)
+    name = statuses[0].state.name
+    if tail > 0 and not as_json and (stack.paths.log / f"{name}.log").exists():
+        console.out()
+        for line in stack.context.log_tail(name, tail):
+            console.out(line)
+    if code:
+        raise Exit(code=code)
+
+
+def statistics(tables: list[Table], *, as_json: bool) -> None:
+    """Tables of figures."""
+    if as_json:
+        console.data({table.key: table.rows for table in tables})
+        return
+    for i, table in enumerate(tables):
+        if i:
+            console.out()
+        console.out(console.paint(table.title, "bold"))
+        if not table.rows:
+            console.out("none")
+        elif len(table.rows) == 1 and len(table.rows[0]) > 4:
+            for line in console.table([(_title(k), _cell(k, v)) for k, v in table.rows[0].items()]):
+                console.out(line)
+        else:
+            keys = list(table.rows[0])
+            right = [i for i, key in enumerate(keys) if isinstance(table.rows[0][key], int | float)]
+            body = [[_cell(key, row[key]) for key in keys] for row in table.rows]
+            for line in console.table(body, [_title(key) for key in keys], right=right):
+                console.out(line)
+
+
+def _title(key: str) -> str:
+    return key.removesuffix("_bytes").replace("_", " ")
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if key.endswith("_bytes") or key in ("total_received", "total_sent"):
+        return console.size(float(value))
+    if key.endswith("_ratio"):
+        return f"{value:.1%}"
+    return str(value)
+
+
+def show_system(facts: list[Fact], *, as_json: bool) -> int:
+    """What the machine has; exit code 1 when the stack could not start."""
+    missing = [fact for fact in facts if fact.needed and fact.ok is False]
+    if as_json:
+        keys = ("topic", "name", "value", "ok", "advice", "needed")
+        console.data({"can_start": not missing, "facts": [{key: getattr(fact, key) for key in keys} for fact in facts]})
+        return FAILED if missing else 0
+    topics = list(dict.fromkeys(fact.topic for fact in facts))
+    width = max(console.width(fact.name) for fact in facts if console.width(fact.name) <= 40)
+    for i, topic in enumerate(topics):
+        if i:
+            console.out()
+        console.out(console.paint(topic, "bold"))
+        for fact in (f for f in facts if f.topic == topic):
+            mark = {True: console.paint("ok", "good"), False: console.paint("--", "warn"), None: "  "}[fact.ok]
+            console.out(f"  {mark}  {console.pad(fact.name, width)}  {fact.value}")
+            if fact.advice:
+                console.out(f"      {' ' * width}  {fact.advice}")
+    return FAILED if missing else 0

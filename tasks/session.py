@@ -1,0 +1,75 @@
+"""What the tasks of one ``inv`` command share: the environment as it was, and the stack."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from invoke import Context
+
+from devstack.errors import FAILED, USAGE, UsageError
+from devstack.settings import VARIABLE_PREFIXES
+
+if TYPE_CHECKING:
+    from devstack.stack import Stack
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_environ: dict[str, str] = {}
+_stack: list[Stack] = []
+
+
+def take_environment(environ: MutableMapping[str, str]) -> None:
+    """Keep the environment as it was, then take out what would be misread.
+
+    Invoke casts the variables of our settings by their default's type (``false`` becomes true) and ends in a
+    traceback when it can't; the variables of libpq would point psycopg2 and psql at other servers.
+    """
+    from devstack.services.postgres import LIBPQ_VARIABLES
+
+    _environ.update(environ)
+    for name in list(environ):
+        if name.startswith(VARIABLE_PREFIXES) or name in LIBPQ_VARIABLES:
+            del environ[name]
+
+
+def environment() -> Mapping[str, str]:
+    """The environment that ``inv`` was called with."""
+    return _environ
+
+
+def stack(c: Context) -> Stack:
+    """The stack of this command: made once, so that a task and its pre-tasks share the lock and the timings."""
+    from devstack.stack import open_stack
+
+    if not _stack:
+        _stack.append(open_stack(c, ROOT, _environ))
+    return _stack[0]
+
+
+def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The last resort: what Invoke lets through, in two lines; the traceback with ``--debug``."""
+    if issubclass(kind, KeyboardInterrupt):
+        raise SystemExit(130)
+    if issubclass(kind, BrokenPipeError):  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141)
+    if any(flag in sys.argv for flag in ("--debug", "-d")):
+        traceback.print_exception(kind, error, trace)
+        raise SystemExit(FAILED)
+    if kind.__module__.startswith("invoke.vendor.yaml") or kind.__name__.endswith("YAMLError"):
+        problem = UsageError(
+            "a configuration file is not valid YAML",
+            evidence=str(error).splitlines(),
+            fix="mend the line above",
+        )
+        print(problem.text(), file=sys.stderr)
+        raise SystemExit(USAGE)
+    print(f"error: {kind.__name__}: {error}", file=sys.stderr)
+    print("fix:   this is a defect of the tool; `inv --debug …` shows where, please report it", file=sys.stderr)
+    raise SystemExit(FAILED)

@@ -1,0 +1,231 @@
+"""Real stacks for the tests: a copy of the project, its own folders and ports, everything ended afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", "logs", "backups", "results"
+)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on, on either family of loopback."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+class Project:
+    """A copy of the project in a folder of its own, with ports and state of its own."""
+
+    def __init__(self, folder: Path, cache: Path, *, root: Path | None = None, python: str = sys.executable) -> None:
+        self.folder = folder
+        self.root = root or folder / "project"
+        self.python = python
+        self.user: str | None = None
+        """Whom to run as; None for whoever runs the tests."""
+        shutil.copytree(ROOT, self.root, ignore=LEFT_OUT)
+        self.state_base = folder / "state"
+        self.db_port, self.pgb_port, self.api_port = free_ports(3)
+        self.env = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("INVOKE_", "NV_", "PG", "NINAIVALAIGAL_"))},
+            "INVOKE_STACK_STATE_DIR": str(self.state_base),
+            "INVOKE_STACK_CACHE_DIR": str(cache),
+            "INVOKE_DB_PORT": str(self.db_port),
+            "INVOKE_PGB_PORT": str(self.pgb_port),
+            "INVOKE_API_PORT": str(self.api_port),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        for name in ("MEMORY_PROVIDER", "LOG_LEVEL", "RELOAD_ON_CHANGE", "NO_COLOR"):
+            self.env.pop(name, None)
+
+    # the command line
+
+    def command(self, *args: str) -> list[str]:
+        return [self.python, "-m", "invoke", *args]
+
+    def popen(self, *args: str, **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*args),
+            cwd=self.root,
+            env={**self.env, **env},
+            user=self.user,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def inv(self, *args: str, expect: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a task to its end; the exit code must be as expected."""
+        process = self.popen(*args, **env)
+        try:
+            stdout, stderr = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            stdout, stderr = process.communicate()
+            raise AssertionError(f"inv {args} did not end:\n{stdout}\n{stderr}") from None
+        assert process.returncode == expect, f"inv {args} ended with {process.returncode}:\n{stdout}\n{stderr}"
+        assert "Traceback (most recent call last)" not in stderr or expect != 0
+        return subprocess.CompletedProcess(args, process.returncode, stdout, stderr)
+
+    # what it made
+
+    @property
+    def state(self) -> Path:
+        """The environment's state folder."""
+        return next(self.state_base.glob("*/dev"))
+
+    @property
+    def data(self) -> Path:
+        return self.state / "volumes" / "nv-db-data"
+
+    def secrets(self) -> dict[str, str]:
+        content: dict[str, str] = json.loads((self.state / "secrets.json").read_text())
+        return content
+
+    def log(self, name: str) -> str:
+        path = self.root / "logs" / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def pids(self) -> dict[str, int]:
+        """Process ids of the services that run."""
+        stdout, _ = self.popen("dev.status", "--json").communicate(timeout=60)
+        return {s["service"]: s["pid"] for s in json.loads(stdout)["services"] if s["pid"]}
+
+    def connect(self, port: int | None = None, **kwargs: Any) -> Any:
+        import psycopg2
+
+        values = {"user": "nina", "dbname": "nina", "password": self.secrets()["db_password"], "connect_timeout": 5}
+        connection = psycopg2.connect(host="127.0.0.1", port=port or self.db_port, **{**values, **kwargs})
+        connection.autocommit = True
+        return connection
+
+    def query(self, sql: str, port: int | None = None, **kwargs: Any) -> list[tuple[Any, ...]]:
+        connection = self.connect(port, **kwargs)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+                return list(cursor.fetchall())
+        finally:
+            connection.close()
+
+    def http(self, path: str, body: object = None, method: str | None = None) -> tuple[int, Any]:
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.api_port}{path}",
+            data=data,
+            method=method,
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return response.status, json.loads(response.read() or b"null")
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read() or b"null")
+
+    # afterwards
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that this project's stack started, by the mark in its environment or its command line."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
+                    continue
+                marks = [process.environ().get("NV_STACK", ""), *process.cmdline()]
+                if any(str(self.state_base) in mark for mark in marks):
+                    found.append(process)
+        return found
+
+    def listening(self) -> list[int]:
+        return [port for port in (self.db_port, self.pgb_port, self.api_port) if _answers(port)]
+
+    def end(self) -> None:
+        """Take the stack down, whatever state it is in; what does not go is killed by its process id."""
+        with contextlib.suppress(Exception):
+            self.popen("dev.down").communicate(timeout=60)
+        left = self.processes()
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(left, timeout=10)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="session")
+def workspace() -> Iterator[Path]:
+    """A folder that the services' account may enter, gone at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="nv-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cache(workspace: Path) -> Path:
+    """Where PostgreSQL is unpacked, once for all tests."""
+    return workspace / "cache"
+
+
+@pytest.fixture
+def project(workspace: Path, cache: Path, request: pytest.FixtureRequest) -> Iterator[Project]:
+    """A project of this test's own, nothing started yet."""
+    folder = Path(tempfile.mkdtemp(dir=workspace))
+    folder.chmod(0o755)
+    made = Project(folder, cache)
+    yield made
+    made.end()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def stack(workspace: Path, cache: Path) -> Iterator[Project]:
+    """A running stack that a module's tests share; they leave it running."""
+    folder = Path(tempfile.mkdtemp(dir=workspace))
+    folder.chmod(0o755)
+    made = Project(folder, cache)
+    try:
+        made.inv("dev.up")
+        yield made
+    finally:
+        made.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for(condition: Any, seconds: float = 20) -> Any:
+    """Poll until the condition gives something true; its value."""
+    import time
+
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(Exception):
+            if value := condition():
+                return value
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.05)

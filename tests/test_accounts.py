@@ -1,0 +1,98 @@
+"""Root and ordinary users: below a home that nobody else may enter, and without root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import Project
+
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root")
+
+
+@as_root
+def test_root_works_in_a_checkout_below_a_0700_home(workspace: Path, cache: Path) -> None:
+    """PostgreSQL and PgBouncer run under an account that can't enter it; the application runs from it."""
+    home = workspace / "home-0700"
+    (home / "work").mkdir(parents=True)
+    home.chmod(0o700)
+    project = Project(home / "work", cache)
+    project.state_base = workspace / "state-of-home"
+    project.env["INVOKE_STACK_STATE_DIR"] = str(project.state_base)
+    try:
+        project.inv("dev.up")
+        assert project.http("/memories", {"content": "from a closed home"})[0] == 201
+        pids = project.pids()
+        assert psutil.Process(pids["nv-db"]).uids().real != 0
+        assert psutil.Process(pids["nv-api"]).cwd().startswith(str(home))
+        assert "ready to accept" in project.inv("db.logs").stdout
+        project.inv("dev.down")
+        assert project.processes() == []
+    finally:
+        project.end()
+        shutil.rmtree(home)
+        shutil.rmtree(project.state_base)
+
+
+@as_root
+def test_state_below_a_0700_home_is_refused_with_the_closed_folder(workspace: Path, cache: Path) -> None:
+    home = workspace / "closed"
+    home.mkdir(mode=0o700)
+    project = Project(home, cache)
+    try:
+        refused = project.inv("dev.up", expect=2)
+        assert f"{home} is closed to it (mode 700)" in refused.stderr
+        assert "set stack.state_dir" in refused.stderr
+        assert project.processes() == []
+    finally:
+        project.end()
+        shutil.rmtree(home)
+
+
+@as_root
+def test_an_ordinary_user_needs_no_root(workspace: Path) -> None:
+    """The whole life of a stack under an unprivileged account, with the defaults for its folders."""
+    python = Path("/usr/bin/python3")
+    version = "import sys; print(*sys.version_info[:2])"
+    ours = " ".join(map(str, sys.version_info[:2]))
+    if (
+        not python.exists()
+        or subprocess.run([python, "-c", version], capture_output=True, text=True).stdout.strip() != ours
+    ):
+        pytest.skip("needs a /usr/bin/python3 of this version: an unprivileged account can't enter root's home")
+    user = "nobody"
+    home = workspace / "nobody"
+    home.mkdir()
+    subprocess.run([python, "-m", "venv", "--without-pip", home / "venv"], check=True)
+    packages = next((home / "venv").glob("lib/python*/site-packages"))
+    shutil.copytree(sysconfig.get_path("purelib"), packages, dirs_exist_ok=True, ignore=shutil.ignore_patterns("mypy*"))
+    project = Project(home, home / ".cache" / "nv-devstack", python=str(home / "venv/bin/python"))
+    for name in ("INVOKE_STACK_STATE_DIR", "INVOKE_STACK_CACHE_DIR"):
+        del project.env[name]
+    project.state_base = home / ".local" / "share" / "nv-devstack"
+    project.env |= {"HOME": str(home), "USER": user}
+    project.env.pop("XDG_DATA_HOME", None)
+    project.user = user
+    subprocess.run(["chown", "-R", user, str(home)], check=True)
+    home.chmod(0o700)
+    try:
+        project.inv("dev.up")
+        assert project.http("/memories", {"content": "no root here"})[0] == 201
+        assert {psutil.Process(pid).username() for pid in project.pids().values()} == {user}
+        assert project.state_base.stat().st_mode & 0o077 == 0
+        project.inv("dev.up")
+        project.inv("db.shell", "--admin", "--command", "SELECT 1")
+        project.inv("dev.restart")
+        assert project.http("/memories")[1]["total"] == 1
+        project.inv("dev.down")
+        assert project.processes() == []
+    finally:
+        project.end()
+        shutil.rmtree(home)

@@ -1,0 +1,478 @@
+"""ContainerContext: streams with bounded memory, whole files, no secret anywhere, a dry run that touches nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from invoke import Context
+from invoke.config import Config
+
+from devstack.container import ContainerContext
+from devstack.errors import StackError
+from devstack.host import Host
+from devstack.paths import Paths
+from devstack.runtimes.native import Native
+from devstack.shell import Command, argv, sh
+from tests.conftest import wait_for
+
+ROOT = Path(__file__).resolve().parent.parent
+SECRET = "correct-horse-battery"
+
+
+def context_in(folder: Path, *, dry: bool = False, echo: bool = False) -> ContainerContext:
+    paths = Paths(root=folder, state=folder / "state", cache=folder / "cache", run=folder / "run", log=folder / "logs")
+    runtime = Native(paths, ROOT / "templates", sys.executable, "nobody", False)
+    c = Context(Config(overrides={"run": {"dry": dry, "echo": echo}}))
+    return ContainerContext(c, runtime, Host(), paths)
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> ContainerContext:
+    (tmp_path / "logs").mkdir()
+    return context_in(tmp_path)
+
+
+def log_of(context: ContainerContext) -> str:
+    return (context.paths.log / "devstack.log").read_text()
+
+
+def works(process: psutil.Process) -> bool:
+    """Whether it is more than an entry that its parent has yet to take away."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def children() -> set[int]:
+    """Processes below this one."""
+    alive = set()
+    for process in psutil.Process().children(recursive=True):
+        if process.status() != psutil.STATUS_ZOMBIE:
+            alive.add(process.pid)
+    return alive
+
+
+# commands
+
+
+def test_a_command_that_fails_says_what_for_its_exit_code_and_its_last_words(context: ContainerContext) -> None:
+    command = sh("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo line $$i >&2; done; exit 7")
+    with pytest.raises(StackError) as raised:
+        context.run(command, "make the thing")
+    error = raised.value
+    assert (error.what, error.why) == ("could not make the thing", "the command ended with exit code 7")
+    assert error.evidence == [f"line {i}" for i in range(3, 13)]
+    assert error.fix == [f"the command is in {context.paths.log}/devstack.log"]
+
+
+def test_a_command_that_only_reads_is_never_an_error(context: ContainerContext) -> None:
+    result = context.read(sh("echo out; echo err >&2; exit 3"))
+    assert (result.exited, result.stdout, result.stderr) == (3, "out\n", "err\n")
+
+
+def test_a_command_never_reads_what_the_user_types(context: ContainerContext) -> None:
+    # the end of the input is 1, having waited for some is more than 128
+    assert context.read(sh("read -r -t 5 line; echo $$?")).stdout == "1\n"
+
+
+# streams
+
+
+def test_output_is_streamed_as_the_bytes_that_it_is(context: ContainerContext) -> None:
+    with context.stream_out(sh(r"printf '\000\377\r\n\200x'"), "read") as stream:
+        assert stream.read() == b"\x00\xff\r\n\x80x"
+
+
+def test_a_stream_in_reaches_the_command_as_the_bytes_that_it_is(context: ContainerContext, tmp_path: Path) -> None:
+    chunks = [bytes(range(256)), b"", b"\r\n\x00", b"x" * 1_000_000]
+    context.stream_in(sh("cat > $file", file=tmp_path / "got"), iter(chunks), "write")
+    assert (tmp_path / "got").read_bytes() == b"".join(chunks)
+
+
+STREAM = """
+import resource, sys
+sys.path[:0] = [{root!r}, {tests!r}]
+from pathlib import Path
+from tests.test_container import context_in
+from devstack.shell import sh
+context = context_in(Path({folder!r}))
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 if sys.platform != "darwin" else 1024)
+before = peak()
+count = 0
+with context.stream_out(sh("head -c 300000000 /dev/zero"), "read") as stream:
+    while chunk := stream.read(1 << 18):
+        count += len(chunk)
+context.stream_in(sh("cat"), (bytes(1 << 18) for _ in range(1145)), "write")
+print(count, peak() - before)
+"""
+
+
+def test_hundreds_of_megabytes_pass_through_a_few_of_memory(tmp_path: Path) -> None:
+    script = STREAM.format(root=str(ROOT), tests=str(ROOT / "tests"), folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    count, kilobytes = map(int, done.stdout.split())
+    assert count == 300_000_000
+    assert kilobytes < 16_000
+
+
+def test_output_of_a_command_that_fails_at_the_end_is_not_taken_for_whole(context: ContainerContext) -> None:
+    command = sh("echo some; echo 'disk is broken' >&2; exit 4")
+    with pytest.raises(StackError) as raised, context.stream_out(command, "dump the database") as stream:
+        assert stream.read() == b"some\n"
+    assert raised.value.what == "could not dump the database"
+    assert raised.value.why == "the command ended with exit code 4"
+    assert raised.value.evidence == ["disk is broken"]
+
+
+def test_of_a_flood_of_complaints_the_last_ones_are_shown(context: ContainerContext) -> None:
+    command = sh("seq 1 200000 >&2; exit 1")
+    with pytest.raises(StackError) as raised, context.stream_out(command, "dump") as stream:
+        stream.read()
+    assert raised.value.evidence == [str(i) for i in range(199991, 200001)]
+
+
+def test_a_reader_that_fails_early_explains_itself(context: ContainerContext) -> None:
+    command = argv(["sh", "-c", "head -c 10 >/dev/null; echo 'no room left' >&2; exit 5"])
+    with pytest.raises(StackError) as raised:
+        context.stream_in(command, (bytes(100_000) for _ in range(100)), "load the dump")
+    assert raised.value.what == "could not load the dump"
+    assert raised.value.why == "the command ended with exit code 5"
+    assert raised.value.evidence == ["no room left"]
+
+
+def test_a_reader_that_ends_early_and_content_is_still_an_error(context: ContainerContext) -> None:
+    with pytest.raises(StackError) as raised:
+        context.stream_in(sh("head -c 10"), (bytes(100_000) for _ in range(100)), "load the dump")
+    assert raised.value.what == "could not load the dump"
+    assert raised.value.why == "the command ended before it had read everything"
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_consumer_that_breaks_off_leaves_no_process_and_keeps_its_own_reason(context: ContainerContext) -> None:
+    before = children()
+    with pytest.raises(Stopped), context.stream_out(sh("exec sleep 1000"), "read"):
+        assert len(children() - before) == 1
+        raise Stopped
+    assert children() == before
+
+
+def test_a_source_that_breaks_off_leaves_no_process_and_keeps_its_own_reason(context: ContainerContext) -> None:
+    def source() -> Iterator[bytes]:
+        yield b"x"
+        raise Stopped
+
+    before = children()
+    with pytest.raises(Stopped):
+        context.stream_in(sh("cat"), source(), "write")
+    assert children() == before
+
+
+def test_a_consumer_that_breaks_off_leaves_nothing_of_a_composed_command(context: ContainerContext) -> None:
+    reading = sh("sleep 1000 && echo $a", a="x")
+    started: list[psutil.Process] = []
+    try:
+        with pytest.raises(Stopped), context.stream_out(reading, "read"):
+            (shell,) = psutil.Process().children()
+            while not (started := shell.children()):
+                pass
+            raise Stopped
+        # killed; where the first process of a container does not reap orphans, zombies stay
+        wait_for(lambda: not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], 5)
+    finally:
+        for process in started:
+            if process.is_running():
+                process.kill()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root runs commands under another account")
+def test_a_consumer_that_breaks_off_leaves_nothing_under_the_services_account() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="nv-", dir="/tmp"))
+    folder.chmod(0o755)
+    (folder / "state").mkdir()
+    context = context_in(folder)
+    runtime = Native(context.paths, ROOT / "templates", sys.executable, context.host.account, True)
+    started: list[psutil.Process] = []
+    try:
+        with pytest.raises(Stopped), context.stream_out(runtime.as_account(sh("exec sleep 1000")), "read"):
+            while not started:
+                started = [p for p in psutil.Process().children(recursive=True) if p.name() == "sleep"]
+            raise Stopped
+        wait_for(lambda: not any(map(works, started)), seconds=1)
+    finally:
+        for process in started:
+            if process.is_running():
+                process.kill()
+        shutil.rmtree(folder)
+
+
+def test_a_consumer_that_has_read_enough_is_told_that_it_was_not_all(context: ContainerContext) -> None:
+    before = children()
+    with pytest.raises(StackError, match="could not read"), context.stream_out(sh("yes"), "read") as stream:
+        stream.read(10)
+    assert children() == before
+
+
+# files
+
+
+def test_a_file_is_private_whatever_the_umask(context: ContainerContext, tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        context.write_file(tmp_path / "made" / "secret", SECRET)
+        context.write_file(tmp_path / "made" / "script", "x", 0o755)
+    finally:
+        os.umask(old)
+    assert (tmp_path / "made" / "secret").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "made" / "script").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "made").stat().st_mode & 0o777 in (0o700, 0o711)
+    assert (tmp_path / "made" / "secret").read_text() == SECRET
+
+
+def test_a_file_that_was_open_to_others_is_private_afterwards(context: ContainerContext, tmp_path: Path) -> None:
+    file = tmp_path / "made" / "f"
+    for content in ("old", SECRET):
+        context.write_file(file, content, 0o644)
+        context.write_file(file, SECRET)
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert file.read_text() == SECRET
+
+
+def test_a_file_that_is_as_it_should_be_is_left_alone(context: ContainerContext, tmp_path: Path) -> None:
+    file = tmp_path / "made" / "f"
+    context.write_file(file, "same")
+    before = file.stat()
+    context.write_file(file, "same")
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_any_text_is_written_as_it_is(context: ContainerContext, tmp_path: Path) -> None:
+    content = "ü 日本\r\n\x00'\"$x\n no end"
+    context.write_file(tmp_path / "d" / "f", content)
+    assert (tmp_path / "d" / "f").read_bytes() == content.encode()
+
+
+@pytest.mark.parametrize(("where", "broken"), [(Path, "replace"), (os, "fsync"), (Path, "chmod")])
+def test_a_write_that_fails_leaves_the_old_content_and_nothing_beside_it(
+    context: ContainerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, broken: str
+) -> None:
+    file = tmp_path / "d" / "f"
+    context.write_file(file, "old")
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, broken, fail)
+        with pytest.raises(OSError, match="No space left"):
+            context.host.write_file(file, b"new", 0o600)
+    assert file.read_text() == "old"
+    assert [path.name for path in file.parent.iterdir()] == ["f"]
+
+
+def test_a_folder_in_the_file_s_place_is_an_error_and_stays(context: ContainerContext, tmp_path: Path) -> None:
+    (tmp_path / "d" / "f" / "inside").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        context.write_file(tmp_path / "d" / "f", "x")
+    assert [path.name for path in (tmp_path / "d").iterdir()] == ["f"]
+
+
+def test_a_reader_at_the_same_time_never_sees_half_a_file(context: ContainerContext, tmp_path: Path) -> None:
+    file = tmp_path / "d" / "f"
+    contents = ["a" * 300_000, "b" * 500_000]
+    context.write_file(file, contents[0])
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            seen.add(file.read_text())
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        for i in range(60):
+            context.write_file(file, contents[i % 2])
+    finally:
+        done.set()
+        reader.join()
+    assert seen <= set(contents)
+    assert seen
+
+
+def test_writing_a_file_leaves_the_mode_of_a_folder_that_was_there(context: ContainerContext, tmp_path: Path) -> None:
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    folder.chmod(0o755)
+    context.write_file(folder / "f", "x")
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+# secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"the password is {SECRET}, {SECRET}!", "the password is ***, ***!"),
+        ("postgresql://nina:pw@localhost:5433/nina", "postgresql://nina:***@localhost:5433/nina"),
+        ("postgresql+asyncpg://nina:p%40w@[::1]/nina", "postgresql+asyncpg://nina:***@[::1]/nina"),
+        ("redis://:pw@localhost", "redis://:***@localhost"),
+        ("postgresql://nina:p@ss@localhost/nina", "postgresql://nina:***@localhost/nina"),
+        ("a=http://u:p@h b=http://v:q@i", "a=http://u:***@h b=http://v:***@i"),
+        ("http://localhost:13370/users/a@b.c", "http://localhost:13370/users/a@b.c"),
+        ("nina@localhost:5433", "nina@localhost:5433"),
+    ],
+)
+def test_secrets_and_passwords_in_urls_are_masked_and_nothing_else(
+    context: ContainerContext, text: str, shown: str
+) -> None:
+    context.hide(SECRET)
+    assert context.mask(text) == shown
+
+
+def test_of_two_secrets_that_begin_alike_neither_end_is_shown(context: ContainerContext) -> None:
+    context.hide("abcdefgh", "abcdefghij", "abcdefghijkl")
+    assert context.mask("abcdefghijkl abcdefghij abcdefgh") == "*** *** ***"
+
+
+def test_a_word_too_short_to_be_a_secret_does_not_garble_everything(context: ContainerContext) -> None:
+    context.hide("nina", "")
+    assert context.mask("role nina of nv-db") == "role nina of nv-db"
+
+
+def test_the_echo_goes_beside_the_answer_without_secrets(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    context = context_in(tmp_path, echo=True)
+    context.hide(SECRET)
+    context.run(sh("echo $a postgresql://u:pw@h", a=SECRET), "x")
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err == "echo *** postgresql://u:***@h\n"
+
+
+def test_a_failure_s_evidence_has_no_secret(context: ContainerContext) -> None:
+    context.hide(SECRET)
+    failing = sh("echo $a >&2; exit 1", a=f"bad password {SECRET} in postgresql://u:pw@h")
+    for text in (_failure(context, failing, stream=False), _failure(context, failing, stream=True)):
+        assert "bad password *** in postgresql://u:***@h" in text
+        assert SECRET not in text
+
+
+def _failure(context: ContainerContext, command: Command, *, stream: bool) -> str:
+    with pytest.raises(StackError) as raised:
+        if stream:
+            with context.stream_out(command, "x") as out:
+                out.read()
+        else:
+            context.run(command, "x")
+    return raised.value.text()
+
+
+def test_the_log_has_each_command_with_its_duration_and_exit_code_and_no_secret(context: ContainerContext) -> None:
+    context.hide(SECRET)
+    context.run(sh("true $a", a=SECRET), "x")
+    context.read(sh("exit 3"))
+    with context.stream_out(sh("echo postgresql://u:pw@h"), "x") as stream:
+        stream.read()
+    context.stream_in(sh("cat"), [b"x"], "x")
+    context.interact(sh("exit 4"))
+    context.hook("exit 5", {})
+    lines = log_of(context).splitlines()
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}  \[\d+\]  +\d+\.\d{3} s  exit "
+    wanted = [
+        "0    true ***",
+        "3    exit 3",
+        "0    echo postgresql://u:***@h",
+        "0    cat",
+        "4    exit 4",
+        "5    exit 5",
+    ]
+    for line, end in zip(lines, wanted, strict=True):
+        assert re.fullmatch(stamp + re.escape(end), line), line
+    assert SECRET not in log_of(context)
+
+
+def test_a_stream_that_was_broken_off_is_in_the_log_too(context: ContainerContext) -> None:
+    with pytest.raises(Stopped), context.stream_out(sh("exec sleep 1000"), "read"):
+        raise Stopped
+    assert re.search(r"exit -\d+ +exec sleep 1000$", log_of(context).strip())
+
+
+def test_without_a_log_folder_nothing_is_made_for_the_log(tmp_path: Path) -> None:
+    context_in(tmp_path).read(sh("true"))
+    assert list(tmp_path.iterdir()) == []
+
+
+# a dry run
+
+
+def listing(folder: Path) -> list[tuple[str, int, int, int]]:
+    """Every path with mode, size and time of change."""
+    found = []
+    for path in sorted([folder, *folder.rglob("*")]):
+        info = path.lstat()
+        found.append((str(path), info.st_mode, info.st_size, info.st_mtime_ns))
+    return found
+
+
+def test_a_dry_run_prints_what_it_would_do_and_touches_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_text("old")
+    before = listing(tmp_path)
+    context = context_in(tmp_path, dry=True)
+    context.hide(SECRET)
+    assert context.run(sh("touch $file; echo $a", file=tmp_path / "new", a=SECRET), "x") is None
+    context.write_file(tmp_path / "there" / "file", "nüw")
+    context.write_file(tmp_path / "not there" / "file", "x", 0o755)
+    context.make_dir(tmp_path / "folder", 0o700)
+    context.make_dir(tmp_path / "there", 0o700)
+    assert context.hook("touch new", {}) is None
+    assert listing(tmp_path) == before
+    assert capfd.readouterr().out.splitlines() == [
+        f"touch {tmp_path}/new; echo ***",
+        f"# write {tmp_path}/there/file (0600, 4 bytes)",
+        f"# write {tmp_path}/not there/file (0755, 1 bytes)",
+        f"# make folder {tmp_path}/folder (0700)",
+        "touch new",
+    ]
+
+
+def test_a_dry_run_still_really_reads(tmp_path: Path) -> None:
+    """Invoke's own dry run answers every question with success and an empty text."""
+    result = context_in(tmp_path, dry=True).read(sh("echo really; exit 3"))
+    assert (result.exited, result.stdout) == (3, "really\n")
+
+
+# hooks
+
+
+def test_a_hook_runs_in_the_project_s_folder_with_its_variables_and_its_output_on_the_screen(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "it's $HOME"
+    folder.mkdir()
+    context = context_in(folder)
+    result = context.hook('pwd; echo "$GREETING"; false || exit 6', {**os.environ, "GREETING": "hello you"})
+    assert result is not None
+    assert result.exited == 6
+    assert capfd.readouterr().out == f"{folder}\nhello you\n"
+
+
+def test_interact_gives_back_the_exit_code(context: ContainerContext) -> None:
+    assert context.interact(argv(["sh", "-c", "exit 9"])) == 9

@@ -1,0 +1,1 @@
+"""How long the stack takes to come up, beside the same programs started by hand: ``python -m benchmarks``."""

@@ -1,0 +1,142 @@
+"""Measure the stack beside the floor, interleaved: ``python -m benchmarks [--rounds N] [--json FILE] [--quick]``.
+
+The exit code is 0 whatever the figures: a timing never decides. It is 1 when something could not be measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.floor import Floor
+from benchmarks.report import FIRST, Samples, machine, markdown, results, verdict
+from benchmarks.workspace import BenchmarkError, CommandLine, free_ports, workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
+
+
+def main() -> int:
+    options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is ended and removed
+    try:
+        answer = measure(options.rounds)
+    except BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    text = markdown(answer)
+    print(text)
+    print(verdict(answer))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
+        options.json.with_suffix(".md").write_text(text)
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure the stack beside the floor.")
+    parser.add_argument("--rounds", type=int, help="rounds to measure (7)")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help=f"write here and beside it as .md ({_shown(RESULTS)})"
+    )
+    parser.add_argument("--quick", action="store_true", help="two rounds, nothing is written without --json")
+    options = parser.parse_args()
+    if options.rounds is None:
+        options.rounds = 2 if options.quick else 7
+    if options.rounds < 1:
+        parser.error("--rounds: at least 1")
+    if options.json is None and not options.quick:
+        options.json = RESULTS
+    return options
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """All rounds.
+
+    :raises BenchmarkError: something does not run.
+    """
+    samples = Samples()
+    with workspace(ROOT) as here:
+        ports = free_ports(6)
+        facts = {**machine(), "rounds": rounds, "load_before": os.getloadavg()[0]}
+        # the floor's programs, arguments and files are those of a stack that was up once
+        template = CommandLine(here, "floor", dict(zip(("db", "pgb", "api"), ports[:3], strict=True)))
+        ours = CommandLine(here, "dev", dict(zip(("db", "pgb", "api"), ports[3:], strict=True)))
+        _say("the first dev.up, which unpacks PostgreSQL")
+        samples.ours[FIRST].append(template.inv("dev.up"))
+        template.inv("dev.down")
+        floor = Floor(template)
+        facts |= {"postgresql": _version(floor.bin / "postgres", floor.environ), "pgbouncer": _pgbouncer(floor)}
+        ours.inv("dev.up")
+        ours.inv("dev.down")
+        try:
+            for number in range(1, rounds + 1):
+                began = time.perf_counter()
+                _round(floor, ours, samples)
+                _say(f"round {number} of {rounds}: {time.perf_counter() - began:.0f} s")
+        finally:
+            floor.stop()
+        facts["load_after"] = os.getloadavg()[0]
+    return results(samples, facts)
+
+
+def _round(floor: Floor, ours: CommandLine, samples: Samples) -> None:
+    """Each thing once, floor and ours in turn, so that a drift of the machine hits both. Only one side runs at a
+    time; before each figure the disk is at rest."""
+    floor.reset()
+    os.sync()
+    samples.floor["cold"].append(floor.cold())
+    samples.floor["down"].append(floor.stop())
+    ours.reset()
+    os.sync()
+    samples.ours["cold"].append(ours.inv("dev.up"))
+    for _ in range(2):
+        samples.floor["second"].append(ours.inv("--list"))
+        samples.ours["second"].append(ours.inv("dev.up"))
+    samples.ours["down"].append(ours.inv("dev.down"))
+
+    os.sync()
+    samples.floor["warm"].append(floor.warm())
+    samples.floor["api"].append(floor.restart_api())
+    samples.floor["restart"].append(floor.restart())
+    floor.stop()
+    os.sync()
+    samples.ours["warm"].append(ours.inv("dev.up"))
+    samples.ours["api"].append(ours.inv("api.stop", "api.start"))
+    samples.ours["restart"].append(ours.inv("dev.restart"))
+    ours.inv("dev.down")
+
+
+def _version(program: Path, environ: dict[str, str]) -> str:
+    """A program's version, such as 18.0."""
+    answer = subprocess.run([str(program), "--version"], capture_output=True, text=True, env=environ).stdout
+    match = re.search(r"\d+(\.\d+)+", answer)
+    return match[0] if match else "unknown"
+
+
+def _pgbouncer(floor: Floor) -> str:
+    (program,) = re.findall(r"^exec (\S+)", floor.launchers["pgb"].read_text(), re.MULTILINE)
+    return _version(Path(program), floor.environ)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

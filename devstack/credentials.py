@@ -49,23 +49,27 @@ def credentials_of(context: ContainerContext, settings: Settings) -> Credentials
 def _stored(context: ContainerContext) -> Credentials:
     path = context.paths.secrets
     content = context.host.read_file(path)
-    if content is not None:
-        try:
-            return msgspec.json.decode(content, type=Credentials)
-        except msgspec.MsgspecError as error:
-            raise StackError(
-                f"the file of secrets {path} is damaged",
-                why=str(error),
-                fix="remove it: new secrets are generated, and the database's password is set to the new one",
-            ) from None
-    generated = Credentials(
-        db_password=secrets.token_urlsafe(24),
-        pgbouncer_password=secrets.token_urlsafe(24),
-        jwt_secret=secrets.token_urlsafe(32),
-    )
-    if not context.dry:
-        context.write_file(path, msgspec.json.encode(generated).decode() + "\n")
-    return generated
+    if content is None:
+        content = msgspec.json.encode(
+            Credentials(
+                db_password=secrets.token_urlsafe(24),
+                pgbouncer_password=secrets.token_urlsafe(24),
+                jwt_secret=secrets.token_urlsafe(32),
+            )
+        )
+        if not context.dry:
+            try:
+                context.host.write_file(path, content + b"\n", 0o600, replace=False)
+            except FileExistsError:  # another command's first moment too: there is one set of secrets
+                content = path.read_bytes()
+    try:
+        return msgspec.json.decode(content, type=Credentials)
+    except msgspec.MsgspecError as error:
+        raise StackError(
+            f"the file of secrets {path} is damaged",
+            why=str(error),
+            fix="remove it: new secrets are generated, and the database's password is set to the new one",
+        ) from None
 
 
 def scram_verifier(password: str, salt: bytes) -> str:

@@ -93,8 +93,13 @@ class Host:
         path.chmod(mode)
         self.own(path, account=account)
 
-    def write_file(self, path: Path, content: bytes, mode: int, *, account: bool = False) -> None:
-        """Write aside, flush, rename: a file with its final name is whole, and was never readable by others."""
+    def write_file(
+        self, path: Path, content: bytes, mode: int, *, account: bool = False, replace: bool = True
+    ) -> None:
+        """Write aside, flush, rename: a file with its final name is whole, and was never readable by others.
+
+        :raises FileExistsError: it is there already and must not be replaced.
+        """
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         aside = Path(name)
         try:
@@ -104,7 +109,11 @@ class Host:
                 os.fsync(file.fileno())
             aside.chmod(mode)
             self.own(aside, account=account)
-            aside.replace(path)
+            if replace:
+                aside.replace(path)
+            else:
+                path.hardlink_to(aside)  # unlike a rename, it fails where another was quicker
+                aside.unlink()
         except BaseException:
             aside.unlink(missing_ok=True)
             raise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import time
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -57,8 +59,12 @@ class StackLock:
             self._lock.release()
 
     def _describe(self) -> str:
-        try:
-            pid, _, command = self._holder.read_text().strip().partition(" ")
-        except OSError:
-            return "another command"
-        return f"`{command}` (pid {pid})"
+        """Who holds the lock: it says so a moment after it took it, where one that was killed may have said it before."""
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError, ValueError):
+                pid, _, command = self._holder.read_text().strip().partition(" ")
+                os.kill(int(pid), 0)
+                return f"`{command}` (pid {pid})"
+            time.sleep(0.01)
+        return "another command"

@@ -21,8 +21,8 @@ from devstack import console
 from devstack.errors import StackError
 from devstack.host import Host
 from devstack.paths import Paths
-from devstack.runtimes import EngineError, File, Runtime, ServiceSpec, ServiceState, Step
-from devstack.shell import Command, sh
+from devstack.runtimes import EngineError, File, Restarts, Runtime, ServiceSpec, ServiceState, Step, Usage
+from devstack.shell import TIMED_OUT, Command, Request, sh
 
 if TYPE_CHECKING:
     import logging
@@ -115,6 +115,10 @@ class ContainerContext:
 
     def _invoke(self, command: Command) -> Result:
         began = time.monotonic()
+        if isinstance(command, Request):
+            answer = self.host.send(command)
+            self._record(command, answer.exited, time.monotonic() - began)
+            return answer
         # our own echo masks; a dry run's reads really run; the stack never types into a command
         result = self.c.run(NO_INPUT + command, hide=True, warn=True, in_stream=False, echo=False, dry=False)
         assert result is not None
@@ -237,8 +241,17 @@ class ContainerContext:
         return answer
 
     def states(self, names: Sequence[str]) -> dict[str, ServiceState]:
-        """What the engine says of these services, asked now. An engine that does not run has none."""
+        """What the engine says of these services, asked now. An engine that does not run has none.
+
+        :raises StackError: it runs and does not answer as it should.
+        """
         result = self.read(self.runtime.states())
+        if result.exited == TIMED_OUT:
+            raise StackError(
+                f"the {self.runtime.name} runtime does not say what runs",
+                why=result.stderr.strip(),
+                fix=self.runtime.unstick(),
+            )
         self._engine_up = bool(result.ok)
         try:
             return self.runtime.parse_states(result.stdout if result.ok else "", names)
@@ -248,6 +261,18 @@ class ContainerContext:
                 why=str(error),
                 fix="it may be on its way down: try again in a moment",
             ) from None
+
+    def restarts(self, names: Sequence[str]) -> dict[str, Restarts]:
+        """How often the engine started each service again after a crash; nothing where it can't say."""
+        result = self.read(self.runtime.restarts())
+        with contextlib.suppress(EngineError):
+            return self.runtime.parse_restarts(result.stdout, names) if result.ok else {}
+        return {}
+
+    def usage(self, states: Mapping[str, ServiceState]) -> dict[str, Usage]:
+        """What each running service uses."""
+        pids = {name: state.pid for name, state in states.items() if state.pid}
+        return self.host.usage(pids)
 
     def engine_runs(self) -> bool:
         """Whether the engine answered when it was last asked; it is asked if it never was."""

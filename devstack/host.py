@@ -10,10 +10,20 @@ import shutil
 import signal
 import socket
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from invoke.runners import Result
 
 from devstack.errors import StackError, UsageError
+from devstack.runtimes import Usage
+from devstack.shell import CANNOT_CONNECT, TIMED_OUT, Request
+
+if TYPE_CHECKING:
+    import psutil
 
 ACCOUNTS = ("postgres", "pgbouncer", "_postgres", "nobody")
 """Unprivileged accounts, in order of preference, for PostgreSQL and PgBouncer when run as root."""
@@ -93,9 +103,7 @@ class Host:
         path.chmod(mode)
         self.own(path, account=account)
 
-    def write_file(
-        self, path: Path, content: bytes, mode: int, *, account: bool = False, replace: bool = True
-    ) -> None:
+    def write_file(self, path: Path, content: bytes, mode: int, *, account: bool = False, replace: bool = True) -> None:
         """Write aside, flush, rename: a file with its final name is whole, and was never readable by others.
 
         :raises FileExistsError: it is there already and must not be replaced.
@@ -203,6 +211,40 @@ class Host:
                 return folder
         return None
 
+    def send(self, request: Request) -> Result:
+        """Post a request, with the answers and exit codes that its command line would have."""
+        import http.client
+
+        connection = http.client.HTTPConnection("localhost", timeout=request.timeout)
+        try:
+            connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.sock.settimeout(request.timeout)
+            connection.sock.connect(str(request.socket))
+            connection.request("POST", urlsplit(request.url).path, request.body.encode(), {"Content-Type": "text/xml"})
+            response = connection.getresponse()
+            text = response.read().decode(errors="replace")
+        except TimeoutError:
+            return Result(stderr=f"no answer within {request.timeout} s at {request.socket}", exited=TIMED_OUT)
+        except (OSError, http.client.HTTPException) as error:
+            return Result(stderr=f"{request.socket}: {error}", exited=CANNOT_CONNECT)
+        finally:
+            connection.close()
+        return Result(stdout=text, exited=0)
+
+    def usage(self, pids: Mapping[str, int]) -> dict[str, Usage]:
+        """What these processes use with all that they started; those that have ended are left out."""
+        import psutil
+
+        children: dict[int, list[psutil.Process]] = {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                children.setdefault(process.ppid(), []).append(process)
+        found = {}
+        for name, pid in pids.items():
+            with contextlib.suppress(psutil.Error):
+                found[name] = _usage(psutil.Process(pid), children)
+        return found
+
     def end(self, pid: int, signal_name: str, seconds: float) -> None:
         """End a process of an earlier run that its supervisor did not survive; killed after ``seconds``."""
         import psutil
@@ -220,6 +262,31 @@ class Host:
         """Who keeps a service from this port on ``bind`` or on localhost's other family; None if it is free."""
         taken = [a for a in dict.fromkeys((bind, "127.0.0.1", "::1")) if _is_taken(a, port)]
         return _holder(taken[0], port) if taken else None
+
+
+def _usage(root: psutil.Process, children: Mapping[int, list[psutil.Process]]) -> Usage:
+    import psutil
+
+    times = root.cpu_times()
+    # a backend that has ended is in the times of the server that waited for it
+    memory, cpu, count = _memory(root), times.user + times.system + times.children_user + times.children_system, 1
+    below = list(children.get(root.pid, ()))
+    for process in below:
+        below += children.get(process.pid, ())
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            memory, cpu, count = memory + _memory(process), cpu + times.user + times.system, count + 1
+    return Usage(memory, cpu, count, frozen=root.status() == psutil.STATUS_STOPPED)
+
+
+def _memory(process: psutil.Process) -> int:
+    """The process's share: PostgreSQL's shared buffers would otherwise count once for each connection."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError):
+        full = process.memory_full_info()
+        return int(getattr(full, "pss", 0) or full.uss)
+    return int(process.memory_info().rss)  # of a process that this user may not look into
 
 
 def _is_taken(address: str, port: int) -> bool:

@@ -59,7 +59,7 @@ class StackLock:
             self._lock.release()
 
     def _describe(self) -> str:
-        """Who holds the lock: it says so a moment after it took it, where one that was killed may have said it before."""
+        """Who holds the lock: it says so a moment after it took it; one that was killed may have said so before."""
         deadline = time.monotonic() + 0.5
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError, ValueError):

@@ -21,6 +21,20 @@ class Command(str):
     __slots__ = ()
 
 
+class Request(Command):
+    """A command that posts to an HTTP server on a unix socket. As text it is curl's command line, for people, logs and
+    other hosts; on this one the host sends it itself, in a tenth of the time."""
+
+    socket: PurePath
+    url: str
+    body: str
+    timeout: int
+
+
+CANNOT_CONNECT, TIMED_OUT = 7, 28
+"""curl's exit codes for a server that is not there, or did not answer in time (https://curl.se/docs/manpage.html)."""
+
+
 class _Quoted(Mapping[str, str]):
     """A view of values as shell words; a :class:`Command` is already quoted and goes in as it is."""
 
@@ -68,6 +82,20 @@ def sh(template: str, /, **values: Value) -> Command:
 def argv(values: Iterable[Word]) -> Command:
     """One command from its words."""
     return Command(words(values))
+
+
+def post(socket: PurePath, url: str, body: str, *, file: PurePath | None = None, timeout: int = 30) -> Request:
+    """Post XML, which ``file`` holds too if given; ``timeout`` is in seconds."""
+    line = sh(
+        "curl -sS -m $timeout --unix-socket $socket -H 'Content-Type: text/xml' --data $data $url",
+        timeout=timeout,
+        socket=socket,
+        data=f"@{file}" if file else body,
+        url=url,
+    )
+    request = Request(line)
+    request.socket, request.url, request.body, request.timeout = socket, url, body, timeout
+    return request
 
 
 def chain(*commands: Command) -> Command:

@@ -21,9 +21,9 @@ from devstack.container import ContainerContext
 from devstack.errors import StackError
 from devstack.host import Host
 from devstack.paths import Paths
-from devstack.runtimes import EngineError, File, ServiceSpec, ServiceState, Step
+from devstack.runtimes import EngineError, File, Restarts, ServiceSpec, ServiceState, Step, Usage
 from devstack.runtimes.native import STATUS, Native
-from devstack.shell import sh
+from devstack.shell import argv, sh
 from tests.conftest import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +67,7 @@ def commands(steps: Any) -> list[Step]:
 # whole commands
 
 
-CURL = f"curl -sS --unix-socket {QUOTED}/run/supervisor.sock' -H 'Content-Type: text/xml' --data "
+CURL = f"curl -sS -m 30 --unix-socket {QUOTED}/run/supervisor.sock' -H 'Content-Type: text/xml' --data "
 
 
 def test_the_engine_starts_with_its_rendered_file() -> None:
@@ -112,7 +112,8 @@ def test_a_service_stops_by_a_request_that_is_answered_at_once() -> None:
 
 def test_states_are_asked_of_all_services_at_once() -> None:
     assert native().states() == (
-        CURL + "'<methodCall><methodName>supervisor.getAllProcessInfo</methodName><params></params></methodCall>'"
+        CURL.replace("-m 30", "-m 3")
+        + "'<methodCall><methodName>supervisor.getAllProcessInfo</methodName><params></params></methodCall>'"
         " http://supervisor/RPC2"
     )
 
@@ -521,11 +522,13 @@ def test_a_real_supervisord_runs_a_service_brings_it_back_and_leaves_nothing(
     process.kill()
     again = wait_for(lambda: (s := engine.states(["nv-x"])["nv-x"]).running and s.pid not in (0, state.pid) and s)
     assert psutil.Process(again.pid).ppid() == supervisord.pid
+    assert engine.restarts(["nv-x"]) == {"nv-x": Restarts(1, "terminated by SIGKILL")}
 
     # another definition under the same name takes the place of the first
     engine.start(service(engine, "echo another; exec sleep 1001"))
     third = wait_for(lambda: (s := engine.states(["nv-x"])["nv-x"]).running and s.pid not in (0, again.pid) and s)
     assert not psutil.pid_exists(again.pid)
+    assert engine.restarts(["nv-x"]) == {"nv-x": Restarts()}
 
     engine.stop("nv-x")
     wait_for(lambda: engine.states(["nv-x"])["nv-x"].status == "stopped")
@@ -548,6 +551,41 @@ def test_a_service_that_ends_at_once_is_failed_with_the_engine_s_reason(engine: 
     assert "wrong" in engine.log_tail("nv-x")
     engine.stop("nv-x")
     wait_for(lambda: engine.states(["nv-x"])["nv-x"].status == "stopped")
+    engine.stop_engine()
+
+
+def test_an_engine_that_hangs_is_not_taken_for_one_that_is_gone(engine: ContainerContext) -> None:
+    engine.start_engine()
+    pid_file = engine.runtime.engine_pid()
+    assert pid_file is not None
+    supervisord = wait_for(lambda: psutil.Process(int(pid_file.read_text())))
+    supervisord.suspend()
+    try:
+        with pytest.raises(StackError) as raised:
+            engine.states(["nv-x"])
+    finally:
+        supervisord.resume()
+    assert raised.value.what == "the native runtime does not say what runs"
+    assert raised.value.fix == [f'let it go on: kill -CONT "$(cat {argv([pid_file])})"']
+    engine.stop_engine()
+
+
+def test_the_usage_of_a_service_is_that_of_all_its_processes(engine: ContainerContext) -> None:
+    engine.start_engine()
+    burn = f"{sys.executable} -c 'b = bytearray(40_000_000); [i * i for i in range(10**6)]; input()'"
+    engine.start(service(engine, f"sleep 1000 | {burn} & sleep 1000 | {burn}"))
+
+    def usage() -> Usage | None:
+        found = engine.usage(engine.states(["nv-x"])).get("nv-x", Usage())
+        return found if found.memory > 80_000_000 and found.processes >= 5 and found.cpu > 0.02 else None
+
+    assert not wait_for(usage).frozen
+    process = psutil.Process(engine.states(["nv-x"])["nv-x"].pid)
+    process.suspend()
+    assert engine.usage(engine.states(["nv-x"]))["nv-x"].frozen
+    process.resume()
+    engine.stop("nv-x")
+    wait_for(lambda: engine.usage(engine.states(["nv-x"])) == {})
     engine.stop_engine()
 
 

@@ -57,6 +57,28 @@ class ServiceState:
 
 
 @dataclass(frozen=True)
+class Restarts:
+    """How often the engine has started a service again, since it was last started or stopped on purpose."""
+
+    count: int = 0
+    last: str = ""
+    """How it ended the last time, in the engine's words: ``terminated by SIGKILL``."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a service's processes use."""
+
+    memory: int = 0
+    """Bytes; what they share counts once."""
+    cpu: float = 0.0
+    """Seconds of processor time so far."""
+    processes: int = 0
+    frozen: bool = False
+    """Whether its main process is stopped, as by SIGSTOP: it is there and does nothing."""
+
+
+@dataclass(frozen=True)
 class File:
     """A file to write before the commands that read it."""
 
@@ -105,6 +127,15 @@ class Runtime(Protocol):
 
     def parse_states(self, answer: str, names: Sequence[str]) -> dict[str, ServiceState]:
         """Read what :meth:`states` printed; services that the engine does not know are stopped."""
+
+    def restarts(self) -> Command:
+        """Ask how often services came back after a crash."""
+
+    def parse_restarts(self, answer: str, names: Sequence[str]) -> dict[str, Restarts]:
+        """Read what :meth:`restarts` printed."""
+
+    def unstick(self) -> str:
+        """What a person does about an engine that runs and does not answer."""
 
     def exec(self, name: str, argv: Sequence[str], env: Mapping[str, str]) -> Command:
         """A command in the surroundings of a service."""

@@ -6,11 +6,15 @@ alone. Colour appears on a terminal only, never under ``NO_COLOR``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import shutil
+import signal
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from colorama import Fore, Style, just_fix_windows_console
@@ -28,10 +32,25 @@ COLOURS = {
     "api": Fore.BLUE,
 }
 
+ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+"""The alternate screen without a cursor, and back (https://invisible-island.net/xterm/ctlseqs/ctlseqs.html)."""
+ESCAPE = re.compile(r"(\x1b\[[0-9;]*m)")
+
 
 def colourful(stream: TextIO) -> bool:
     """Whether colour is welcome on this stream (https://no-color.org)."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
+
+
+def readable(stream: TextIO | None = None) -> bool:
+    """Whether characters beyond ASCII can be shown on this stream.
+
+    Python writes UTF-8 in the locale C too, where a terminal may not understand it.
+    """
+    stream = stream or sys.stdout
+    locale = next((value for name in ("LC_ALL", "LC_CTYPE", "LANG") if (value := os.environ.get(name))), "UTF-8")
+    utf8 = "utf" in (getattr(stream, "encoding", None) or "utf-8").lower()
+    return utf8 and (not stream.isatty() or "utf" in locale.lower())
 
 
 def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
@@ -52,6 +71,21 @@ def pad(text: str, columns: int) -> str:
     return text + " " * max(0, columns - width(text))
 
 
+def crop(text: str, columns: int) -> str:
+    """As much of the text as fits into a width in columns; colours take none and are kept."""
+    kept, left = [], columns
+    for i, part in enumerate(ESCAPE.split(text)):
+        if i % 2:
+            kept.append(part)
+            continue
+        for character in part:
+            left -= width(character)
+            if left < 0:
+                break
+            kept.append(character)
+    return "".join(kept)
+
+
 def out(text: str = "") -> None:
     """A line of the answer."""
     print(text, flush=True)
@@ -65,6 +99,92 @@ def note(text: str) -> None:
 def data(value: Any) -> None:
     """The answer as JSON."""
     out(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@contextlib.contextmanager
+def screen(watch: bool) -> Iterator[Callable[[Iterable[str]], None]]:
+    """Where a display goes that is shown once, or with ``watch`` again and again: ``show(lines)``.
+
+    On a terminal the next display takes the place of the one before, cut to the terminal's size, and the last one
+    stays there in full, whatever ended it. Elsewhere displays follow one another, an empty line between them.
+    Ctrl-C is the way to end watching, so it ends the block without an error.
+    """
+    terminal = watch and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    shown: list[str] = []
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    def show(lines: Iterable[str]) -> None:
+        if interrupted:  # while Invoke ran a command, which leaves Ctrl-C to the command
+            raise KeyboardInterrupt
+        if shown and not terminal:
+            out()
+        shown[:] = "\n".join(lines).split("\n")
+        if terminal:
+            _redraw(shown)
+        else:
+            out("\n".join(shown))
+
+    try:
+        with _handled({signal.SIGINT: interrupt} if watch else {}), _alternate_screen(terminal):
+            yield show
+    except BaseException:
+        if not interrupted:
+            raise
+    finally:
+        if terminal and shown:
+            out("\n".join(shown))
+
+
+def _redraw(lines: Sequence[str]) -> None:
+    columns, height = shutil.get_terminal_size()
+    more = len(lines) - height
+    visible = lines if more <= 0 else [*lines[: height - 1], paint(f"{more + 1} more lines", "dim")]
+    # a line is erased before it is written: after its last column a terminal would erase that one again
+    rows = "\n".join(f"\x1b[K{crop(line, columns)}" for line in visible)
+    below = "\n\x1b[J" if more < 0 else ""
+    sys.stdout.write(f"\x1b[H{rows}{below}")  # in one piece, or it flickers
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _alternate_screen(terminal: bool) -> Iterator[None]:
+    """Give the terminal back as it was, also when a signal ends the program, and while it is suspended."""
+    if not terminal:
+        yield
+        return
+
+    def write(text: str) -> None:
+        os.write(sys.stdout.fileno(), text.encode())  # in a signal handler sys.stdout may be in the middle of a write
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    def suspend(*_: object) -> None:
+        write(LEAVE)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        write(ENTER)
+
+    with _handled({signal.SIGTERM: end, signal.SIGTSTP: suspend}):
+        write(ENTER)
+        try:
+            yield
+        finally:
+            write(LEAVE)
+
+
+@contextlib.contextmanager
+def _handled(handlers: Mapping[signal.Signals, Callable[..., None]]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str] = (), *, right: Iterable[int] = ()) -> list[str]:

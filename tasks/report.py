@@ -19,6 +19,25 @@ if TYPE_CHECKING:
 COLOUR = {"running": "good", "starting": "warn", "stopping": "warn", "stopped": "dim"}
 
 
+WATCH_HELP = "show it again every so many seconds (2 if not given) until Ctrl-C"
+
+
+def watch_seconds(watch: str | bool) -> float:
+    """The seconds between two displays that ``--watch [SECONDS]`` asks for; 0 without it.
+
+    :raises UsageError: not a number of seconds from 0.2 to a day.
+    """
+    if isinstance(watch, bool):
+        return 2.0 if watch else 0.0
+    try:
+        seconds = float(watch)
+    except ValueError:
+        seconds = 0.0
+    if not 0.2 <= seconds <= 86_400:
+        raise UsageError(f"--watch {watch} is not a number of seconds", fix="from 0.2 on, as in --watch 5")
+    return seconds
+
+
 def started(stack: Stack, done: Started) -> None:
     """One line: what happened to a service."""
     if stack.context.dry:

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -115,3 +126,179 @@ def test_a_duration_is_for_people(seconds: float, text: str) -> None:
 )
 def test_a_size_is_for_people(count: float, text: str) -> None:
     assert console.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "cropped"),
+    [
+        ("nv-db running", 5, "nv-db"),
+        ("nv-db", 5, "nv-db"),
+        ("日本語", 5, "日本"),
+        ("\x1b[32mrunning\x1b[0m and more", 3, "\x1b[32mrun\x1b[0m"),
+        ("e\u0301a", 1, "e\u0301"),
+    ],
+)
+def test_a_line_is_cropped_to_columns_with_its_colours(text: str, columns: int, cropped: str) -> None:
+    assert console.crop(text, columns) == cropped
+
+
+class Utf8Terminal(Terminal):
+    encoding = "utf-8"
+
+
+@pytest.mark.parametrize(
+    ("variables", "terminal", "pipe"),
+    [
+        ({"LANG": "en_US.UTF-8"}, True, True),
+        ({"LANG": "en_US.UTF-8", "LC_ALL": "C"}, False, True),
+        ({"LC_CTYPE": "C.UTF-8", "LANG": "C"}, True, True),
+        ({}, True, True),
+    ],
+)
+def test_characters_beyond_ascii_go_where_they_can_be_shown(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], terminal: bool, pipe: bool
+) -> None:
+    for name in ("LC_ALL", "LC_CTYPE", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert console.readable(Utf8Terminal()) is terminal
+    assert console.readable(io.TextIOWrapper(io.BytesIO(), encoding="utf-8")) is pipe
+    assert console.readable(io.TextIOWrapper(io.BytesIO(), encoding="ascii")) is False
+
+
+# what is shown again and again
+
+PROGRAM = """
+import sys, time
+from devstack import console
+with console.screen(True) as show:
+    for i in range({count}):
+        show([f"display {{i}}", *["line " * 10] * {lines}])
+        {then}
+print("afterwards")
+"""
+
+
+class OnTerminal:
+    """A program on a terminal of 20 columns and 4 lines."""
+
+    def __init__(self, program: str) -> None:
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 4, 20, 0, 0))
+        environ = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", f"import os, fcntl, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{program}"],
+            cwd=Path(__file__).parent.parent,
+            env={**environ, "TERM": "xterm"},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.text = ""
+
+    def read_until(self, text: str) -> None:
+        while text not in self.text:
+            self.text += os.read(self.master, 1000).decode()
+
+    def end(self) -> int:
+        with contextlib.suppress(OSError):  # a terminal's way to say that nobody writes to it any more
+            while part := os.read(self.master, 1000):
+                self.text += part.decode()
+        return self.process.wait(10)
+
+
+@contextlib.contextmanager
+def on_terminal(count: int, lines: int, then: str) -> Iterator[OnTerminal]:
+    made = OnTerminal(PROGRAM.format(count=count, lines=lines, then=then))
+    try:
+        yield made
+    finally:
+        made.process.kill()
+        made.process.wait()
+        os.close(made.master)
+
+
+BEGIN, END = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+
+
+def test_displays_take_each_other_s_place_on_a_terminal_and_the_last_stays() -> None:
+    with on_terminal(count=2, lines=1, then="") as terminal:
+        assert terminal.end() == 0
+        cropped = "line line line line "
+        assert terminal.text == (
+            BEGIN
+            + "".join(f"\x1b[H\x1b[Kdisplay {i}\r\n\x1b[K{cropped}\r\n\x1b[J" for i in range(2))
+            + END
+            + f"display 1\r\n{'line ' * 10}\r\nafterwards\r\n"
+        )
+
+
+def test_a_display_higher_than_the_terminal_is_cut_there_and_whole_afterwards() -> None:
+    with on_terminal(count=1, lines=5, then="") as terminal:
+        assert terminal.end() == 0
+        inside, _, after = terminal.text.removeprefix(BEGIN).partition(END)
+        rows = inside.removeprefix("\x1b[H").split("\r\n")
+        assert len(rows) == 4
+        assert "3 more lines" in rows[-1]
+        assert after.count("line " * 10) == 5
+
+
+def test_control_c_ends_watching_without_an_error() -> None:
+    with on_terminal(count=99, lines=1, then="time.sleep(60)") as terminal:
+        terminal.read_until("display 0")
+        os.write(terminal.master, b"\x03")
+        assert terminal.end() == 0
+        assert terminal.text.partition(END)[2].split()[:2] == ["display", "0"]
+        assert terminal.text.endswith("afterwards\r\n")
+
+
+def test_control_c_that_a_command_swallowed_ends_watching_at_the_next_display() -> None:
+    swallow = "exec('try: time.sleep(60)\\nexcept KeyboardInterrupt: pass')"
+    with on_terminal(count=99, lines=1, then=swallow) as terminal:
+        terminal.read_until("display 0")
+        os.write(terminal.master, b"\x03")
+        assert terminal.end() == 0
+        assert "display 1" not in terminal.text
+
+
+def test_control_c_hides_the_error_that_it_caused_in_a_command() -> None:
+    broken = "exec('try: time.sleep(60)\\nexcept KeyboardInterrupt: raise OSError')"
+    with on_terminal(count=99, lines=1, then=broken) as terminal:
+        terminal.read_until("display 0")
+        os.write(terminal.master, b"\x03")
+        assert terminal.end() == 0
+        assert "OSError" not in terminal.text
+
+
+def test_an_error_or_a_signal_gives_the_terminal_back() -> None:
+    with on_terminal(count=9, lines=1, then="raise ValueError('broken')") as terminal:
+        assert terminal.end() == 1
+        assert terminal.text.index("display 0") < terminal.text.index(END) < terminal.text.index("ValueError: broken")
+    with on_terminal(count=9, lines=1, then="time.sleep(60)") as terminal:
+        terminal.read_until("display 0")
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.end() == 128 + signal.SIGTERM
+        assert END in terminal.text
+
+
+def test_a_suspended_display_gives_the_terminal_back_and_takes_it_again() -> None:
+    with on_terminal(count=99, lines=1, then="time.sleep(0.02)") as terminal:
+        terminal.read_until("display 1")
+        terminal.process.send_signal(signal.SIGTSTP)
+        terminal.read_until(END)
+        assert os.WIFSTOPPED(os.waitpid(terminal.process.pid, os.WUNTRACED)[1])
+        terminal.process.send_signal(signal.SIGCONT)
+        assert terminal.end() == 0
+        assert terminal.text.partition(END)[2].startswith(BEGIN)
+
+
+def test_in_a_pipe_displays_follow_one_another_without_escapes() -> None:
+    program = PROGRAM.format(count=2, lines=1, then="")
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True
+    )
+    line = "line " * 10
+    assert done.stdout == f"display 0\n{line}\n\ndisplay 1\n{line}\nafterwards\n"

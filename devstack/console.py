@@ -98,7 +98,12 @@ def note(text: str) -> None:
 
 def data(value: Any) -> None:
     """The answer as JSON."""
-    out(json.dumps(value, indent=2, ensure_ascii=False))
+    out(json_of(value))
+
+
+def json_of(value: Any) -> str:
+    """JSON as it is shown."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 @contextlib.contextmanager

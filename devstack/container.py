@@ -274,6 +274,13 @@ class ContainerContext:
         pids = {name: state.pid for name, state in states.items() if state.pid}
         return self.host.usage(pids)
 
+    def resume(self, state: ServiceState) -> None:
+        """Let a service's frozen processes go on."""
+        if self.dry:
+            console.out(f"# let pid {state.pid} and its children go on (SIGCONT)")
+        elif state.pid:
+            self.host.resume(state.pid)
+
     def engine_runs(self) -> bool:
         """Whether the engine answered when it was last asked; it is asked if it never was."""
         if self._engine_up is None:

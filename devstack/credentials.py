@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Mapping
 
@@ -72,17 +74,29 @@ def _stored(context: ContainerContext) -> Credentials:
         ) from None
 
 
-def scram_verifier(password: str, salt: bytes) -> str:
+def scram_verifier(password: str, salt: bytes, *, iterations: int = ITERATIONS) -> str:
     """A SCRAM-SHA-256 verifier as PostgreSQL stores it, for an ASCII password (RFC 5802, RFC 7677).
 
     https://www.postgresql.org/docs/current/catalog-pg-authid.html
     """
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, ITERATIONS)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
     client_key = hmac.digest(salted, b"Client Key", "sha256")
     stored_key = hashlib.sha256(client_key).digest()
     server_key = hmac.digest(salted, b"Server Key", "sha256")
     b64 = [base64.b64encode(part).decode() for part in (salt, stored_key, server_key)]
-    return f"SCRAM-SHA-256${ITERATIONS}:{b64[0]}${b64[1]}:{b64[2]}"
+    return f"SCRAM-SHA-256${iterations}:{b64[0]}${b64[1]}:{b64[2]}"
+
+
+def proves(secret: str, password: str) -> bool:
+    """Whether a stored secret, a SCRAM verifier or a password as it is, is the one of this password."""
+    match = re.fullmatch(r"SCRAM-SHA-256\$(\d+):([A-Za-z0-9+/=]+)\$\S+", secret)
+    if not match:
+        return hmac.compare_digest(secret.encode(), password.encode())
+    try:
+        salt = base64.b64decode(match[2], validate=True)
+    except binascii.Error:
+        return False
+    return secret == scram_verifier(password, salt, iterations=int(match[1]))
 
 
 def admin_verifier(credentials: Credentials) -> str:

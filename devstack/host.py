@@ -245,6 +245,16 @@ class Host:
                 found[name] = _usage(psutil.Process(pid), children)
         return found
 
+    def resume(self, pid: int) -> None:
+        """Let a process and all that it started go on, should they be stopped."""
+        import psutil
+
+        with contextlib.suppress(psutil.NoSuchProcess):
+            root = psutil.Process(pid)
+            for process in [*root.children(recursive=True), root]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
+
     def end(self, pid: int, signal_name: str, seconds: float) -> None:
         """End a process of an earlier run that its supervisor did not survive; killed after ``seconds``."""
         import psutil

@@ -33,6 +33,11 @@ UrlScheme = Annotated[
     str, Meta(pattern=r"^postgres(ql)?(\+\w+)?\Z", description="postgresql, or with a driver: postgresql+asyncpg")
 ]
 UrlPath = Annotated[str, Meta(pattern=r"^/\S*\Z", description="a path that begins with / and has no spaces")]
+OptionalUrlPath = Annotated[
+    str, Meta(pattern=r"^(/\S*)?\Z", description="a path that begins with / and has no spaces, or nothing")
+]
+Megabytes = Annotated[int, Meta(ge=8, le=10_000_000)]
+Percent = Annotated[int, Meta(ge=1, le=100)]
 LogLevel = Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"]
 
 
@@ -61,6 +66,7 @@ class DbSettings(_Section, frozen=True, kw_only=True):
     extensions: list[Text] = field(default_factory=lambda: ["vector", "uuid-ossp"])
     max_connections: Annotated[int, Meta(ge=10, le=10_000)] = 100
     parameters: dict[str, str | int | float | bool] = field(default_factory=dict)
+    memory_mb: Megabytes = 1024
     bin_dir: str = ""
 
 
@@ -70,6 +76,7 @@ class PgbSettings(_Section, frozen=True, kw_only=True):
     max_client_conn: Count = 100
     default_pool_size: Count = 20
     parameters: dict[str, str | int | float | bool] = field(default_factory=dict)
+    memory_mb: Megabytes = 64
     binary: str = ""
 
 
@@ -81,17 +88,34 @@ class ApiSettings(_Section, frozen=True, kw_only=True):
     env: dict[str, str | int | float | bool] = field(default_factory=dict)
     url_scheme: UrlScheme = "postgresql"
     health_path: UrlPath = "/health"
+    detail_path: OptionalUrlPath = "/health/detailed"
+    metrics_path: OptionalUrlPath = "/metrics"
     reload: bool = True
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
     log_level: LogLevel = "INFO"
     debug: bool = False
     memory_provider: Text = "native"
+    memory_mb: Megabytes = 512
     jwt_secret: str | None = None
 
 
 class DataSettings(_Section, frozen=True, kw_only=True):
     dir: Text = "backups"
     retention_days: Annotated[int, Meta(ge=1, le=36_500)] = 7
+
+
+class HealthSettings(_Section, frozen=True, kw_only=True):
+    timeout: Annotated[float, Meta(ge=1, le=60)] = 3
+    api_response_ms: Count = 100
+    query_ms: Count = 50
+    connections_percent: Percent = 80
+    pool_percent: Percent = 90
+    waiting_seconds: Seconds = 1
+    transaction_seconds: Seconds = 300
+    lock_seconds: Seconds = 10
+    disk_free_mb: Annotated[int, Meta(ge=0, le=100_000_000)] = 1000
+    memory_percent: Percent = 90
+    restarts: Count = 3
 
 
 Commands = list[Text]
@@ -117,6 +141,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     pgb: PgbSettings = PgbSettings()
     api: ApiSettings = ApiSettings()
     data: DataSettings = DataSettings()
+    health: HealthSettings = HealthSettings()
     hooks: HookSettings = HookSettings()
     dotenv: dict[str, str] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
@@ -140,6 +165,7 @@ SECTIONS: dict[str, type[Struct]] = {
     "pgb": PgbSettings,
     "api": ApiSettings,
     "data": DataSettings,
+    "health": HealthSettings,
     "hooks": HookSettings,
 }
 

@@ -147,9 +147,43 @@ class Stack:
         self.started.append(done)
         return done
 
+    def restart(self, label: str) -> None:
+        """Stop a service, whatever state it is in, and have it ready again.
+
+        :raises StackError: it did not become ready.
+        """
+        service = self.service(label)
+        self._begin()
+        self._start(service, running=self._state(service).running)
+
+    def resume(self, label: str) -> None:
+        """Let the frozen processes of a service go on."""
+        self._begin()
+        self.context.resume(self._state(self.service(label)))
+
+    def settle_database(self) -> None:
+        """Role, database and extensions as in the settings, on the running database."""
+        self._begin()
+        self.db.settle()
+
+    def unpause_pooler(self) -> None:
+        """Open PgBouncer's databases to clients again."""
+        self._begin()
+        if not self.context.dry:
+            self.pgb.unpause()
+
+    def forget(self) -> None:
+        """Let other commands have their turn; what the engine said before is asked again."""
+        self.lock.release()
+        self._snapshot.clear()
+
+    def outdated(self, service: Service) -> bool:
+        """Whether a running service became ready with other settings than there are now, or never became ready."""
+        return self._applied(service).read_text_or_empty() != _digest(service)
+
     def _why_restart(self, service: Service) -> str:
         """Why a running service can't stay as it is; empty when it can."""
-        if self._applied(service).read_text_or_empty() != _digest(service):
+        if self.outdated(service):
             return "its configuration changed"
         try:
             # it may be in the middle of a start of its own, after a crash

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Show the state of all services: the same as `inv dev.status`, with its flags, from any folder.
+# Show everything that is known of the stack: the same as `inv health --details`, with its flags, from any folder.
 set -euo pipefail
 
 self=${BASH_SOURCE[0]}
@@ -8,4 +8,4 @@ while [[ -L $self ]]; do
     [[ $link == /* ]] || link=$(dirname -- "$self")/$link
     self=$link
 done
-exec "$(dirname -- "$self")/_task.sh" dev.status "$@"
+exec "$(dirname -- "$self")/_task.sh" health --details "$@"

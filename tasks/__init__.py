@@ -7,7 +7,7 @@ import sys
 
 from invoke import Collection
 
-from tasks import api, db, dev, pgb, session, system
+from tasks import api, db, dev, health, pgb, session, system
 
 sys.excepthook = session.explain
 session.take_environment(os.environ)
@@ -15,4 +15,5 @@ session.take_environment(os.environ)
 ns = Collection()
 for module in (dev, db, pgb, api):
     ns.add_collection(Collection.from_module(module))
+ns.add_task(health.health)
 ns.add_task(system.system_info)

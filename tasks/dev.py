@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from invoke import Context, Exit, task
 
-from tasks import hooks, lifecycle, report, session
+from tasks import healing, hooks, lifecycle, report, session
 
 
 @task(
@@ -50,3 +50,14 @@ def restart(c: Context, timing: bool = False) -> None:
     if timing:
         report.timing(stack)
     report.endpoints(stack)
+
+
+@task(
+    optional=["watch"],
+    help={"watch": "go on looking, every so many seconds (5 if not given) until Ctrl-C"},
+    auto_shortflags=False,
+)
+def heal(c: Context, watch: str | bool = False) -> None:
+    """Repair what is broken, without touching data."""
+    if code := healing.heal(session.stack(c), every=report.watch_seconds(watch, default=5.0)):
+        raise Exit(code=code)

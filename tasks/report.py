@@ -22,20 +22,28 @@ COLOUR = {"running": "good", "starting": "warn", "stopping": "warn", "stopped": 
 WATCH_HELP = "show it again every so many seconds (2 if not given) until Ctrl-C"
 
 
-def watch_seconds(watch: str | bool) -> float:
+def watch_seconds(watch: str | bool, *, default: float = 2.0) -> float:
     """The seconds between two displays that ``--watch [SECONDS]`` asks for; 0 without it.
 
     :raises UsageError: not a number of seconds from 0.2 to a day.
     """
     if isinstance(watch, bool):
-        return 2.0 if watch else 0.0
+        return default if watch else 0.0
+    return seconds("--watch", watch, least=0.2)
+
+
+def seconds(flag: str, text: str, *, least: float = 0.0) -> float:
+    """The seconds that a flag has; 0 where it is not given.
+
+    :raises UsageError: not a number from ``least`` to a day.
+    """
     try:
-        seconds = float(watch)
+        value = float(text or 0)
     except ValueError:
-        seconds = 0.0
-    if not 0.2 <= seconds <= 86_400:
-        raise UsageError(f"--watch {watch} is not a number of seconds", fix="from 0.2 on, as in --watch 5")
-    return seconds
+        value = -1.0
+    if text and not least <= value <= 86_400:
+        raise UsageError(f"{flag} {text} is not a number of seconds", fix=f"from {least:g} on, as in {flag} 5")
+    return value
 
 
 def started(stack: Stack, done: Started) -> None:

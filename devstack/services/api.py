@@ -149,19 +149,30 @@ class Api:
 
         :raises NotReady: it does not, or not within five seconds.
         """
+        path = self.settings.api.health_path
+        try:
+            status, body = self.get(path)
+        except OSError as error:
+            raise NotReady(str(error) or type(error).__name__) from None
+        if not 200 <= status < 300:
+            raise NotReady(f"{path} answered {status}: {body[:500].decode(errors='replace').strip()}")
+
+    def get(self, path: str, *, seconds: float = 5) -> tuple[int, bytes]:
+        """The status and body that a path of the application answers with.
+
+        :raises OSError: no answer within ``seconds``, or none that is HTTP.
+        """
         import http.client
 
-        connection = http.client.HTTPConnection(reachable_address(self.settings.stack.bind), self.port, timeout=5)
+        connection = http.client.HTTPConnection(reachable_address(self.settings.stack.bind), self.port, timeout=seconds)
         try:
-            connection.request("GET", self.settings.api.health_path)
+            connection.request("GET", path)
             response = connection.getresponse()
-            body = response.read(500).decode(errors="replace")
-        except (OSError, http.client.HTTPException) as error:
-            raise NotReady(str(error) or type(error).__name__) from None
+            return response.status, response.read()
+        except http.client.HTTPException as error:
+            raise OSError(f"it does not answer with HTTP ({type(error).__name__})") from None
         finally:
             connection.close()
-        if not 200 <= response.status < 300:
-            raise NotReady(f"{self.settings.api.health_path} answered {response.status}: {body.strip()}")
 
     def accepts(self) -> None:
         """Nothing: there is nothing to settle before it answers."""

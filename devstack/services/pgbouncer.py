@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import re
 import string
 from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devstack.container import ContainerContext
-from devstack.credentials import ADMIN, Credentials, admin_verifier
+from devstack.credentials import ADMIN, Credentials, admin_verifier, proves
 from devstack.errors import StackError
 from devstack.providers import Programs
 from devstack.runtimes import ServiceSpec
@@ -179,8 +181,8 @@ class PgBouncer:
     def settle(self) -> None:
         """Nothing: its state is its configuration."""
 
-    def console(self) -> Connection:
-        """The admin console (https://www.pgbouncer.org/usage.html#admin-console).
+    def console(self, *, seconds: int = 5) -> Connection:
+        """The admin console (https://www.pgbouncer.org/usage.html#admin-console), within at least 2 ``seconds``.
 
         :raises StackError: it can't be reached.
         """
@@ -193,7 +195,7 @@ class PgBouncer:
                 user=ADMIN,
                 password=self.credentials.pgbouncer_password,
                 dbname="pgbouncer",
-                connect_timeout=5,
+                connect_timeout=seconds,
             )
         except psycopg2.OperationalError as error:
             raise StackError(
@@ -206,16 +208,27 @@ class PgBouncer:
 
     def show(self, what: str) -> list[dict[str, Any]]:
         """The rows of a SHOW command, such as POOLS or STATS."""
-        connection = self.console()
+        return self.show_all(what)[0]
+
+    def show_all(self, *whats: str, seconds: int = 5) -> list[list[dict[str, Any]]]:
+        """The rows of several SHOW commands, over one connection.
+
+        :raises StackError: the admin console can't be reached.
+        """
+        connection = self.console(seconds=seconds)
         try:
             with connection.cursor() as cursor:
-                cursor.execute(f"SHOW {what}")
-                columns = [column.name for column in cursor.description or []]
-                # its counters are numeric without a fraction
-                rows = ([int(v) if isinstance(v, Decimal) else v for v in row] for row in cursor.fetchall())
-                return [dict(zip(columns, row, strict=True)) for row in rows]
+                return [self._rows(cursor, what) for what in whats]
         finally:
             connection.close()
+
+    @staticmethod
+    def _rows(cursor: Any, what: str) -> list[dict[str, Any]]:
+        cursor.execute(f"SHOW {what}")
+        columns = [column.name for column in cursor.description or []]
+        # its counters are numeric without a fraction
+        rows = ([int(v) if isinstance(v, Decimal) else v for v in row] for row in cursor.fetchall())
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def reload(self) -> list[str]:
         """Render again and have it read; the parameters that did not take effect.
@@ -231,15 +244,77 @@ class PgBouncer:
                 cursor.execute("RELOAD")
         finally:
             connection.close()
-        loaded = {str(row["key"]): str(row["value"]) for row in self.show("CONFIG")}
+        return [difference.key for difference in self.loaded_differently(self.show("CONFIG"))]
+
+    def unpause(self) -> None:
+        """Resume what is paused, enable what is disabled (https://www.pgbouncer.org/usage.html#process-controlling-commands)."""
+        connection = self.console()
+        try:
+            with connection.cursor() as cursor:
+                for row in self._rows(cursor, "DATABASES"):
+                    for column, command in (("paused", "RESUME"), ("disabled", "ENABLE")):
+                        if row.get(column):
+                            cursor.execute(f"{command} {_ident(row['name'])}")
+        finally:
+            connection.close()
+
+    def loaded_differently(
+        self, config: list[dict[str, Any]], databases: list[dict[str, Any]] | None = None
+    ) -> list[Difference]:
+        """Where what runs is not what the settings say, from the answers to SHOW CONFIG and SHOW DATABASES."""
+        loaded = {str(row["key"]): str(row["value"]) for row in config}
         wanted = _parameters(self.render_ini())
-        return [key for key, value in wanted.items() if key in loaded and loaded[key] != value]
+        found = [Difference(k, loaded[k], v) for k, v in wanted.items() if k in loaded and loaded[k] != v]
+        alias, db = _name(self.settings.db.name), self.settings.db
+        target = {"host": reachable_address(self.settings.stack.bind), "port": str(db.port), "database": db.name}
+        for row in databases or []:
+            if row["name"] == alias:
+                found += [Difference(f"{k} of {alias}", str(row[k]), v) for k, v in target.items() if str(row[k]) != v]
+        return found
+
+    def written_differently(self) -> list[Difference]:
+        """Where pgbouncer.ini is not as it was rendered: somebody edited it, or the settings have changed."""
+        content = self.context.host.read_file(self.ini)
+        if content is None:
+            return [Difference("pgbouncer.ini", "missing", str(self.ini))]
+        written, wanted = content.decode(errors="replace"), self.render_ini()
+        if written == wanted:
+            return []
+        there, here = _lines(written), _lines(wanted)
+        found = [Difference(k, there.get(k, "missing"), v) for k, v in here.items() if there.get(k) != v]
+        found += [Difference(key, there[key], "absent") for key in there if key not in here]
+        return found or [Difference("pgbouncer.ini", "other comments", "those of the template")]
+
+    def userlist_problem(self) -> str:
+        """Why userlist.txt would not let the application in; empty when it would. Asks nobody."""
+        user, password = self.settings.db.user, self.credentials.db_password
+        content = (self.context.host.read_file(self.userlist) or b"").decode(errors="replace")
+        entries = dict(re.findall(r'^"((?:[^"]|"")*)" "((?:[^"]|"")*)"', content, re.MULTILINE))
+        secret = entries.get(user.replace('"', '""'))
+        if secret is None:
+            return f"userlist.txt has no user {user}"
+        # only ASCII passwords are their own normal form (SASLprep, RFC 4013)
+        if password.isascii() and not proves(secret.replace('""', '"'), password):
+            return f"the password of {user} in userlist.txt is not the one in the settings"
+        return ""
 
     def hint(self, evidence: list[str]) -> str:
         text = "\n".join(evidence)
         if "password authentication failed" in text or "SASL" in text or "wrong password" in text:
             return "inv pgb.stop; inv pgb.start renders userlist.txt from the role's verifier again"
         return f"look at the whole log: inv {self.label}.logs"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A value that is not as the settings say."""
+
+    key: str
+    found: str
+    wanted: str
+
+    def __str__(self) -> str:
+        return f"{self.key} is {self.found}, not {self.wanted}"
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -256,6 +331,11 @@ def _value(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def _ident(text: str) -> str:
+    """A database's name in a command of the admin console."""
+    return '"' + text.replace('"', '""') + '"'
+
+
 def _quoted(text: str) -> str:
     """A field of userlist.txt."""
     return '"' + text.replace('"', '""') + '"'
@@ -267,6 +347,10 @@ def _plain(value: object) -> str:
 
 def _parameters(ini: str) -> dict[str, str]:
     """The section [pgbouncer] of a rendered file."""
-    lines = ini.partition("[pgbouncer]")[2].splitlines()
-    pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith((";", "#")))
+    return _lines(ini.partition("[pgbouncer]")[2])
+
+
+def _lines(ini: str) -> dict[str, str]:
+    """Keys and values, whatever their section."""
+    pairs = (line.partition("=") for line in ini.splitlines() if "=" in line and not line.startswith((";", "#")))
     return {key.strip(): value.strip() for key, _, value in pairs}

@@ -114,12 +114,16 @@ class Postgres:
     def fingerprint(self) -> str:
         return repr((self.spec(), self._render("pg_hba.conf"), self._ident()))
 
+    def data_is_there(self) -> bool:
+        """Whether the data volume holds a cluster; a start makes one otherwise."""
+        return self.context.host.read_file(self.data / "PG_VERSION") is not None
+
     def prepare(self) -> ServiceSpec:
         paths, context = self.context.paths, self.context
         context.make_run_dir()
         context.make_dir(self.sockets, 0o700, account=True)
         context.make_dir(paths.volumes, 0o711 if context.host.is_root else 0o700)
-        if context.host.read_file(self.data / "PG_VERSION") is None:
+        if not self.data_is_there():
             self._initialise()
         else:
             self._check_major()
@@ -205,8 +209,9 @@ class Postgres:
 
     # asking it
 
-    def connect(self, *, port: int | None = None, password: str | None = None) -> Connection:
+    def connect(self, *, port: int | None = None, password: str | None = None, seconds: int = 5) -> Connection:
         """A connection as the application's role, in autocommit; its own password unless another is given.
+        Logging in may take ``seconds``, at least 2.
 
         :raises psycopg2.OperationalError: it could not be made.
         """
@@ -219,7 +224,7 @@ class Postgres:
             password=self.credentials.db_password if password is None else password,
             passfile=str(self.context.paths.config / "none"),  # not the user's ~/.pgpass
             dbname=self.settings.db.name,
-            connect_timeout=5,
+            connect_timeout=seconds,
             application_name="nv-devstack",
         )
         connection.autocommit = True
@@ -320,6 +325,10 @@ class Postgres:
         }
         options = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]
         return self.context.exec(self.name, [self.programs.path("psql"), *options], env)
+
+    def ask(self, database: str, sql: str) -> Command:
+        """A question to the server as the superuser."""
+        return Command(f"{self.admin(database)} -c {argv([sql])}")
 
     def _psql(self, database: str, script: str, what: str) -> str:
         """Run SQL as the superuser. It travels in a 0600 file: it may hold a password."""

@@ -1,0 +1,157 @@
+"""The application's health: its health path, and what else it says of itself if it does."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from devstack.errors import UsageError
+from devstack.health.findings import Findings, Probe
+from devstack.health.records import Check, slow
+from devstack.services.api import Api
+from devstack.settings import is_loopback, reachable_address
+
+
+def probe_health_path(api: Api) -> Probe:
+    """The health path answers 2xx, and how soon."""
+
+    def probe(findings: Findings) -> None:
+        path, limits = api.settings.api.health_path, api.settings.health
+        try:
+            with findings.waiting_for(f"the answer of {path}"):
+                began = time.perf_counter()
+                status, body = api.get(path, seconds=limits.timeout)
+                ms = (time.perf_counter() - began) * 1000
+        except OSError as error:
+            findings.add(_silent(api, error))
+            return
+        if 200 <= status < 300:
+            findings.add(
+                Check(
+                    name="http",
+                    text=f"{path} answers {status} in {ms:.0f} ms",
+                    value=round(ms, 2),
+                    unit="ms",
+                    limit=limits.api_response_ms,
+                    **slow(
+                        ms > limits.api_response_ms,
+                        f"{path} took {ms:.0f} ms (target: <{limits.api_response_ms} ms)",
+                        "inv metrics shows what it is busy with; inv api.logs",
+                    ),
+                )
+            )
+            return
+        said = " ".join(api.context.mask(body.decode(errors="replace")).split())[:200]
+        findings.add(
+            Check(
+                name="http",
+                verdict="unhealthy",
+                value=str(status),
+                cause=f"{path} answers {status}{f': {said}' if said else ''}",
+                fix=f"set api.health_path; {path} is not there" if status == 404 else "inv api.logs",
+                remedy="" if status == 404 else "restart",
+                upstream=status >= 500,
+            )
+        )
+
+    return probe
+
+
+def _silent(api: Api, error: OSError) -> Check:
+    path = api.settings.api.health_path
+    refused = isinstance(error, ConnectionRefusedError)
+    cause = f"{path} gave no answer: {error}"
+    if refused:
+        cause = f"nothing listens on port {api.port}, though its process runs: it is starting, or hangs before it does"
+    elif isinstance(error, TimeoutError):
+        cause = f"it takes connections, but {path} gave no answer within {api.settings.health.timeout:g} s"
+    fix = "inv api.logs shows what it does; inv dev.heal restarts it"
+    return Check(name="http", verdict="unhealthy", cause=cause, fix=fix, remedy="restart", upstream=True)
+
+
+def probe_details(api: Api) -> Probe:
+    """What the detailed health path says of the pool, the memory provider and the latencies. An application without
+    it is healthy on its health path alone."""
+
+    def probe(findings: Findings) -> None:
+        path = api.settings.api.detail_path
+        if not path:
+            return
+        try:
+            with findings.waiting_for(f"the answer of {path}"):
+                _, body = api.get(path, seconds=api.settings.health.timeout)
+            content = json.loads(body)
+        except (OSError, ValueError):
+            return
+        if isinstance(content, dict):
+            findings.extend(_details(content))
+
+    return probe
+
+
+def _details(content: dict[str, Any]) -> list[Check]:
+    """No application has to have this: what is not as expected is left out."""
+    checks = []
+    db = content.get("db")
+    if isinstance(db, dict) and isinstance(db.get("active_connections"), int):
+        active, most = db["active_connections"], db.get("max_connections")
+        text = f"{active}{f' of {most}' if isinstance(most, int) else ''} connections of its pool in use"
+        checks.append(Check(name="pool", text=text, value=active, unit="count"))
+    provider = content.get("memory_provider")
+    if isinstance(provider, dict) and isinstance(provider.get("healthy"), bool):
+        name = str(provider.get("name", "unknown"))
+        if provider["healthy"]:
+            checks.append(Check(name="memory provider", text=f"{name} is healthy", value=name))
+        else:
+            cause = f"its memory provider {name} is not healthy"
+            checks.append(
+                Check(
+                    name="memory provider",
+                    verdict="unhealthy",
+                    value=name,
+                    cause=cause,
+                    fix="inv api.logs says why",
+                    upstream=True,
+                )
+            )
+    for key, percent in (("latency_ms_p50", "p50"), ("latency_ms_p95", "p95")):
+        if isinstance(content.get(key), int | float):
+            text = f"{percent} of its recent requests: {content[key]:.1f} ms"
+            checks.append(Check(name=f"latency {percent}", text=text, value=content[key], unit="ms"))
+    return checks
+
+
+def check_urls(api: Api) -> Check:
+    """The database URLs among the application's variables lead to this stack, with its password."""
+    settings = api.settings
+    ours = {settings.pgb.port, settings.db.port}
+    try:
+        environment = api.environment()
+    except UsageError as error:
+        return Check(name="credentials", verdict="degraded", cause=error.what, fix=error.fix[0])
+    for name, value in environment.items():
+        try:
+            url = urlsplit(value)
+            port = url.port or 5432
+        except ValueError:
+            continue
+        if not url.scheme.startswith("postgres") or not url.hostname:
+            continue
+        if not is_loopback(url.hostname) and url.hostname != reachable_address(settings.stack.bind):
+            continue  # another machine's database is the application's own affair
+        wrong = ""
+        if port in ours and unquote(url.username or "") == settings.db.user:
+            if unquote(url.password or "") != api.credentials.db_password:
+                wrong = f"another password for {settings.db.user} than the settings"
+            elif unquote(url.path[1:]) != settings.db.name:
+                wrong = f"the database {unquote(url.path[1:])!r}, not {settings.db.name}"
+        if wrong:
+            return Check(
+                name="credentials",
+                verdict="degraded",
+                cause=f"the variable {name} of the application has {wrong}",
+                fix=f"write {name}: $database_url below api.env (it comes from {settings.origin('api.env')})",
+            )
+    return Check(name="credentials", text="its database URLs have the password of the settings")

@@ -1,0 +1,240 @@
+"""The database's health: can one log in and query, and is there room for more."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from devstack import console
+from devstack.health.findings import Findings, Probe
+from devstack.health.records import Check, slow
+from devstack.services.postgres import Postgres
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection  # noqa: N812
+
+WAL_ROOM = 32 << 20
+"""Bytes: two WAL segments. PostgreSQL stops when it can't write the next one."""
+
+ACTIVITY = """
+SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections,
+       current_setting('max_connections')::int AS max_connections,
+       pg_database_size(current_database()) AS size_bytes
+"""
+
+TRANSACTION = """
+SELECT pid, usename AS role, coalesce(nullif(application_name, ''), 'unknown') AS application, state,
+       extract(epoch FROM clock_timestamp() - xact_start)::float AS seconds
+  FROM pg_stat_activity
+ WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+ ORDER BY xact_start LIMIT 1
+"""
+
+LOCK = """
+SELECT pid, (pg_blocking_pids(pid))[1] AS blocker,
+       extract(epoch FROM clock_timestamp() - state_change)::float AS seconds
+  FROM pg_stat_activity
+ WHERE wait_event_type = 'Lock' AND cardinality(pg_blocking_pids(pid)) > 0
+ ORDER BY state_change LIMIT 1
+"""
+"""https://www.postgresql.org/docs/current/functions-info.html, pg_blocking_pids"""
+
+EXTENSIONS = """
+SELECT name, (SELECT extversion FROM pg_extension WHERE extname = name) AS version FROM unnest(%s) AS name
+"""
+
+HOLDERS = """
+SELECT count(*) || ' ' || coalesce(state, 'starting') || ' of ' || coalesce(nullif(application_name, ''), usename)
+  FROM pg_stat_activity WHERE backend_type = 'client backend'
+ GROUP BY state, coalesce(nullif(application_name, ''), usename) ORDER BY count(*) DESC LIMIT 3
+"""
+
+
+def probe_database(db: Postgres) -> Probe:
+    """Log in as the application's role, query, and look at what may run out."""
+
+    def probe(findings: Findings) -> None:
+        import psycopg2
+
+        try:
+            with findings.waiting_for(f"its login at {db.address}"):
+                connection = db.connect(seconds=2)
+        except psycopg2.OperationalError as error:
+            findings.add(refused(db, db.context.mask(str(error).strip())))
+            return
+        findings.add(Check(name="login", text=f"lets {db.settings.db.user} in"))
+        try:
+            _query(db, connection, findings)
+        except psycopg2.Error as error:
+            findings.add(
+                Check(
+                    name="query",
+                    verdict="unhealthy",
+                    cause=f"a query failed: {str(error).strip().splitlines()[0]}",
+                    fix="inv db.logs",
+                )
+            )
+        finally:
+            connection.close()
+
+    return probe
+
+
+def refused(db: Postgres, error: str) -> Check:
+    """Why a login failed, from libpq's words."""
+    s = db.settings.db
+
+    def check(cause: str, fix: str, **kwargs: Any) -> Check:
+        return Check(name="login", verdict="unhealthy", cause=cause, fix=fix, **kwargs)
+
+    if "password authentication failed" in error:
+        cause = f"it refuses {s.user}: the role has another password than the settings"
+        return check(cause, "inv db.start sets the role's password", remedy="settle")
+    if "does not exist" in error:
+        return check(
+            f"there is no database {s.name}",
+            "inv data.restore brings back a backup, inv db.start makes an empty one",
+        )
+    if "slots are reserved" in error or "too many clients" in error:
+        return check(
+            f"all its connections are taken ({_holders(db) or f'db.max_connections is {s.max_connections}'})",
+            "inv db.stats shows by whom: end those, or raise db.max_connections",
+        )
+    if "starting up" in error or "recovery" in error or "not yet accepting" in error:
+        return check("it is recovering after a crash", "wait for it: inv health --wait 60")
+    if "shutting down" in error:
+        return check("it is shutting down", "wait for it, then inv db.start", remedy="start")
+    if "Connection refused" in error:
+        return check(f"nothing listens on port {db.port}, though it runs", "inv db.start", remedy="restart")
+    if "timeout expired" in error:
+        return check(f"it takes connections at {db.address} and says nothing", "inv db.logs")
+    return check(" ".join(error.split()), "inv db.logs")
+
+
+def _holders(db: Postgres) -> str:
+    """Who has the connections, asked as the superuser, for whom some are reserved."""
+    answer = db.context.read(db.ask("postgres", HOLDERS))
+    return ", ".join(answer.stdout.splitlines()) if answer.ok else ""
+
+
+def _query(db: Postgres, connection: Connection, findings: Findings) -> None:
+    limits = db.settings.health
+    with connection.cursor() as cursor, findings.waiting_for("the answer to SELECT 1"):
+        began = time.perf_counter()
+        cursor.execute("SELECT 1")
+        cursor.fetchall()
+        ms = (time.perf_counter() - began) * 1000
+    findings.add(
+        Check(
+            name="query",
+            text=f"answers a query in {ms:.1f} ms",
+            value=round(ms, 2),
+            unit="ms",
+            limit=limits.query_ms,
+            **slow(ms > limits.query_ms, f"SELECT 1 took {ms:.0f} ms", "inv metrics shows what keeps it busy"),
+        )
+    )
+    with connection.cursor() as cursor, findings.waiting_for("its statistics"):
+        cursor.execute("SET statement_timeout = '2s'")
+        cursor.execute(EXTENSIONS, (db.settings.db.extensions,))
+        for name, version in cursor.fetchall():
+            findings.add(_extension(db, name, version))
+        cursor.execute(ACTIVITY)
+        ((active, most, size),) = cursor.fetchall()
+        findings.add(_connections(limits.connections_percent, active, most))
+        findings.add(Check(name="size", text=f"{console.size(size)} of data", value=size, unit="bytes"))
+        cursor.execute(TRANSACTION)
+        findings.add(_transaction(limits.transaction_seconds, cursor.fetchone()))
+        cursor.execute(LOCK)
+        findings.add(_lock(limits.lock_seconds, cursor.fetchone()))
+
+
+def _extension(db: Postgres, name: str, version: str | None) -> Check:
+    if version:
+        return Check(name=f"extension {name}", text=version, value=version)
+    return Check(
+        name=f"extension {name}",
+        verdict="unhealthy",
+        cause=f"extension {name} is missing in database {db.settings.db.name}",
+        fix="inv dev.heal creates it",
+        remedy="settle",
+    )
+
+
+def _connections(percent: int, active: int, most: int) -> Check:
+    return Check(
+        name="connections",
+        text=f"{active} of {most} connections",
+        value=active,
+        unit="count",
+        limit=most * percent / 100,
+        **slow(
+            active > most * percent / 100,
+            f"{active} of its {most} connections are taken",
+            "inv db.stats shows by whom; db.max_connections raises the limit",
+        ),
+    )
+
+
+def _transaction(seconds: float, row: tuple[Any, ...] | None) -> Check:
+    if row is None:
+        return Check(name="transactions", text="no transaction is open", value=0, unit="s", limit=seconds)
+    pid, role, application, state, age = row
+    return Check(
+        name="transactions",
+        text=f"the oldest transaction is open for {console.duration(age)}",
+        value=round(age, 1),
+        unit="s",
+        limit=seconds,
+        **slow(
+            age > seconds,
+            f"a transaction of {role} ({application}, pid {pid}, {state}) is open for {console.duration(age)}",
+            f'commit it there, or end it: inv db.shell --command "SELECT pg_terminate_backend({pid})"',
+        ),
+    )
+
+
+def _lock(seconds: float, row: tuple[Any, ...] | None) -> Check:
+    if row is None:
+        return Check(name="locks", text="nobody waits for a lock", value=0, unit="s", limit=seconds)
+    pid, blocker, age = row
+    return Check(
+        name="locks",
+        text=f"pid {pid} waits for a lock of pid {blocker} for {console.duration(age)}",
+        value=round(age, 1),
+        unit="s",
+        limit=seconds,
+        **slow(
+            age > seconds,
+            f"pid {pid} has waited {console.duration(age)} for a lock that pid {blocker} holds",
+            f'inv db.stats shows both; end one: inv db.shell --command "SELECT pg_terminate_backend({blocker})"',
+        ),
+    )
+
+
+def probe_disk(db: Postgres) -> Probe:
+    """The room on the disk of the data volume (POSIX: f_bavail is what an unprivileged account may use)."""
+
+    def probe(findings: Findings) -> None:
+        if not db.data.is_dir():
+            return
+        with findings.waiting_for(f"the disk of {db.data}"):
+            info = os.statvfs(db.data)
+        free, total = info.f_bavail * info.f_frsize, info.f_blocks * info.f_frsize
+        wanted = max(WAL_ROOM, min(db.settings.health.disk_free_mb * 1_000_000, total // 10))
+        text = f"{console.size(free)} of {console.size(total)} free"
+        verdict, cause = ("unhealthy", "is full") if free < WAL_ROOM else ("degraded", "is nearly full")
+        wrong = {"verdict": verdict, "cause": f"the disk of its data {cause}: {text}", "fix": f"make room at {db.data}"}
+        findings.add(
+            Check(
+                name="disk",
+                text=text,
+                value=free,
+                unit="bytes",
+                limit=wanted,
+                **(wrong if free < wanted else {}),  # type: ignore[arg-type]
+            )
+        )
+
+    return probe

@@ -1,0 +1,140 @@
+"""Examine a whole stack: all probes at once, then who is to blame."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import datetime, timezone
+
+from msgspec.structs import replace
+
+from devstack.errors import StackError
+from devstack.health.application import check_urls, probe_details, probe_health_path
+from devstack.health.blame import blame
+from devstack.health.database import probe_database, probe_disk
+from devstack.health.findings import Findings, Probe, run_all
+from devstack.health.pooler import probe_backend, probe_configuration, probe_console
+from devstack.health.process import Process, check_process, check_run, memory_limit
+from devstack.health.records import Check, Health, ServiceHealth, together, worst
+from devstack.runtimes import Restarts, ServiceState, Usage
+from devstack.services import Service
+from devstack.stack import Stack
+
+
+def examine(stack: Stack) -> Health:
+    """Look at everything at once; takes at most ``health.timeout`` seconds and a little, whatever hangs."""
+    began, at = time.monotonic(), datetime.now(timezone.utc)
+    _import_clients()
+    try:
+        states = stack.context.states(stack.names)
+    except StackError as error:
+        services = [_unknown(service, error) for service in stack.services]
+    else:
+        services = blame(_examine(stack, states))
+    return Health(
+        verdict=together(services),
+        environment=stack.settings.stack.env,
+        at=at.isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - began, 3),
+        services=services,
+        endpoints=_endpoints(stack),
+    )
+
+
+def _import_clients() -> None:
+    """Before the clock of any probe runs: an import in one thread delays what another one measures."""
+    import http.client  # noqa: F401
+
+    import psutil  # noqa: F401
+    import psycopg2  # noqa: F401
+
+
+def _examine(stack: Stack, states: Mapping[str, ServiceState]) -> list[ServiceHealth]:
+    usage: dict[str, Usage] = {}
+    restarts: dict[str, Restarts] = {}
+
+    def ask_engine(_: Findings) -> None:
+        usage.update(stack.context.usage(states))
+        restarts.update(stack.context.restarts(stack.names))
+
+    plan = [("", ask_engine), *_plan(stack, states)]
+    found = run_all([probe for _, probe in plan], stack.settings.health.timeout)
+    services = []
+    for service in stack.services:
+        mine = [findings for (name, _), findings in zip(plan, found, strict=True) if name == service.name]
+        process = Process(states[service.name], usage.get(service.name), restarts.get(service.name))
+        answered = [check for findings in mine for check in list(findings.checks)]
+        answered += [_hanging(stack, service, findings.doing) for findings in mine if findings.doing]
+        checks = [check_process(stack, service, process), *answered, *check_run(stack, service, process)]
+        services.append(_judge(stack, service, process, checks))
+    return services
+
+
+def _plan(stack: Stack, states: Mapping[str, ServiceState]) -> list[tuple[str, Probe]]:
+    """The probes of what runs, each with the name of its service."""
+    db, pgb, api = stack.db, stack.pgb, stack.api
+    probes: dict[str, list[Probe]] = {
+        db.name: [probe_database(db)],
+        pgb.name: [probe_configuration(pgb), probe_console(pgb), probe_backend(pgb)],
+        api.name: [lambda findings: findings.add(check_urls(api)), probe_health_path(api), probe_details(api)],
+    }
+    running = [(name, probe) for name, some in probes.items() if states[name].running for probe in some]
+    return [(db.name, probe_disk(db)), *running]
+
+
+def _hanging(stack: Stack, service: Service, doing: str) -> Check:
+    return Check(
+        name="answer",
+        verdict="unhealthy",
+        cause=f"it hangs: waited {stack.settings.health.timeout:g} s for {doing}",
+        fix=f"inv {service.label}.logs shows what it does",
+        remedy="restart" if service is stack.api else "",
+        upstream=service is not stack.db,
+    )
+
+
+def _judge(stack: Stack, service: Service, process: Process, checks: list[Check]) -> ServiceHealth:
+    reason, state = worst(checks), process.state
+    if reason.remedy == "resume":  # what a frozen process leaves undone tells more than that it is frozen
+        undone = next((check.cause for check in checks if check is not reason and check.verdict == "unhealthy"), "")
+        reason = replace(reason, cause="; ".join(filter(None, [reason.cause, undone])))
+    return ServiceHealth(
+        service=service.label,
+        name=service.name,
+        address=_address(service),
+        verdict=reason.verdict,
+        cause=reason.cause,
+        fix=reason.fix,
+        remedy=reason.remedy,
+        pid=state.pid or None,
+        uptime_s=round(process.up) if state.started else None,
+        restarts=process.restarts.count if process.restarts else None,
+        memory_bytes=process.usage.memory if process.usage else None,
+        memory_limit_bytes=memory_limit(stack, service),
+        checks=checks,
+    )
+
+
+def _unknown(service: Service, error: StackError) -> ServiceHealth:
+    return ServiceHealth(
+        service=service.label,
+        name=service.name,
+        address=_address(service),
+        verdict="unknown",
+        cause=f"{error.what}: {error.why}",
+        fix="; ".join(error.fix),
+    )
+
+
+def _address(service: Service) -> str:
+    return service.address.removeprefix("http://")
+
+
+def _endpoints(stack: Stack) -> dict[str, str]:
+    """Where a person goes; no password in it."""
+    s = stack.settings
+    host = "localhost" if s.stack.bind == "127.0.0.1" else s.stack.bind
+    found = {"api": stack.api.address, "health": stack.api.address + s.api.health_path}
+    if s.api.metrics_path:
+        found["metrics"] = stack.api.address + s.api.metrics_path
+    return {**found, "database": f"postgresql://{s.db.user}:***@{host}:{s.db.port}/{s.db.name}"}

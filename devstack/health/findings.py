@@ -1,0 +1,61 @@
+"""Probes at work: each in a thread of its own, with what it has found so far and what it waits for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from devstack.health.records import Check
+
+
+class Findings:
+    """What one probe has found, and what it is doing now; complete once it has ended."""
+
+    def __init__(self) -> None:
+        self.checks: list[Check] = []
+        self.doing = ""
+
+    def add(self, check: Check) -> None:
+        self.checks.append(check)
+
+    def extend(self, checks: Iterable[Check]) -> None:
+        self.checks.extend(checks)
+
+    @contextmanager
+    def waiting_for(self, what: str) -> Iterator[None]:
+        """Say what is being waited for, should it never come."""
+        self.doing = what
+        try:
+            yield
+        finally:
+            self.doing = ""
+
+
+Probe = Callable[[Findings], None]
+
+
+def run_all(probes: Sequence[Probe], seconds: float) -> list[Findings]:
+    """Run all probes at once and wait until they end, at most ``seconds``. What hangs is left behind: its thread ends
+    with this process, and its findings say what it waits for."""
+    found = [Findings() for _ in probes]
+    threads = [
+        threading.Thread(target=_run, args=(probe, findings), daemon=True)
+        for probe, findings in zip(probes, found, strict=True)
+    ]
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return found
+
+
+def _run(probe: Probe, findings: Findings) -> None:
+    try:
+        probe(findings)
+    except Exception as error:  # a defect of one probe must not hide what the others found
+        text = f"{type(error).__name__}: {error}".strip()
+        cause = f"it could not be examined: {text}"
+        findings.add(Check(name="probe", verdict="unknown", cause=cause, fix="inv --debug health shows where"))

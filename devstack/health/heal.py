@@ -1,0 +1,79 @@
+"""Repair what an examination found, as far as no person is needed for it. Data are never touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from devstack.errors import StackError
+from devstack.health.examination import examine
+from devstack.health.records import Health, Remedy, ServiceHealth
+from devstack.stack import Stack
+
+ROUNDS = 4
+"""A repair may bring the next fault to light; after so many of them a person should look."""
+
+DID: dict[Remedy, str] = {
+    "start": "started",
+    "resume": "its frozen process goes on (SIGCONT)",
+    "restart": "restarted",
+    "settle": "role, database and extensions set up as the settings say",
+    "reload": "configuration rendered again and read",
+    "unpause": "its databases are open to clients again",
+}
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Something that was done. ``failure`` says why it did not work."""
+
+    name: str
+    cause: str
+    did: str
+    failure: str = ""
+
+
+def heal(stack: Stack, found: Health) -> Iterator[Repair]:
+    """Repair, look again, until nothing is left that can be repaired."""
+    tried: set[tuple[str, Remedy]] = set()
+    for _ in range(ROUNDS):
+        todo = [s for s in found.services if s.remedy and s.because_of is None and (s.service, s.remedy) not in tried]
+        if not todo:
+            return
+        for service in todo:
+            tried.add((service.service, service.remedy))
+            yield _repair(stack, service)
+        if stack.context.dry:
+            return
+        stack.forget()
+        found = examine(stack)
+
+
+def _repair(stack: Stack, service: ServiceHealth) -> Repair:
+    assert service.remedy
+    actions: dict[str, Callable[[], object]] = {
+        "start": lambda: _start(stack, service.service),
+        "resume": lambda: stack.resume(service.service),
+        "restart": lambda: stack.restart(service.service),
+        "settle": stack.settle_database,
+        "reload": lambda: _reload(stack),
+        "unpause": stack.unpause_pooler,
+    }
+    try:
+        actions[service.remedy]()
+    except StackError as error:
+        return Repair(service.name, service.cause, "", f"{error.what}: {error.why}" if error.why else error.what)
+    return Repair(service.name, service.cause, DID[service.remedy])
+
+
+def _start(stack: Stack, label: str) -> None:
+    if label == "db" and not stack.db.data_is_there():
+        raise StackError(f"there are no data at {stack.db.data}", why="inv dev.up makes a new, empty database")
+    stack.start(label)
+
+
+def _reload(stack: Stack) -> None:
+    if kept := stack.reload_pooler():
+        raise StackError(
+            f"PgBouncer kept its {', '.join(kept)}", why="these take effect at a start only: inv pgb.stop api.start"
+        )

@@ -1,0 +1,139 @@
+"""How a service's process fares: what the engine says of it, crashes, memory, and the settings it runs with."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from devstack import console
+from devstack.health.records import Check, slow
+from devstack.runtimes import Restarts, ServiceState, Usage
+from devstack.services import Service
+from devstack.stack import Stack
+
+FLAPPING = 300
+"""Seconds since the last crash for which several of them are worth a word."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """What is known of a service's process; usage and restarts are None where they could not be asked."""
+
+    state: ServiceState
+    usage: Usage | None
+    restarts: Restarts | None
+
+    @property
+    def up(self) -> float:
+        """Seconds since its start."""
+        return max(0.0, time.time() - self.state.started)
+
+
+def memory_limit(stack: Stack, service: Service) -> int:
+    """Bytes that a service is meant to stay within."""
+    section: Any = getattr(stack.settings, service.label)
+    return int(section.memory_mb) << 20
+
+
+def check_process(stack: Stack, service: Service, process: Process) -> Check:
+    """Whether it runs, and if not, what the engine and its log say of that."""
+    state = process.state
+    if process.usage and process.usage.frozen:
+        return Check(
+            name="process",
+            verdict="unhealthy",
+            value=state.status,
+            cause=f"its process {state.pid} is frozen (SIGSTOP)",
+            fix=f"inv dev.heal, or: kill -CONT {state.pid}",
+            remedy="resume",
+        )
+    if state.running:
+        up = console.duration(int(process.up)).replace(".00", "")
+        return Check(name="process", value=state.status, text=f"{state.status}, pid {state.pid}, up {up}")
+    return _stopped(stack, service) if state.status == "stopped" else _failed(stack, service, state)
+
+
+def _stopped(stack: Stack, service: Service) -> Check:
+    holder = stack.context.host.port_holder(stack.settings.stack.bind, service.port)
+    return Check(
+        name="process",
+        verdict="stopped",
+        value="stopped",
+        cause=f"it is stopped, and {holder}" if holder else "it is stopped",
+        fix=f"end that, or set {service.label}.port; then inv dev.up" if holder else f"inv {service.label}.start",
+        remedy="start",
+    )
+
+
+def _failed(stack: Stack, service: Service, state: ServiceState) -> Check:
+    log = stack.context.log_tail(service.name, 15)
+    last = next((line.strip()[:160] for line in reversed(log) if line.strip()), "")
+    cause = f"it is {state.status}" + (f" ({state.detail})" if state.detail else "")
+    return Check(
+        name="process",
+        verdict="unhealthy",
+        value=state.status,
+        cause=f"{cause}; its last words: {last}" if last else cause,
+        fix=service.hint(log),
+        remedy="start",
+        upstream=True,
+    )
+
+
+def check_run(stack: Stack, service: Service, process: Process) -> list[Check]:
+    """How a running one fares; nothing for one that does not run."""
+    if not process.state.running:
+        return []
+    checks = [_settings(stack, service)]
+    if process.restarts:
+        checks.append(_restarts(stack, service, process.restarts, process.up))
+    if process.usage:
+        checks.append(_memory(stack, service, process.usage))
+    return checks
+
+
+def _settings(stack: Stack, service: Service) -> Check:
+    return Check(
+        name="settings",
+        text="runs with the settings as they are",
+        **slow(
+            stack.outdated(service),
+            "it runs with other settings than there are now",
+            f"inv {service.label}.start restarts it with those",
+        ),
+    )
+
+
+def _restarts(stack: Stack, service: Service, restarts: Restarts, up: float) -> Check:
+    limit, count = stack.settings.health.restarts, restarts.count
+    return Check(
+        name="restarts",
+        text=f"{count} since its start" if count else "none",
+        value=count,
+        unit="count",
+        limit=limit,
+        **slow(
+            count >= limit and up < FLAPPING,
+            f"it came back from {count} crashes, {console.duration(up)} ago from the last one ({restarts.last})",
+            f"inv {service.label}.logs shows why",
+        ),
+    )
+
+
+def _memory(stack: Stack, service: Service, usage: Usage) -> Check:
+    allotted = memory_limit(stack, service)
+    limit = allotted * stack.settings.health.memory_percent // 100
+    text = f"{console.size(usage.memory)} of {console.size(allotted)}"
+    return Check(
+        name="memory",
+        text=text,
+        value=usage.memory,
+        unit="bytes",
+        limit=limit,
+        **slow(
+            usage.memory > limit,
+            f"it uses {text} of memory",
+            f"inv metrics shows its use; {service.label}.memory_mb is what it is meant to stay within",
+        ),
+    )

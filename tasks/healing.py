@@ -1,0 +1,68 @@
+"""What ``inv dev.heal`` does and says."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from devstack import console
+from devstack.errors import FAILED
+
+if TYPE_CHECKING:
+    from devstack.health import Health
+    from devstack.health.heal import Repair
+    from devstack.stack import Stack
+
+LONGEST_PAUSE = 300.0
+"""Seconds between two tries at what did not get better."""
+
+
+def heal(stack: Stack, *, every: float) -> int:
+    """Repair once, or with ``every`` again and again until Ctrl-C, with longer pauses as long as it does not help."""
+    from devstack.health import examine
+    from devstack.health.heal import heal as repairs
+
+    pause = every
+    shown = ""
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            found = examine(stack)
+            done = []
+            for repair in repairs(stack, found):
+                done.append(repair)
+                _say(stack, repair)
+            if stack.context.dry:
+                return 0
+            if done:
+                found = examine(stack)
+            verdict = _verdict(found)
+            if done or verdict != shown:
+                console.out(verdict)
+                shown = verdict
+            if not every:
+                return 0 if found.verdict in ("healthy", "degraded") else FAILED
+            pause = every if found.verdict in ("healthy", "degraded") else min(pause * 2, LONGEST_PAUSE)
+            time.sleep(pause)
+    return 0
+
+
+def _say(stack: Stack, repair: Repair) -> None:
+    if stack.context.dry:
+        return
+    width = max(map(len, stack.names))
+    console.out(f"{repair.name:<{width}}  {repair.cause}")
+    done = console.paint(repair.did, "good") if repair.did else console.paint(f"not repaired: {repair.failure}", "bad")
+    console.out(f"{'':<{width}}  {done}")
+
+
+def _verdict(found: Health) -> str:
+    """What is left for a person."""
+    if found.verdict == "healthy":
+        return "everything is healthy"
+    lines = []
+    for service in found.services:
+        if service.verdict != "healthy":
+            fix = f"; {service.fix}" if service.fix else ""
+            lines.append(f"{service.name} is {service.verdict}: {service.cause}{fix}")
+    return "\n".join(lines)

@@ -21,7 +21,7 @@ from devstack import console
 from devstack.errors import StackError
 from devstack.host import Host
 from devstack.paths import Paths
-from devstack.runtimes import EngineError, File, Restarts, Runtime, ServiceSpec, ServiceState, Step, Usage
+from devstack.runtimes import Crash, EngineError, File, Runtime, ServiceSpec, ServiceState, Step, Usage
 from devstack.shell import TIMED_OUT, Command, Request, sh
 
 if TYPE_CHECKING:
@@ -262,11 +262,11 @@ class ContainerContext:
                 fix="it may be on its way down: try again in a moment",
             ) from None
 
-    def restarts(self, names: Sequence[str]) -> dict[str, Restarts]:
-        """How often the engine started each service again after a crash; nothing where it can't say."""
-        result = self.read(self.runtime.restarts())
+    def crashes(self) -> dict[str, list[Crash]]:
+        """How services ended that were not told to, by name, the last one last; nothing where the engine can't say."""
+        result = self.read(self.runtime.crashes())
         with contextlib.suppress(EngineError):
-            return self.runtime.parse_restarts(result.stdout, names) if result.ok else {}
+            return self.runtime.parse_crashes(result.stdout) if result.ok else {}
         return {}
 
     def usage(self, states: Mapping[str, ServiceState]) -> dict[str, Usage]:

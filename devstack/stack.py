@@ -181,6 +181,13 @@ class Stack:
         """Whether a running service became ready with other settings than there are now, or never became ready."""
         return self._applied(service).read_text_or_empty() != _digest(service)
 
+    def ready_since(self, service: Service) -> float:
+        """When a service was last made ready by a command, in seconds since the epoch; 0 if it never was."""
+        try:
+            return self._applied(service).path.stat().st_mtime
+        except OSError:
+            return 0.0
+
     def _why_restart(self, service: Service) -> str:
         """Why a running service can't stay as it is; empty when it can."""
         if self.outdated(service):

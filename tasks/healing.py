@@ -21,6 +21,7 @@ LONGEST_PAUSE = 300.0
 def heal(stack: Stack, *, every: float) -> int:
     """Repair once, or with ``every`` again and again until Ctrl-C, with longer pauses as long as it does not help."""
     from devstack.health import examine
+    from devstack.health.heal import examine_again
     from devstack.health.heal import heal as repairs
 
     pause = every
@@ -35,7 +36,7 @@ def heal(stack: Stack, *, every: float) -> int:
             if stack.context.dry:
                 return 0
             if done:
-                found = examine(stack)
+                found = examine_again(stack)
             verdict = _verdict(found)
             if done or verdict != shown:
                 console.out(verdict)

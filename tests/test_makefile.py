@@ -28,7 +28,8 @@ PROJECT = {"setup", "test", "lint", "bench", "help"}
 SCRIPTS = {
     "nv-stack-start.sh": "dev.up",
     "nv-stack-stop.sh": "dev.down",
-    "nv-stack-status.sh": "dev.status",
+    "nv-stack-status.sh": "health --details",
+    "nv-health-check.sh": "health",
     "nv-db-start.sh": "db.start",
     "nv-db-stop.sh": "db.stop",
     "nv-pgbouncer-start.sh": "pgb.start",
@@ -116,7 +117,7 @@ def test_make_does_not_run_the_task_when_setup_fails(project: Path) -> None:
 @pytest.mark.parametrize(("script", "task"), SCRIPTS.items())
 def test_each_script_is_its_task(project: Path, script: str, task: str) -> None:
     done = run(project / "scripts" / script, "--name", "a b", "", cwd=Path("/"), env={"EXIT_CODE": "3"})
-    called = [project / ".venv/bin/inv", "--search-root", project, task, "--name", "a b", ""]
+    called = [project / ".venv/bin/inv", "--search-root", project, *task.split(), "--name", "a b", ""]
     assert done.stdout == "".join(f"<{argument}>" for argument in called)
     assert done.returncode == 3
     assert done.stderr == "bootstrap run\n"
@@ -127,7 +128,7 @@ def test_a_script_works_through_links(project: Path, tmp_path: Path) -> None:
     (tmp_path / "bin/absolute").symlink_to(project / "scripts/nv-stack-status.sh")
     (tmp_path / "bin/relative").symlink_to("absolute")
     done = run("bin/relative", cwd=tmp_path)
-    assert done.stdout.endswith("<dev.status>"), done.stderr
+    assert done.stdout.endswith("<health><--details>"), done.stderr
 
 
 def test_no_script_is_forgotten() -> None:

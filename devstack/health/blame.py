@@ -9,6 +9,7 @@ from devstack.health.records import Check, ServiceHealth
 NOT_WELL = ("unhealthy", "stopped", "unknown")
 EXPLAINING = ("config", "credentials", "pool ")
 """What the names of checks begin with that are only degraded by themselves, but explain why nothing gets through."""
+EXPLAINED = ("console", "backend", "http", "answer", "memory provider")
 
 
 def blame(services: list[ServiceHealth]) -> list[ServiceHealth]:
@@ -16,24 +17,19 @@ def blame(services: list[ServiceHealth]) -> list[ServiceHealth]:
     judged: list[ServiceHealth] = []
     for service in services:
         root = next((s for s in judged if s.verdict in NOT_WELL and s.because_of is None), None)
-        if service.verdict == "unhealthy" and _follows(service):
-            if root:
-                state = "stopped" if root.verdict == "stopped" else "not healthy"
-                cause = f"{root.name} is {state}"
-                service = replace(service, because_of=root.name, cause=cause, fix="", remedy="")
-            elif reason := _explanation(service):
-                service = replace(service, cause=reason.cause, fix=reason.fix, remedy=reason.remedy)
+        bad = [check for check in service.checks if check.verdict == "unhealthy"]
+        if bad and root and all(check.upstream for check in bad):
+            state = "stopped" if root.verdict == "stopped" else "not healthy"
+            cause = f"{root.name} is {state}"
+            service = replace(service, because_of=root.name, cause=cause, fix="", remedy="")
+        elif bad and not root and (reason := _explanation(service, bad)):
+            service = replace(service, cause=reason.cause, fix=reason.fix, remedy=reason.remedy)
         judged.append(service)
     return judged
 
 
-def _follows(service: ServiceHealth) -> bool:
-    """Whether everything that is wrong with it may come from somewhere else."""
-    return all(check.upstream for check in service.checks if check.verdict == "unhealthy")
-
-
-def _explanation(service: ServiceHealth) -> Check | None:
-    """A drift or a saturated pool, when the way through is closed and nobody before is to blame."""
-    return next(
-        (check for check in service.checks if check.verdict == "degraded" and check.name.startswith(EXPLAINING)), None
-    )
+def _explanation(service: ServiceHealth, bad: list[Check]) -> Check | None:
+    """A drift or a saturated pool, when all that is bad is that nothing gets through."""
+    found = (check for check in service.checks if check.verdict == "degraded" and not check.upstream)
+    explaining = next((check for check in found if check.name.startswith(EXPLAINING)), None)
+    return explaining if all(check.name in EXPLAINED for check in bad) else None

@@ -16,7 +16,7 @@ from devstack.health.findings import Findings, Probe, run_all
 from devstack.health.pooler import probe_backend, probe_configuration, probe_console
 from devstack.health.process import Process, check_process, check_run, memory_limit
 from devstack.health.records import Check, Health, ServiceHealth, together, worst
-from devstack.runtimes import Restarts, ServiceState, Usage
+from devstack.runtimes import Crash, ServiceState, Usage
 from devstack.services import Service
 from devstack.stack import Stack
 
@@ -51,18 +51,20 @@ def _import_clients() -> None:
 
 def _examine(stack: Stack, states: Mapping[str, ServiceState]) -> list[ServiceHealth]:
     usage: dict[str, Usage] = {}
-    restarts: dict[str, Restarts] = {}
+    crashes: list[dict[str, list[Crash]]] = []
 
     def ask_engine(_: Findings) -> None:
         usage.update(stack.context.usage(states))
-        restarts.update(stack.context.restarts(stack.names))
+        crashes.append(stack.context.crashes())
 
     plan = [("", ask_engine), *_plan(stack, states)]
     found = run_all([probe for _, probe in plan], stack.settings.health.timeout)
     services = []
     for service in stack.services:
         mine = [findings for (name, _), findings in zip(plan, found, strict=True) if name == service.name]
-        process = Process(states[service.name], usage.get(service.name), restarts.get(service.name))
+        since = stack.ready_since(service)
+        recent = [crash for crash in crashes[0].get(service.name, []) if crash.when > since] if crashes else None
+        process = Process(states[service.name], usage.get(service.name), recent)
         answered = [check for findings in mine for check in list(findings.checks)]
         answered += [_hanging(stack, service, findings.doing) for findings in mine if findings.doing]
         checks = [check_process(stack, service, process), *answered, *check_run(stack, service, process)]
@@ -108,7 +110,7 @@ def _judge(stack: Stack, service: Service, process: Process, checks: list[Check]
         remedy=reason.remedy,
         pid=state.pid or None,
         uptime_s=round(process.up) if state.started else None,
-        restarts=process.restarts.count if process.restarts else None,
+        restarts=len(process.crashes) if process.crashes is not None else None,
         memory_bytes=process.usage.memory if process.usage else None,
         memory_limit_bytes=memory_limit(stack, service),
         checks=checks,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from devstack.stack import Stack
 
 ROUNDS = 4
 """A repair may bring the next fault to light; after so many of them a person should look."""
+
+SETTLING = 5.0
+"""Seconds in which the others recover from what was repaired."""
 
 DID: dict[Remedy, str] = {
     "start": "started",
@@ -46,7 +50,18 @@ def heal(stack: Stack, found: Health) -> Iterator[Repair]:
         if stack.context.dry:
             return
         stack.forget()
+        found = examine_again(stack)
+
+
+def examine_again(stack: Stack) -> Health:
+    """Examine after a repair: what depended on it needs a moment, PgBouncer for one tries a database that was away
+    only once a second."""
+    deadline = time.monotonic() + SETTLING
+    while True:
         found = examine(stack)
+        if found.verdict in ("healthy", "degraded") or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
 
 
 def _repair(stack: Stack, service: ServiceHealth) -> Repair:

@@ -10,6 +10,9 @@ from devstack.health.findings import Findings, Probe
 from devstack.health.records import Check, slow
 from devstack.services.pgbouncer import Difference, PgBouncer
 
+QUEUEING = 0.3
+"""Seconds until the client that asks at the same time is in the queue, if there is one."""
+
 
 def probe_configuration(pgb: PgBouncer) -> Probe:
     """The rendered files, as they are on disk."""
@@ -34,13 +37,15 @@ def probe_configuration(pgb: PgBouncer) -> Probe:
 def _config(where: str, differences: list[Difference]) -> Check:
     if not differences:
         return Check(name="config", text=f"{where} is as the settings say")
+    keys = [difference.key for difference in differences]
+    reachable = not any(key.startswith("listen_") for key in keys)
     return Check(
         name="config",
         verdict="degraded",
-        value=", ".join(difference.key for difference in differences),
+        value=", ".join(keys),
         cause=f"{where} is not as the settings say: {'; '.join(map(str, differences[:3]))}",
-        fix="inv pgb.reload renders it again",
-        remedy="reload",
+        fix=f"inv pgb.{'reload' if reachable else 'start'} renders it again",
+        remedy="reload" if reachable else "restart",
     )
 
 
@@ -50,7 +55,10 @@ def probe_console(pgb: PgBouncer) -> Probe:
     def probe(findings: Findings) -> None:
         try:
             with findings.waiting_for(f"its admin console at {pgb.address}"):
-                config, databases, pools, lists = pgb.show_all("CONFIG", "DATABASES", "POOLS", "LISTS", seconds=2)
+                config, databases, lists, pools = pgb.show_all("CONFIG", "DATABASES", "LISTS", "POOLS", seconds=2)
+                if any(_lent(pool) >= _size(pgb, pool, databases) for pool in pools):
+                    time.sleep(QUEUEING)
+                    pools = pgb.show("POOLS")
         except StackError as error:
             findings.add(_refused(pgb, error.why))
             return
@@ -92,29 +100,37 @@ def _paused(databases: list[dict[str, Any]]) -> Check:
 def _pool(pgb: PgBouncer, pool: dict[str, Any], databases: list[dict[str, Any]]) -> Check:
     """A pool is saturated when clients wait for a server connection and all of them are lent."""
     limits, name = pgb.settings.health, f"{pool['database']}/{pool['user']}"
-    size = next(
-        (int(row["pool_size"]) for row in databases if row["name"] == pool["database"]),
-        pgb.settings.pgb.default_pool_size,
-    )
-    lent, waiting, longest = int(pool["sv_active"]), int(pool["cl_waiting"]), int(pool["maxwait"])
-    text = f"{lent} of {size} server connections, {_clients_wait(waiting)}"
+    lent, size = _lent(pool), _size(pgb, pool, databases)
+    waiting, longest = int(pool["cl_waiting"]), int(pool["maxwait"])
     session = (pool.get("pool_mode") or pgb.settings.pgb.pool_mode) == "session"
-    busy = waiting > 0 and lent * 100 >= size * limits.pool_percent
+    full = waiting > 0 and lent * 100 >= size * limits.pool_percent
+    queue = f"{_clients_wait(waiting)}, the longest for {longest} s"
+    cause = f"{queue}: PgBouncer opens no connection to the database, though {lent} of {size} are there"
+    fix = "inv pgb.logs shows why"
+    if full:
+        idle = ", also by idle clients, since pool_mode is session" if session else ""
+        cause = f"{lent} of the {size} server connections of pool {name} are taken{idle}: {queue}"
+        other_mode = ", or set pgb.pool_mode: transaction" if session else ""
+        fix = f"inv pgb.stats shows the clients; close some, or raise pgb.default_pool_size{other_mode}"
     return Check(
         name=f"pool {name}",
-        text=text,
+        text=f"{lent} of {size} server connections, {_clients_wait(waiting)}",
         value=round(lent / size, 3) if size else None,
         unit="ratio",
         limit=limits.pool_percent / 100,
-        **slow(
-            busy or longest >= limits.waiting_seconds,
-            f"{lent} of the {size} server connections of pool {name} are taken"
-            f"{', also by idle clients, since pool_mode is session' if session else ''}:"
-            f" {_clients_wait(waiting)}, the longest for {longest} s",
-            "inv pgb.stats shows the clients; close some, or raise pgb.default_pool_size"
-            f"{', or set pgb.pool_mode: transaction' if session else ''}",
-        ),
+        upstream=not full,
+        **slow(full or longest >= limits.waiting_seconds, cause, fix),
     )
+
+
+def _lent(pool: dict[str, Any]) -> int:
+    return int(pool["sv_active"])
+
+
+def _size(pgb: PgBouncer, pool: dict[str, Any], databases: list[dict[str, Any]]) -> int:
+    """The server connections that a pool may have."""
+    sizes = (int(row["pool_size"]) for row in databases if row["name"] == pool["database"])
+    return next(sizes, pgb.settings.pgb.default_pool_size)
 
 
 def _clients_wait(count: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from devstack import console
 from devstack.health.records import Check, slow
-from devstack.runtimes import Restarts, ServiceState, Usage
+from devstack.runtimes import Crash, ServiceState, Usage
 from devstack.services import Service
 from devstack.stack import Stack
 
@@ -18,11 +18,12 @@ FLAPPING = 300
 
 @dataclass(frozen=True)
 class Process:
-    """What is known of a service's process; usage and restarts are None where they could not be asked."""
+    """What is known of a service's process; usage and crashes are None where they could not be asked."""
 
     state: ServiceState
     usage: Usage | None
-    restarts: Restarts | None
+    crashes: list[Crash] | None
+    """Since it was last made ready by a command."""
 
     @property
     def up(self) -> float:
@@ -86,8 +87,8 @@ def check_run(stack: Stack, service: Service, process: Process) -> list[Check]:
     if not process.state.running:
         return []
     checks = [_settings(stack, service)]
-    if process.restarts:
-        checks.append(_restarts(stack, service, process.restarts, process.up))
+    if process.crashes is not None:
+        checks.append(_restarts(stack, service, process.crashes))
     if process.usage:
         checks.append(_memory(stack, service, process.usage))
     return checks
@@ -105,17 +106,19 @@ def _settings(stack: Stack, service: Service) -> Check:
     )
 
 
-def _restarts(stack: Stack, service: Service, restarts: Restarts, up: float) -> Check:
-    limit, count = stack.settings.health.restarts, restarts.count
+def _restarts(stack: Stack, service: Service, crashes: list[Crash]) -> Check:
+    limit, count = stack.settings.health.restarts, len(crashes)
+    ago = time.time() - crashes[-1].when if crashes else 0.0
     return Check(
         name="restarts",
-        text=f"{count} since its start" if count else "none",
+        text=f"{count} since its start, the last one {console.duration(ago)} ago" if crashes else "none",
         value=count,
         unit="count",
         limit=limit,
         **slow(
-            count >= limit and up < FLAPPING,
-            f"it came back from {count} crashes, {console.duration(up)} ago from the last one ({restarts.last})",
+            count >= limit and ago < FLAPPING,
+            f"it came back from {count} crashes, the last one {console.duration(ago)} ago"
+            f" ({crashes[-1].how if crashes else ''})",
             f"inv {service.label}.logs shows why",
         ),
     )

@@ -57,12 +57,13 @@ class ServiceState:
 
 
 @dataclass(frozen=True)
-class Restarts:
-    """How often the engine has started a service again, since it was last started or stopped on purpose."""
+class Crash:
+    """A service ended that was not told to; the engine started it again."""
 
-    count: int = 0
-    last: str = ""
-    """How it ended the last time, in the engine's words: ``terminated by SIGKILL``."""
+    when: float
+    """Seconds since the epoch."""
+    how: str
+    """In the engine's words: ``terminated by SIGKILL``."""
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,11 @@ class Runtime(Protocol):
     def parse_states(self, answer: str, names: Sequence[str]) -> dict[str, ServiceState]:
         """Read what :meth:`states` printed; services that the engine does not know are stopped."""
 
-    def restarts(self) -> Command:
-        """Ask how often services came back after a crash."""
+    def crashes(self) -> Command:
+        """Ask which services ended that were not told to."""
 
-    def parse_restarts(self, answer: str, names: Sequence[str]) -> dict[str, Restarts]:
-        """Read what :meth:`restarts` printed."""
+    def parse_crashes(self, answer: str) -> dict[str, list[Crash]]:
+        """Read what :meth:`crashes` printed: by service, the last one last."""
 
     def unstick(self) -> str:
         """What a person does about an engine that runs and does not answer."""

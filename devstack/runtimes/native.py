@@ -9,18 +9,20 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from devstack.paths import Paths
-from devstack.runtimes import EngineError, File, Restarts, ServiceSpec, ServiceState, Status, Step
+from devstack.runtimes import Crash, EngineError, File, ServiceSpec, ServiceState, Status, Step
 from devstack.shell import Command, Request, argv, chain, post, sh
 
 LOG_BYTES = 50_000
 """Of the end of Supervisor's log, where it says what ended and how."""
-LOG_BEGINS = " INFO supervisord started with pid "
-LOG_EVENT = re.compile(r" (?:INFO|WARN) (?P<event>exited|stopped): (?P<name>\S+) \((?P<how>.*)\)$")
-"""https://github.com/Supervisor/supervisor, supervisor/process.py, finish()"""
+CRASH = re.compile(
+    r"^(?P<when>[\d-]+ [\d:]+),\d+ (?:INFO|WARN) exited: (?P<name>\S+) \((?P<how>.*); not expected\)$", re.MULTILINE
+)
+"""https://github.com/Supervisor/supervisor, supervisor/process.py, finish(); the time is local."""
 
 STATUS: dict[str, Status] = {
     "STOPPED": "stopped",
@@ -167,19 +169,14 @@ class Native:
         known = {info["name"]: info for info in infos}
         return {name: _state(name, known.get(name)) for name in names}
 
-    def restarts(self) -> Request:
+    def crashes(self) -> Request:
         return post(self.socket, URL, _request("supervisor.readLog", -LOG_BYTES, 0), timeout=ANSWER_SECONDS)
 
-    def parse_restarts(self, answer: str, names: Sequence[str]) -> dict[str, Restarts]:
-        log: str = _loads(answer)
-        found = dict.fromkeys(names, Restarts())
-        for line in log.splitlines():
-            if LOG_BEGINS in line:
-                found = dict.fromkeys(names, Restarts())
-            elif (match := LOG_EVENT.search(line)) and match["name"] in found:
-                name, count = match["name"], found[match["name"]].count
-                crashed = match["event"] == "exited" and "not expected" in match["how"]
-                found[name] = Restarts(count + 1, match["how"].split(";")[0]) if crashed else Restarts()
+    def parse_crashes(self, answer: str) -> dict[str, list[Crash]]:
+        found: dict[str, list[Crash]] = {}
+        for match in CRASH.finditer(_loads(answer)):
+            when = datetime.fromisoformat(match["when"]).timestamp()
+            found.setdefault(match["name"], []).append(Crash(when, match["how"]))
         return found
 
     def unstick(self) -> str:

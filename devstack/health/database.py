@@ -106,7 +106,7 @@ def refused(db: Postgres, error: str) -> Check:
     if "shutting down" in error:
         return check("it is shutting down", "wait for it, then inv db.start", remedy="start")
     if "Connection refused" in error:
-        return check(f"nothing listens on port {db.port}, though it runs", "inv db.start", remedy="restart")
+        return check(f"nothing listens on port {db.port}, though it runs", "inv db.start", remedy="start")
     if "timeout expired" in error:
         return check(f"it takes connections at {db.address} and says nothing", "inv db.logs")
     return check(" ".join(error.split()), "inv db.logs")

@@ -108,6 +108,8 @@ def _round(floor: Floor, ours: CommandLine, samples: Samples) -> None:
     for _ in range(2):
         samples.floor["second"].append(ours.inv("--list"))
         samples.ours["second"].append(ours.inv("dev.up"))
+        samples.floor["health"].append(ours.inv("--list"))
+        samples.ours["health"].append(ours.inv("health"))
     samples.ours["down"].append(ours.inv("dev.down"))
 
     os.sync()

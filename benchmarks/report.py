@@ -24,6 +24,7 @@ ROWS = (
     Row("cold", "`dev.up`, cold: initdb to a healthy API", goal=1.5),
     Row("warm", "`dev.up`, warm: existing data", goal=1.8),
     Row("second", "`dev.up` again, everything runs", against="`inv --list`", goal=3.0),
+    Row("health", "`health` of a running stack", against="`inv --list`", goal=2.5),
     Row("restart", "`dev.restart`"),
     Row("api", "`api.stop api.start`"),
     Row("down", "`dev.down`"),

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from devstack.container import ContainerContext
@@ -18,6 +18,9 @@ from devstack.shell import Command, chain, sh
 
 PROGRAMS = ("postgres", "initdb", "psql", "pg_dump", "pg_restore")
 """What a provider must have."""
+
+STATEMENTS = "pg_stat_statements"
+"""Counts what each statement takes (https://www.postgresql.org/docs/current/pgstatstatements.html)."""
 
 FOLDERS = (
     "/usr/lib/postgresql/*/bin",  # Debian, Ubuntu
@@ -39,6 +42,8 @@ class Programs:
     bin: Path
     version: str
     env: Mapping[str, str] = field(default_factory=dict)
+    tracks_statements: bool = False
+    """Whether a PostgreSQL has :data:`STATEMENTS`."""
 
     @property
     def major(self) -> int:
@@ -76,9 +81,20 @@ def search_postgres(context: ContainerContext, settings: Settings) -> Iterator[C
     yield _embedded(context, settings)
 
 
-def programs_at(folder: Path, version: str) -> Programs:
+def programs_at(folder: Path, version: str, tracks_statements: bool) -> Programs:
     """PostgreSQL's programs in a folder that is known to do."""
-    return Programs(folder, version, _library_env(folder))
+    return Programs(folder, version, _library_env(folder), tracks_statements)
+
+
+def tracks_statements(context: ContainerContext, folder: Path) -> bool:
+    """Whether the PostgreSQL in this folder has :data:`STATEMENTS`, its library too: without, it would not start."""
+    share, library = _extension_folders(context, folder, _library_env(folder))
+    return _has_statements(share, library)
+
+
+def _has_statements(share: Path, library: Path) -> bool:
+    libraries = [library / f"{STATEMENTS}{suffix}" for suffix in (".so", ".dylib")]
+    return (share / f"{STATEMENTS}.control").is_file() and any(path.is_file() for path in libraries)
 
 
 def find_postgres(context: ContainerContext, settings: Settings) -> Programs:
@@ -195,7 +211,7 @@ def _judge(context: ContainerContext, settings: Settings, place: str, folder: Pa
             return Candidate(place, programs, f"has no extension {extension}")
         if lacking := _lacking(context, library, share / f"{extension}.control", env):
             return Candidate(place, programs, f"extension {extension} needs {lacking}; {INSTALL}")
-    return Candidate(place, programs)
+    return Candidate(place, replace(programs, tracks_statements=_has_statements(share, library)))
 
 
 def _extension_folders(context: ContainerContext, folder: Path, env: Mapping[str, str]) -> tuple[Path, Path]:

@@ -67,6 +67,7 @@ class DbSettings(_Section, frozen=True, kw_only=True):
     max_connections: Annotated[int, Meta(ge=10, le=10_000)] = 100
     parameters: dict[str, str | int | float | bool] = field(default_factory=dict)
     memory_mb: Megabytes = 1024
+    track_statements: bool = True
     bin_dir: str = ""
 
 

@@ -44,6 +44,8 @@ class Choices(Struct, kw_only=True):
     postgres_version: str = ""
     extensions: list[str] = []
     """What the PostgreSQL was chosen for."""
+    tracks_statements: bool | None = None
+    """Whether the PostgreSQL has pg_stat_statements; None: it was chosen before anybody asked."""
     pgbouncer: str = ""
     """The program's path and time of change, which tell that :attr:`pgbouncer_version` is still true."""
     pgbouncer_version: str = ""
@@ -423,10 +425,17 @@ class Stack:
         recorded = Path(choices.postgres_bin) if choices.postgres_bin else None
         fits = recorded and set(self.settings.db.extensions) <= set(choices.extensions)
         if recorded and fits and not self.settings.db.bin_dir and os.access(recorded / "postgres", os.X_OK):
-            return providers.programs_at(recorded, choices.postgres_version)
+            tracks = choices.tracks_statements
+            if tracks is None:
+                tracks = providers.tracks_statements(self.context, recorded)
+                self._choose(tracks_statements=tracks)
+            return providers.programs_at(recorded, choices.postgres_version, tracks)
         found = providers.find_postgres(self.context, self.settings)
         self._choose(
-            extensions=self.settings.db.extensions, postgres_bin=str(found.bin), postgres_version=found.version
+            extensions=self.settings.db.extensions,
+            postgres_bin=str(found.bin),
+            postgres_version=found.version,
+            tracks_statements=found.tracks_statements,
         )
         return found
 
@@ -440,7 +449,7 @@ class Stack:
         self._choose(pgbouncer=stamp, pgbouncer_version=version)
         return Programs(binary.parent, version)
 
-    def _choose(self, **chosen: str | list[str]) -> None:
+    def _choose(self, **chosen: str | bool | list[str]) -> None:
         choices = msgspec.structs.replace(self._choices(), runtime=self.context.runtime.name, **chosen)
         if not self.context.dry:
             self.context.write_file(self.paths.choices, msgspec.json.encode(choices).decode() + "\n")

@@ -12,7 +12,7 @@ from devstack import console
 from devstack.container import ContainerContext
 from devstack.credentials import Credentials, pgpass_line
 from devstack.errors import UsageError
-from devstack.providers import Programs, search_postgres
+from devstack.providers import STATEMENTS, Programs, search_postgres
 from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
 from devstack.settings import Settings, reachable_address
@@ -28,6 +28,9 @@ LIBPQ_VARIABLES = (
 """https://www.postgresql.org/docs/current/libpq-envars.html: the user's own would point elsewhere."""
 
 SUPERUSER = "postgres"
+MAINTENANCE = "postgres"
+"""A database that every server has; no user's dump takes what is in it."""
+PRELOADED = "shared_preload_libraries"
 
 
 class Postgres:
@@ -94,7 +97,8 @@ class Postgres:
             "log_line_prefix": "%m [%p] ",
             "log_timezone": "UTC",
             "cluster_name": self.name,
-            **db.parameters,
+            **(self._tracking() if self.tracks_statements else {}),
+            **{name: value for name, value in db.parameters.items() if not self._merges(name)},
         }
         words = [self.programs.path("postgres"), "-D", str(self.data)]
         for key, value in parameters.items():
@@ -110,6 +114,22 @@ class Postgres:
             stop_seconds=int(self.settings.stack.stop_timeout),
             grace=5.0,  # after a crash the old server's lock file and memory may be there for a moment
         )
+
+    @property
+    def tracks_statements(self) -> bool:
+        """Whether pg_stat_statements is loaded."""
+        return self.settings.db.track_statements and self.programs.tracks_statements
+
+    def _tracking(self) -> dict[str, Any]:
+        """Load :data:`STATEMENTS` in front of what the user has loaded. It leaves out what is no query: those may
+        have a password in them, as ``ALTER ROLE`` does, and it keeps the texts."""
+        theirs = [str(value) for name, value in self.settings.db.parameters.items() if self._merges(name)]
+        loaded = {library.strip(' "') for text in theirs for library in text.split(",")}
+        libraries = [*([] if STATEMENTS in loaded else [STATEMENTS]), *filter(str.strip, theirs)]
+        return {PRELOADED: ",".join(libraries), f"{STATEMENTS}.track_utility": "off"}
+
+    def _merges(self, parameter: str) -> bool:
+        return self.tracks_statements and parameter.lower() == PRELOADED
 
     def fingerprint(self) -> str:
         return repr((self.spec(), self._render("pg_hba.conf"), self._ident()))
@@ -209,8 +229,10 @@ class Postgres:
 
     # asking it
 
-    def connect(self, *, port: int | None = None, password: str | None = None, seconds: int = 5) -> Connection:
-        """A connection as the application's role, in autocommit; its own password unless another is given.
+    def connect(
+        self, *, port: int | None = None, password: str | None = None, database: str | None = None, seconds: int = 5
+    ) -> Connection:
+        """A connection as the application's role, in autocommit; its own password and database unless another is given.
         Logging in may take ``seconds``, at least 2.
 
         :raises psycopg2.OperationalError: it could not be made.
@@ -223,7 +245,7 @@ class Postgres:
             user=self.settings.db.user,
             password=self.credentials.db_password if password is None else password,
             passfile=str(self.context.paths.config / "none"),  # not the user's ~/.pgpass
-            dbname=self.settings.db.name,
+            dbname=database or self.settings.db.name,
             connect_timeout=seconds,
             application_name="nv-devstack",
         )
@@ -296,7 +318,7 @@ class Postgres:
             "name": _literal(db.name),
         }
         script = string.Template(ROLE_SQL).substitute(values)
-        existed = self._psql(SUPERUSER, script, f"set up role {db.user} and database {db.name}")
+        existed = self._psql(MAINTENANCE, script, f"set up role {db.user} and database {db.name}")
         if "role existed" in existed:
             console.note(
                 f"the password of role {db.user} in {self.data.name} was not the one in the settings:"
@@ -309,6 +331,10 @@ class Postgres:
             "extensions": "\n".join(
                 f"CREATE EXTENSION IF NOT EXISTS {_identifier(e)};" for e in self.settings.db.extensions
             ),
+            "tracking": f"\\connect {MAINTENANCE}\nSET client_min_messages = warning;\n"
+            f"CREATE EXTENSION IF NOT EXISTS {STATEMENTS};"
+            if self.tracks_statements
+            else "",
         }
         script = string.Template(DATABASE_SQL).substitute(values)
         answer = self._psql(self.settings.db.name, script, f"create the extensions of database {self.settings.db.name}")
@@ -386,7 +412,8 @@ def _ident_quote(name: str) -> str:
 
 
 ROLE_SQL = """\
--- a statement that fails must not leave the password in the log
+-- neither a statement that fails nor one that is counted must leave the password anywhere
+SET pg_stat_statements.track = none;
 SET log_min_error_statement = panic;
 SET log_statement = none;
 SELECT 'role existed' FROM pg_roles WHERE rolname = $user;
@@ -399,6 +426,10 @@ SELECT format('CREATE DATABASE %I OWNER %I', $name, $user)
 
 DATABASE_SQL = """\
 SET client_min_messages = warning;
+SET pg_stat_statements.track = none;
 $extensions
+-- the statistics of all roles, for inv metrics and inv db.stats
+SELECT format('GRANT pg_monitor TO %I', $user) \\gexec
 SELECT rolpassword FROM pg_authid WHERE rolname = $user;
+$tracking
 """

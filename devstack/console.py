@@ -86,6 +86,13 @@ def crop(text: str, columns: int) -> str:
     return "".join(kept)
 
 
+def shorten(text: str, columns: int) -> str:
+    """The text on one line of so many columns, marked where it was cut."""
+    text = " ".join(text.split())
+    mark = "…" if readable() else "..."
+    return text if width(text) <= columns else crop(text, columns - width(mark)) + mark
+
+
 def out(text: str = "") -> None:
     """A line of the answer."""
     print(text, flush=True)
@@ -192,13 +199,20 @@ def _handled(handlers: Mapping[signal.Signals, Callable[..., None]]) -> Iterator
             signal.signal(number, handler)
 
 
-def table(rows: Iterable[Sequence[str]], header: Sequence[str] = (), *, right: Iterable[int] = ()) -> list[str]:
-    """Rows as aligned lines; ``right`` names the columns aligned to the right. The header is dim."""
+def table(
+    rows: Iterable[Sequence[str]], header: Sequence[str] = (), *, right: Iterable[int] = (), limit: int = 0
+) -> list[str]:
+    """Rows as aligned lines; ``right`` names the columns aligned to the right. The header is dim. With a ``limit``
+    of columns the last cell of a line is shortened to it."""
     body = [[str(cell) for cell in row] for row in rows]
     everything = [list(header), *body] if header else body
     if not everything:
         return []
     columns = [max(width(row[i]) for row in everything) for i in range(len(everything[0]))]
+    if limit:
+        room = max(8, limit - sum(columns[:-1]) - 2 * len(columns[:-1]))
+        body = [[*row[:-1], shorten(row[-1], room)] for row in body]
+        columns[-1] = min(columns[-1], room)
     flush_right = set(right)
 
     def line(row: Sequence[str]) -> str:
@@ -235,3 +249,27 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TB"
+
+
+def figure(key: str, value: Any) -> str:
+    """A value for people, in the unit at the end of its key."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if key.endswith("_bytes"):
+        return size(value)
+    if key.endswith("_ratio"):
+        return f"{value:.1%}"
+    if key.endswith("_ms"):
+        return milliseconds(value)
+    if key.endswith("_s"):
+        return duration(value).replace(".00 ", " ") if isinstance(value, int) else duration(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def milliseconds(value: float) -> str:
+    """A short time for people: ``0.04 ms``, ``3.2 ms``, ``48 ms``; longer ones as :func:`duration`."""
+    if value >= 1000:
+        return duration(value / 1000)
+    return f"{value:.2f} ms" if value < 1 else f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"

@@ -208,40 +208,54 @@ def service_status(stack: Stack, label: str, *, as_json: bool, tail: int) -> Non
         raise Exit(code=code)
 
 
+COLUMNS = 120
+"""The width that tables of figures keep to."""
+ROWS = 10
+"""How many rows of a table are shown; JSON has all."""
+NAME = 40
+"""Columns of a name or another text inside a table."""
+
+
 def statistics(tables: list[Table], *, as_json: bool) -> None:
     """Tables of figures."""
     if as_json:
-        console.data({table.key: table.rows for table in tables})
+        missing = {table.key: table.missing for table in tables if table.missing}
+        console.data({**{table.key: table.rows for table in tables}, "missing": missing})
         return
     for i, table in enumerate(tables):
         if i:
             console.out()
         console.out(console.paint(table.title, "bold"))
-        if not table.rows:
-            console.out("none")
-        elif len(table.rows) == 1 and len(table.rows[0]) > 4:
-            for line in console.table([(_title(k), _cell(k, v)) for k, v in table.rows[0].items()]):
-                console.out(line)
-        else:
-            keys = list(table.rows[0])
-            right = [i for i, key in enumerate(keys) if isinstance(table.rows[0][key], int | float)]
-            body = [[_cell(key, row[key]) for key in keys] for row in table.rows]
-            for line in console.table(body, [_title(key) for key in keys], right=right):
-                console.out(line)
+        for line in table_lines(table):
+            console.out(line)
+
+
+def table_lines(table: Table) -> list[str]:
+    """A table for people."""
+    if not table.rows:
+        return [table.missing or "none"]
+    keys = table.shown or list(table.rows[0])
+    if table.upright:
+        return console.table([(_title(k), console.figure(k, table.rows[0][k])) for k in keys])
+    body = [[console.shorten(_cell(k, row[k]), COLUMNS if k == keys[-1] else NAME) for k in keys] for row in table.rows]
+    right = [i for i, key in enumerate(keys) if all(isinstance(row[key], int | float | None) for row in table.rows)]
+    lines = console.table(body[:ROWS], [_title(key) for key in keys], right=right, limit=COLUMNS)
+    return [*lines, f"and {len(body) - ROWS} more, see --json"] if len(body) > ROWS else lines
 
 
 def _title(key: str) -> str:
-    return key.removesuffix("_bytes").replace("_", " ")
+    if key.endswith("_age_s"):
+        return {"vacuum_age_s": "vacuumed", "analyze_age_s": "analyzed"}[key]
+    for unit in ("_bytes", "_ratio", "_ms", "_s"):
+        key = key.removesuffix(unit)
+    return key.replace("_", " ")
 
 
 def _cell(key: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if key.endswith("_bytes") or key in ("total_received", "total_sent"):
-        return console.size(float(value))
-    if key.endswith("_ratio"):
-        return f"{value:.1%}"
-    return str(value)
+    if key.endswith("_age_s"):
+        return "never" if value is None else f"{console.figure(key, value)} ago"
+    # a process id has no thousands
+    return str(value) if key in ("pid", "blocked_by", "server_pid") else console.figure(key, value)
 
 
 def show_system(facts: list[Fact], *, as_json: bool) -> int:

@@ -61,7 +61,8 @@ def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
 
 
 def width(text: str) -> int:
-    """Columns that a terminal uses for the text: wide characters take two, combining ones none."""
+    """Columns that a terminal uses for the text: wide characters take two, combining ones and colours none."""
+    text = ESCAPE.sub("", text) if "\x1b" in text else text
     wide = sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in text if not unicodedata.combining(c))
     return wide - sum(1 for c in text if c == "\ufe0f")
 
@@ -86,10 +87,10 @@ def crop(text: str, columns: int) -> str:
     return "".join(kept)
 
 
-def shorten(text: str, columns: int) -> str:
-    """The text on one line of so many columns, marked where it was cut."""
+def shorten(text: str, columns: int, *, plain: bool = False) -> str:
+    """The text on one line of so many columns, marked where it was cut; ``plain`` in ASCII."""
     text = " ".join(text.split())
-    mark = "…" if readable() else "..."
+    mark = "..." if plain or not readable() else "…"
     return text if width(text) <= columns else crop(text, columns - width(mark)) + mark
 
 
@@ -200,10 +201,15 @@ def _handled(handlers: Mapping[signal.Signals, Callable[..., None]]) -> Iterator
 
 
 def table(
-    rows: Iterable[Sequence[str]], header: Sequence[str] = (), *, right: Iterable[int] = (), limit: int = 0
+    rows: Iterable[Sequence[str]],
+    header: Sequence[str] = (),
+    *,
+    right: Iterable[int] = (),
+    limit: int = 0,
+    plain: bool = False,
 ) -> list[str]:
     """Rows as aligned lines; ``right`` names the columns aligned to the right. The header is dim. With a ``limit``
-    of columns the last cell of a line is shortened to it."""
+    of columns the last cell of a line is shortened to it, as :func:`shorten` does."""
     body = [[str(cell) for cell in row] for row in rows]
     everything = [list(header), *body] if header else body
     if not everything:
@@ -211,7 +217,7 @@ def table(
     columns = [max(width(row[i]) for row in everything) for i in range(len(everything[0]))]
     if limit:
         room = max(8, limit - sum(columns[:-1]) - 2 * len(columns[:-1]))
-        body = [[*row[:-1], shorten(row[-1], room)] for row in body]
+        body = [[*row[:-1], shorten(row[-1], room, plain=plain)] for row in body]
         columns[-1] = min(columns[-1], room)
     flush_right = set(right)
 
@@ -257,6 +263,8 @@ def figure(key: str, value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if key.endswith("_per_s"):
+        return f"{figure(key.removesuffix('_per_s'), value)}/s"
     if key.endswith("_bytes"):
         return size(value)
     if key.endswith("_ratio"):
@@ -265,6 +273,8 @@ def figure(key: str, value: Any) -> str:
         return milliseconds(value)
     if key.endswith("_s"):
         return duration(value).replace(".00 ", " ") if isinstance(value, int) else duration(value)
+    if isinstance(value, float):
+        return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -17,3 +17,4 @@ for module in (dev, db, pgb, api):
     ns.add_collection(Collection.from_module(module))
 ns.add_task(health.health)
 ns.add_task(system.system_info)
+ns.add_task(system.metrics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from invoke import Exit
@@ -44,6 +45,16 @@ def seconds(flag: str, text: str, *, least: float = 0.0) -> float:
     if text and not least <= value <= 86_400:
         raise UsageError(f"{flag} {text} is not a number of seconds", fix=f"from {least:g} on, as in {flag} 5")
     return value
+
+
+def only(flag: str, others: Mapping[str, bool]) -> None:
+    """Refuse flags that another one leaves no room for.
+
+    :raises UsageError: one of them is given.
+    """
+    for other, given in others.items():
+        if given:
+            raise UsageError(f"{flag} and {other} exclude each other", fix=f"leave out {other}")
 
 
 def started(stack: Stack, done: Started) -> None:
@@ -256,6 +267,40 @@ def _cell(key: str, value: Any) -> str:
         return "never" if value is None else f"{console.figure(key, value)} ago"
     # a process id has no thousands
     return str(value) if key in ("pid", "blocked_by", "server_pid") else console.figure(key, value)
+
+
+def show_metrics(stack: Stack, *, span: float, watch: float, as_json: bool, plain: bool) -> int:
+    """Readings of all services, once or again and again; exit code 1 when nothing can be read."""
+    import dataclasses
+    import json
+
+    from devstack.metrics import display
+    from devstack.metrics.figures import Reading
+    from devstack.metrics.reading import readings
+
+    history: list[Reading] = []
+    with console.screen(bool(watch) and not as_json) as show:
+        for reading in readings(stack, span=min(span, watch or span), every=watch):
+            history = [*history, reading][-display.HISTORY :]
+            if not as_json:
+                show(display.screen(history, plain=plain, watch=bool(watch)))
+            elif watch:
+                console.out(json.dumps(dataclasses.asdict(reading), ensure_ascii=False))
+            else:
+                console.data(dataclasses.asdict(reading))
+    if watch or not history[-1].empty:
+        return 0
+    console.note("there is nothing to read; inv dev.up starts the stack")
+    return FAILED
+
+
+def show_exposition(stack: Stack) -> int:
+    """All services' metrics in Prometheus' text format; exit code 1 when nothing can be read."""
+    from devstack.metrics import exposition, sampling
+
+    sample = sampling.take(stack)
+    console.out(exposition.render(sample).rstrip("\n"))
+    return FAILED if sample.empty else 0
 
 
 def show_system(facts: list[Fact], *, as_json: bool) -> int:

@@ -14,3 +14,34 @@ def system_info(c: Context, json: bool = False) -> None:
 
     if code := report.show_system(system_information(session.stack(c)), as_json=json):
         raise Exit(code=code)
+
+
+@task(
+    optional=["watch"],
+    help={
+        "json": "the answer as JSON; with --watch one line for each reading",
+        "prometheus": "the answer in Prometheus' text format, with the application's own metrics",
+        "interval": "seconds that the figures under `now` are taken over",
+        "plain": "bars and marks in ASCII",
+        "watch": report.WATCH_HELP,
+    },
+    auto_shortflags=False,
+)
+def metrics(
+    c: Context,
+    json: bool = False,
+    prometheus: bool = False,
+    interval: str = "1",
+    plain: bool = False,
+    watch: bool = False,
+) -> None:
+    """Show requests, transactions, traffic, CPU and memory."""
+    seconds = report.watch_seconds(watch)
+    if prometheus:
+        report.only("--prometheus", {"--json": json, "--watch": bool(seconds), "--plain": plain})
+        code = report.show_exposition(session.stack(c))
+    else:
+        span = report.seconds("--interval", interval, least=0.2) or 1.0
+        code = report.show_metrics(session.stack(c), span=span, watch=seconds, as_json=json, plain=plain)
+    if code:
+        raise Exit(code=code)

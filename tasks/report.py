@@ -251,19 +251,28 @@ def table_lines(table: Table) -> list[str]:
     body = [[console.shorten(_cell(k, row[k]), COLUMNS if k == keys[-1] else NAME) for k in keys] for row in table.rows]
     right = [i for i, key in enumerate(keys) if all(isinstance(row[key], int | float | None) for row in table.rows)]
     lines = console.table(body[:ROWS], [_title(key) for key in keys], right=right, limit=COLUMNS)
+    lines = [console.crop(line, COLUMNS) for line in lines]
     return [*lines, f"and {len(body) - ROWS} more, see --json"] if len(body) > ROWS else lines
 
 
+AGES = {
+    "vacuum_age_s": "vacuumed",
+    "analyze_age_s": "analyzed",
+    "connect_age_s": "connected",
+    "request_age_s": "last request",
+}
+
+
 def _title(key: str) -> str:
-    if key.endswith("_age_s"):
-        return {"vacuum_age_s": "vacuumed", "analyze_age_s": "analyzed"}[key]
+    if key in AGES:
+        return AGES[key]
     for unit in ("_bytes", "_ratio", "_ms", "_s"):
         key = key.removesuffix(unit)
     return key.replace("_", " ")
 
 
 def _cell(key: str, value: Any) -> str:
-    if key.endswith("_age_s"):
+    if key in AGES:
         return "never" if value is None else f"{console.figure(key, value)} ago"
     # a process id has no thousands
     return str(value) if key in ("pid", "blocked_by", "server_pid") else console.figure(key, value)

@@ -6,8 +6,10 @@ The unit of a figure is the end of its key: ``_bytes``, ``_s``, ``_ms``, ``_rati
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from devstack.errors import StackError
@@ -142,6 +144,7 @@ def pooler_statistics(pgb: PgBouncer) -> list[Table]:
     """
     commands = ("POOLS", "DATABASES", "STATS", "CLIENTS", "SERVERS", "LISTS")
     answers = dict(zip(commands, pgb.show_all(*commands), strict=True))
+    now = time.time()
     sizes = {row["name"]: row["pool_size"] for row in answers["DATABASES"]}
     own = {
         what: [row for row in rows if row.get("database") != "pgbouncer"]
@@ -154,14 +157,16 @@ def pooler_statistics(pgb: PgBouncer) -> list[Table]:
             "Pools",
             [pool(row, sizes.get(row["database"])) for row in own["POOLS"]],
             (
-                *("database", "user", "pool_mode", "pool_size", "servers", "servers_active", "used_ratio"),
+                *("database", "user", "pool_mode", "pool_size", "servers_active", "used_ratio"),
                 *("clients_active", "clients_waiting", "longest_wait_s"),
             ),
         ),
         Table("databases", "Databases", [_database(row) for row in own["DATABASES"]]),
         Table("traffic", "Traffic", [traffic(row) for row in own["STATS"]], TRAFFIC_SHOWN),
-        Table("clients", "Clients", [_peer(row) for row in own["CLIENTS"]], PEER_SHOWN),
-        Table("servers", "Server connections", [_peer(row) for row in own["SERVERS"]], (*PEER_SHOWN, "server_pid")),
+        Table("clients", "Clients", [_peer(row, now) for row in own["CLIENTS"]], PEER_SHOWN),
+        Table(
+            "servers", "Server connections", [_peer(row, now) for row in own["SERVERS"]], (*PEER_SHOWN, "server_pid")
+        ),
         Table("lists", "Lists", [{row["list"]: row["items"] for row in answers["LISTS"]}], upright=True),
     ]
 
@@ -227,10 +232,19 @@ def _database(row: Row) -> Row:
     }
 
 
-PEER_SHOWN = ("user", "database", "application", "address", "state", "connected", "last_request", "wait_s")
+PEER_SHOWN = ("user", "database", "application", "address", "state", "connect_age_s", "request_age_s", "wait_s")
 
 
-def _peer(row: Row) -> Row:
+def _age(text: str, now: float) -> int | None:
+    """Seconds since a time as PgBouncer shows it; it runs with the time zone UTC."""
+    try:
+        then = datetime.strptime(text, "%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=timezone.utc)
+    except ValueError:
+        return None
+    return max(0, int(now - then.timestamp()))
+
+
+def _peer(row: Row, now: float) -> Row:
     """A row of SHOW CLIENTS or SHOW SERVERS."""
     peer = {
         "user": row["user"],
@@ -238,8 +252,8 @@ def _peer(row: Row) -> Row:
         "application": row.get("application_name", ""),
         "address": f"{row['addr']}:{row['port']}",
         "state": row["state"],
-        "connected": row["connect_time"],
-        "last_request": row["request_time"],
+        "connect_age_s": _age(row["connect_time"], now),
+        "request_age_s": _age(row["request_time"], now),
         "wait_s": round(row["wait"] + row["wait_us"] / 1e6, 6),
     }
     return {**peer, "server_pid": row["remote_pid"]} if row["type"] == "S" else peer

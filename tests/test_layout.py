@@ -51,7 +51,7 @@ FORBIDDEN = [
     ("devstack", ("tasks", "api", "tests")),
     ("tasks", ("api", "tests")),
     ("devstack.runtimes", ("devstack.services", "devstack.container", "devstack.stack", "devstack.settings")),
-    ("devstack.services", ("devstack.stack", "devstack.health", "devstack.data")),
+    ("devstack.services", ("devstack.stack", "devstack.health", "devstack.metrics", "devstack.data")),
     ("devstack.container", ("devstack.services", "devstack.stack", "devstack.health", "devstack.data")),
     (
         "devstack.shell",
@@ -129,6 +129,7 @@ SPECIFIED = [
     *(f"pgb.{verb}" for verb in ("start", "stop", "status", "stats", "logs")),
     *(f"api.{verb}" for verb in ("start", "stop", "status", "logs")),
     "system-info",
+    "metrics",
 ]
 
 

@@ -11,7 +11,7 @@ from devstack.metrics.figures import Reading, ServiceReading
 
 WIDTH = 120
 GAP = "     "
-HISTORY = 30
+HISTORY = 20
 """How many readings a sparkline shows."""
 STATEMENTS = 5
 BARS, PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
@@ -50,7 +50,8 @@ def screen(history: Sequence[Reading], *, plain: bool, watch: bool) -> list[str]
     bars = PLAIN_BARS if plain or not console.readable() else BARS
 
     def course(*path: str | int) -> str:
-        return sparkline([_at(r, path) for r in history[-HISTORY:]], bars) if watch else ""
+        # from the right, and as wide from the start as it gets: nothing moves from screen to screen
+        return sparkline([_at(r, path) for r in history[-HISTORY:]], bars).rjust(HISTORY) if watch else ""
 
     over = f"  over {console.duration(reading.interval_s)}" if reading.interval_s else ""
     lines = [console.paint(f"{reading.time}{over}", "dim"), "", *_services(reading, course)]

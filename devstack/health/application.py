@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import Any
@@ -10,53 +11,60 @@ from urllib.parse import unquote, urlsplit
 from devstack.errors import UsageError
 from devstack.health.findings import Findings, Probe
 from devstack.health.records import Check, slow
+from devstack.metrics.application import Requests
+from devstack.metrics.sampling import sample_application
+from devstack.services import NotReady
 from devstack.services.api import Api
 from devstack.settings import is_loopback, reachable_address
 
 
-def probe_health_path(api: Api) -> Probe:
-    """The health path answers 2xx, and how soon."""
+def probe_application(api: Api) -> Probe:
+    """Its variables, its health path, and then what else it says: asked at the same time, one worker would answer them
+    one after the other, and the time of the health path would be that of all."""
 
     def probe(findings: Findings) -> None:
-        path, limits = api.settings.api.health_path, api.settings.health
-        try:
-            with findings.waiting_for(f"the answer of {path}"):
-                began = time.perf_counter()
-                status, body = api.get(path, seconds=limits.timeout)
-                ms = (time.perf_counter() - began) * 1000
-        except OSError as error:
-            findings.add(_silent(api, error))
-            return
-        if 200 <= status < 300:
-            findings.add(
-                Check(
-                    name="http",
-                    text=f"{path} answers {status} in {ms:.0f} ms",
-                    value=round(ms, 2),
-                    unit="ms",
-                    limit=limits.api_response_ms,
-                    **slow(
-                        ms > limits.api_response_ms,
-                        f"{path} took {ms:.0f} ms (target: <{limits.api_response_ms} ms)",
-                        "inv metrics shows what it is busy with; inv api.logs",
-                    ),
-                )
-            )
-            return
-        said = " ".join(api.context.mask(body.decode(errors="replace")).split())[:200]
-        findings.add(
-            Check(
-                name="http",
-                verdict="unhealthy",
-                value=str(status),
-                cause=f"{path} answers {status}{f': {said}' if said else ''}",
-                fix=f"set api.health_path; {path} is not there" if status == 404 else "inv api.logs",
-                remedy="" if status == 404 else "restart",
-                upstream=status >= 500,
-            )
-        )
+        findings.add(_urls(api))
+        answer = _health_path(api, findings)
+        findings.add(answer)
+        if answer.verdict != "unhealthy":
+            findings.extend(_extras(api, findings))
 
     return probe
+
+
+def _health_path(api: Api, findings: Findings) -> Check:
+    """The health path answers 2xx, and how soon."""
+    path, limits = api.settings.api.health_path, api.settings.health
+    try:
+        with findings.waiting_for(f"the answer of {path}"):
+            began = time.perf_counter()
+            status, body = api.get(path, seconds=limits.timeout)
+            ms = (time.perf_counter() - began) * 1000
+    except OSError as error:
+        return _silent(api, error)
+    if 200 <= status < 300:
+        return Check(
+            name="http",
+            text=f"{path} answers {status} in {ms:.0f} ms",
+            value=round(ms, 2),
+            unit="ms",
+            limit=limits.api_response_ms,
+            **slow(
+                ms > limits.api_response_ms,
+                f"{path} took {ms:.0f} ms (target: <{limits.api_response_ms} ms)",
+                "inv metrics shows what it is busy with; inv api.logs",
+            ),
+        )
+    said = " ".join(api.context.mask(body.decode(errors="replace")).split())[:200]
+    return Check(
+        name="http",
+        verdict="unhealthy",
+        value=str(status),
+        cause=f"{path} answers {status}{f': {said}' if said else ''}",
+        fix=f"set api.health_path; {path} is not there" if status == 404 else "inv api.logs",
+        remedy="" if status == 404 else "restart",
+        upstream=status >= 500,
+    )
 
 
 def _silent(api: Api, error: OSError) -> Check:
@@ -71,24 +79,29 @@ def _silent(api: Api, error: OSError) -> Check:
     return Check(name="http", verdict="unhealthy", cause=cause, fix=fix, remedy="restart", upstream=True)
 
 
-def probe_details(api: Api) -> Probe:
-    """What the detailed health path says of the pool, the memory provider and the latencies. An application without
-    it is healthy on its health path alone."""
+def _extras(api: Api, findings: Findings) -> list[Check]:
+    """Pool and memory provider from the detailed health path, latencies from the metrics. An application without these
+    is healthy on its health path alone."""
+    details: dict[str, Any] = {}
+    requests = None
+    if path := api.settings.api.detail_path:
+        with contextlib.suppress(OSError, ValueError), findings.waiting_for(f"the answer of {path}"):
+            answer = json.loads(api.get(path, seconds=api.settings.health.timeout)[1])
+            details = answer if isinstance(answer, dict) else {}
+    with contextlib.suppress(NotReady), findings.waiting_for(f"the answer of {api.settings.api.metrics_path}"):
+        requests = sample_application(api).requests
+    return [*_details(details), *_latencies(requests, details)]
 
-    def probe(findings: Findings) -> None:
-        path = api.settings.api.detail_path
-        if not path:
-            return
-        try:
-            with findings.waiting_for(f"the answer of {path}"):
-                _, body = api.get(path, seconds=api.settings.health.timeout)
-            content = json.loads(body)
-        except (OSError, ValueError):
-            return
-        if isinstance(content, dict):
-            findings.extend(_details(content))
 
-    return probe
+def _latencies(requests: Requests | None, details: dict[str, Any]) -> list[Check]:
+    """Percentiles from the metrics' histogram, or else as the detailed health path has them."""
+    checks = []
+    for name, share in (("p50", 0.5), ("p95", 0.95)):
+        seconds = requests.quantile(share) if requests else None
+        ms = details.get(f"latency_ms_{name}") if seconds is None else seconds * 1000
+        if isinstance(ms, int | float):
+            checks.append(Check(name=f"latency {name}", text=f"{ms:.1f} ms", value=round(ms, 3), unit="ms"))
+    return checks
 
 
 def _details(content: dict[str, Any]) -> list[Check]:
@@ -116,14 +129,10 @@ def _details(content: dict[str, Any]) -> list[Check]:
                     upstream=True,
                 )
             )
-    for key, percent in (("latency_ms_p50", "p50"), ("latency_ms_p95", "p95")):
-        if isinstance(content.get(key), int | float):
-            text = f"{percent} of its recent requests: {content[key]:.1f} ms"
-            checks.append(Check(name=f"latency {percent}", text=text, value=content[key], unit="ms"))
     return checks
 
 
-def check_urls(api: Api) -> Check:
+def _urls(api: Api) -> Check:
     """The database URLs among the application's variables lead to this stack, with its password."""
     settings = api.settings
     ours = {settings.pgb.port, settings.db.port}

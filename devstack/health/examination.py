@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from msgspec.structs import replace
 
 from devstack.errors import StackError
-from devstack.health.application import check_urls, probe_details, probe_health_path
+from devstack.health.application import probe_application
 from devstack.health.blame import blame
 from devstack.health.database import probe_database, probe_disk
 from devstack.health.findings import Findings, Probe, run_all
@@ -78,7 +78,7 @@ def _plan(stack: Stack, states: Mapping[str, ServiceState]) -> list[tuple[str, P
     probes: dict[str, list[Probe]] = {
         db.name: [probe_database(db)],
         pgb.name: [probe_configuration(pgb), probe_console(pgb), probe_backend(pgb)],
-        api.name: [lambda findings: findings.add(check_urls(api)), probe_health_path(api), probe_details(api)],
+        api.name: [probe_application(api)],
     }
     running = [(name, probe) for name, some in probes.items() if states[name].running for probe in some]
     return [(db.name, probe_disk(db)), *running]

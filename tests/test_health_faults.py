@@ -488,7 +488,8 @@ async def app(scope, receive, send):
         await receive()
         return
     wanted = json.loads((here / "wanted.json").read_text())
-    time.sleep(wanted["seconds"])
+    if scope["path"] in wanted.get("only", scope["path"]):
+        time.sleep(wanted["seconds"])
     await send({"type": "http.response.start", "status": wanted["status"], "headers": []})
     await send({"type": "http.response.body", "body": b"the kettle is cold"})
 """
@@ -523,6 +524,12 @@ def other(workspace: Path, cache: Path) -> Iterator[Project]:
         ({"seconds": 0, "status": 404}, "unhealthy", "^/up answers 404", r"^set api\.health_path; /up is not there$"),
         ({"seconds": 0.3, "status": 200}, "degraded", r"^/up took \d+ ms \(target: <200 ms\)$", "inv metrics"),
         (
+            {"seconds": 30, "status": 200, "only": "/health/detailed"},
+            "degraded",
+            "^it hangs: waited 3 s for the answer of /health/detailed$",
+            r"^inv api\.logs",
+        ),
+        (
             {"seconds": 30, "status": 200},
             "unhealthy",
             "/up.* (no answer within|waited) 3 s|waited 3 s for .*/up",
@@ -542,9 +549,13 @@ def test_an_application_is_judged_by_its_health_path_alone_if_it_has_nothing_els
     assert {check["name"] for check in found["api"]["checks"]} <= {
         *("process", "credentials", "http", "answer", "settings", "restarts", "memory")
     }
-    if wanted["seconds"] == 30:
+    if wanted["seconds"] == 30:  # it is at it for so long
         (other.root.parent / "app" / "wanted.json").write_text('{"seconds": 0, "status": 200}')
-        assert "restarted" in other.inv("dev.heal").stdout
+        if verdict == "unhealthy":
+            assert "restarted" in other.inv("dev.heal").stdout
+        else:
+            other.inv("api.stop", "api.start")
+        assert other.inv("dev.heal").stdout == "everything is healthy\n"
 
 
 def test_a_pool_that_an_idle_client_holds_is_named(other: Project) -> None:

@@ -66,7 +66,7 @@ def _examine(stack: Stack, states: Mapping[str, ServiceState]) -> list[ServiceHe
         recent = [crash for crash in crashes[0].get(service.name, []) if crash.when > since] if crashes else None
         process = Process(states[service.name], usage.get(service.name), recent)
         answered = [check for findings in mine for check in list(findings.checks)]
-        answered += [_hanging(stack, service, findings.doing) for findings in mine if findings.doing]
+        answered += [_hanging(stack, service, findings.doing, answered) for findings in mine if findings.doing]
         checks = [check_process(stack, service, process), *answered, *check_run(stack, service, process)]
         services.append(_judge(stack, service, process, checks))
     return services
@@ -84,13 +84,15 @@ def _plan(stack: Stack, states: Mapping[str, ServiceState]) -> list[tuple[str, P
     return [(db.name, probe_disk(db)), *running]
 
 
-def _hanging(stack: Stack, service: Service, doing: str) -> Check:
+def _hanging(stack: Stack, service: Service, doing: str, answered: list[Check]) -> Check:
+    """What a probe still waits for. A service that has answered what matters works without the rest."""
+    works = any(check.name in ("query", "http") and check.well for check in answered)
     return Check(
         name="answer",
-        verdict="unhealthy",
+        verdict="degraded" if works else "unhealthy",
         cause=f"it hangs: waited {stack.settings.health.timeout:g} s for {doing}",
         fix=f"inv {service.label}.logs shows what it does",
-        remedy="restart" if service is stack.api else "",
+        remedy="restart" if service is stack.api and not works else "",
         upstream=service is not stack.db,
     )
 

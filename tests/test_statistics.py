@@ -207,6 +207,20 @@ def test_who_waits_for_a_lock_is_shown_with_who_holds_it(stack: Project, table: 
     wait_for(lambda: stats(stack)["blocking"] == [])
 
 
+def test_a_table_that_somebody_has_for_himself_is_shown_without_its_size(stack: Project, table: str) -> None:
+    with transaction(stack, "LOCK TABLE counted IN ACCESS EXCLUSIVE MODE", application_name="alone"):
+        answer = stats(stack)
+    locked = row(answer["tables"], table=table)
+    assert (locked["size_bytes"], locked["table_bytes"], locked["index_bytes"]) == (None, None, None)
+    assert row(answer["tables"], table="public.memories")["size_bytes"] > 0
+    assert row(answer["locks"], object="counted", mode="AccessExclusiveLock")["held"] == 1
+    with transaction(stack, "REINDEX INDEX counted_v"):
+        answer = stats(stack)
+    assert row(answer["indexes"], index="public.counted_v")["size_bytes"] is None
+    assert row(answer["indexes"], index="public.counted_pkey")["size_bytes"] == 16384
+    assert row(answer["tables"], table=table)["size_bytes"] is None
+
+
 def test_a_password_in_a_running_statement_is_not_shown(stack: Project) -> None:
     with transaction(stack, "ALTER ROLE nina PASSWORD 'it''s geheim'") as pid:
         answer = stats(stack)

@@ -35,11 +35,20 @@ SELECT current_database() AS database,
   FROM pg_stat_database WHERE datname = current_database()
 """
 
-TABLES = """
+_LOCKED = """
+WITH locked AS (
+SELECT l.relation, coalesce(i.indrelid, l.relation) AS relid
+  FROM pg_locks l LEFT JOIN pg_index i ON i.indexrelid = l.relation
+ WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
+"""What somebody has, or wants, for himself alone: asked for its size PostgreSQL would wait until he is done."""
+
+TABLES = f"""{_LOCKED}
 SELECT schemaname || '.' || relname AS "table",
-       pg_total_relation_size(relid) AS size_bytes,
-       pg_table_size(relid) AS table_bytes,
-       pg_indexes_size(relid) AS index_bytes,
+       CASE WHEN relid NOT IN (SELECT relid FROM locked) THEN pg_total_relation_size(relid) END AS size_bytes,
+       CASE WHEN relid NOT IN (SELECT relid FROM locked) THEN pg_table_size(relid) END AS table_bytes,
+       CASE WHEN relid NOT IN (SELECT relid FROM locked) THEN pg_indexes_size(relid) END AS index_bytes,
        n_live_tup AS rows, n_dead_tup AS dead_rows,
        round(n_dead_tup::numeric / nullif(n_live_tup + n_dead_tup, 0), 4)::float AS dead_ratio,
        extract(epoch FROM now() - greatest(last_vacuum, last_autovacuum))::bigint AS vacuum_age_s,
@@ -47,18 +56,19 @@ SELECT schemaname || '.' || relname AS "table",
        seq_scan AS sequential_scans, coalesce(idx_scan, 0) AS index_scans,
        n_tup_ins AS inserted, n_tup_upd AS updated, n_tup_del AS deleted
   FROM pg_stat_user_tables ORDER BY size_bytes DESC NULLS LAST, 1
-"""
+"""  # noqa: S608
 
-_INDEX = """
+_INDEX = f"""{_LOCKED}
 SELECT s.schemaname || '.' || s.indexrelname AS index, s.relname AS "table",
-       pg_relation_size(s.indexrelid) AS size_bytes, s.idx_scan AS scans,
+       CASE WHEN indexrelid NOT IN (SELECT relation FROM locked) THEN pg_relation_size(indexrelid) END AS size_bytes,
+       s.idx_scan AS scans,
        CASE WHEN NOT i.indisvalid THEN 'invalid' WHEN i.indisprimary THEN 'primary key'
             WHEN i.indisunique THEN 'unique' ELSE a.amname END AS kind
   FROM pg_stat_user_indexes s
   JOIN pg_index i USING (indexrelid)
   JOIN pg_class c ON c.oid = s.indexrelid
   JOIN pg_am a ON a.oid = c.relam
-"""
+"""  # noqa: S608
 
 INDEXES = f"{_INDEX} ORDER BY size_bytes DESC NULLS LAST, 1"
 

@@ -51,14 +51,29 @@ def database_statistics(db: Postgres) -> list[Table]:
     except psycopg2.OperationalError as error:
         raise StackError(f"{db.name} does not answer", why=str(error).strip(), fix="inv db.start") from None
     try:
-        tables = [
-            Table(q.key, q.title, _rows(db, connection, _marked(q.sql)), q.shown, upright=q.upright)
-            for q in queries.DATABASE
-        ]
+        tables = [_answer(db, connection, query) for query in queries.DATABASE]
     finally:
         connection.close()
     after = 1 + next(i for i, table in enumerate(tables) if table.key == "cache")
     return [*tables[:after], *_statement_tables(db), *tables[after:]]
+
+
+def _answer(db: Postgres, connection: Connection, query: queries.Query) -> Table:
+    """A table, or why it could not be read.
+
+    :raises StackError: the connection broke.
+    """
+    import psycopg2
+
+    rows: list[Row] = []
+    missing = ""
+    try:
+        rows = _rows(db, connection, _marked(query.sql))
+    except psycopg2.Error as error:
+        missing = str(error).strip()
+        if connection.closed:
+            raise StackError(f"{db.name} went away", why=missing, fix="inv db.start") from None
+    return Table(query.key, query.title, rows, query.shown, missing.partition("\n")[0], query.upright)
 
 
 def _statement_tables(db: Postgres) -> list[Table]:
@@ -108,7 +123,8 @@ def why_no_statements(db: Postgres, error: Exception) -> str:
         return f"not counted: db.track_statements is false, from {db.settings.origin('db.track_statements')}"
     if not db.programs.tracks_statements:
         return f"not counted: the PostgreSQL in {db.programs.bin} has no {STATEMENTS}"
-    return f"not counted ({str(error).strip().splitlines()[0]}); inv db.start loads {STATEMENTS}"
+    reason = str(error).partition("\n")[0]
+    return f"not counted ({reason}); inv db.start loads {STATEMENTS}"
 
 
 MARK = "/* nv-devstack */"
@@ -116,7 +132,7 @@ MARK = "/* nv-devstack */"
 
 
 def _marked(sql: str) -> str:
-    # behind the first word: what is before it is not kept
+    # within it: what is before it is not kept
     return sql.replace("SELECT", f"SELECT {MARK}", 1)
 
 
@@ -133,6 +149,7 @@ def _rows(db: Postgres, connection: Connection, sql: str, values: tuple[str, ...
         return value
 
     with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
+        cursor.execute("SET lock_timeout = '2s'")
         cursor.execute(sql, values)
         return [{key: clean(key, value) for key, value in row.items()} for row in cursor.fetchall()]
 
@@ -164,9 +181,7 @@ def pooler_statistics(pgb: PgBouncer) -> list[Table]:
         Table("databases", "Databases", [_database(row) for row in own["DATABASES"]]),
         Table("traffic", "Traffic", [traffic(row) for row in own["STATS"]], TRAFFIC_SHOWN),
         Table("clients", "Clients", [_peer(row, now) for row in own["CLIENTS"]], PEER_SHOWN),
-        Table(
-            "servers", "Server connections", [_peer(row, now) for row in own["SERVERS"]], (*PEER_SHOWN, "server_pid")
-        ),
+        Table("servers", "Servers", [_peer(row, now) for row in own["SERVERS"]], (*PEER_SHOWN, "server_pid")),
         Table("lists", "Lists", [{row["list"]: row["items"] for row in answers["LISTS"]}], upright=True),
     ]
 

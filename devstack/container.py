@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -34,6 +35,23 @@ NO_INPUT = "exec </dev/null\n"
 """Invoke leaves a command's input open without ever writing to it: what reads it would wait for ever."""
 CHUNK = 1 << 18
 """Bytes that a stream holds at a time."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a program answered, both streams in one. ``exited`` is None where it did not end in time."""
+
+    exited: int | None
+    text: str
+
+    @property
+    def ok(self) -> bool:
+        return self.exited == 0
+
+    def version(self) -> str:
+        """The first version number in the answer; empty without one."""
+        match = re.search(r"\d+(\.\d+)+", self.text)
+        return match[0] if match and self.ok else ""
 
 
 class _Local(Local):
@@ -124,6 +142,28 @@ class ContainerContext:
         assert result is not None
         self._record(command, result.exited, time.monotonic() - began)
         return result
+
+    def probe(self, command: Command, seconds: float) -> Probed:
+        """Ask a program that may hang; then it is killed with all that it started. For several threads at once."""
+        began = time.monotonic()
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            output, _ = process.communicate(timeout=seconds)
+            answer = Probed(process.returncode, output.decode(errors="replace").strip())
+        except subprocess.TimeoutExpired:
+            _kill_tree(process.pid)
+            answer = Probed(None, "")
+            # what is stuck in the kernel, or in a session of its own, is not waited for
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=0.2)
+        self._record(command, -1 if answer.exited is None else answer.exited, time.monotonic() - began)
+        return answer
 
     def interact(self, command: Command) -> int:
         """Give the terminal to a command (psql); its exit code."""

@@ -33,12 +33,12 @@ class Credentials(Struct, frozen=True, kw_only=True):
     jwt_secret: str
 
 
-def credentials_of(context: ContainerContext, settings: Settings) -> Credentials:
-    """The environment's secrets; generated and stored at the first call, except in a dry run.
+def credentials_of(context: ContainerContext, settings: Settings, *, looking: bool = False) -> Credentials:
+    """The environment's secrets; generated and stored at the first call, except in a dry run and by who only looks.
 
     :raises StackError: the file of secrets is not as it was written.
     """
-    stored = _stored(context)
+    stored = _known(context) if looking else _stored(context)
     credentials = Credentials(
         db_password=settings.db.password or stored.db_password,
         pgbouncer_password=stored.pgbouncer_password,
@@ -48,17 +48,27 @@ def credentials_of(context: ContainerContext, settings: Settings) -> Credentials
     return credentials
 
 
+def _generated() -> Credentials:
+    return Credentials(
+        db_password=secrets.token_urlsafe(24),
+        pgbouncer_password=secrets.token_urlsafe(24),
+        jwt_secret=secrets.token_urlsafe(32),
+    )
+
+
+def _known(context: ContainerContext) -> Credentials:
+    """The stored ones, or some that open nothing: whoever looks goes on with what there is."""
+    try:
+        return msgspec.json.decode(context.paths.secrets.read_bytes(), type=Credentials)
+    except (OSError, msgspec.MsgspecError):
+        return _generated()
+
+
 def _stored(context: ContainerContext) -> Credentials:
     path = context.paths.secrets
     content = context.host.read_file(path)
     if content is None:
-        content = msgspec.json.encode(
-            Credentials(
-                db_password=secrets.token_urlsafe(24),
-                pgbouncer_password=secrets.token_urlsafe(24),
-                jwt_secret=secrets.token_urlsafe(32),
-            )
-        )
+        content = msgspec.json.encode(_generated())
         if not context.dry:
             try:
                 context.host.write_file(path, content + b"\n", 0o600, replace=False)

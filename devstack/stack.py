@@ -85,7 +85,9 @@ class ServiceStatus:
 class Stack:
     """PostgreSQL, PgBouncer and the application of one environment."""
 
-    def __init__(self, context: ContainerContext, settings: Settings, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, context: ContainerContext, settings: Settings, environ: Mapping[str, str], *, looking: bool = False
+    ) -> None:
         self.context = context
         self.settings = settings
         self.environ = environ
@@ -96,8 +98,10 @@ class Stack:
         self._snapshot: dict[str, ServiceState] = {}
         self._ended: set[str] = set()
         """Names of the services that this command has stopped."""
-        self._prepare_state()
-        credentials = credentials_of(context, settings)
+        self._looking = looking
+        if not looking:
+            self._prepare_state()
+        credentials = credentials_of(context, settings, looking=looking)
         self.db = Postgres(context, settings, credentials, self._postgres)
         self.pgb = PgBouncer(context, settings, credentials, self.db, self._pgbouncer)
         self.api = Api(context, settings, credentials)
@@ -414,14 +418,16 @@ class Stack:
     def _applied(self, service: Service) -> _Applied:
         return _Applied(self.paths.applied / service.name)
 
-    def _choices(self) -> Choices:
+    @property
+    def chosen(self) -> Choices:
+        """What is recorded for this environment; empty before its first start, or when the record is damaged."""
         content = self.context.host.read_file(self.paths.choices)
         with contextlib.suppress(msgspec.MsgspecError):
             return msgspec.json.decode(content or b"{}", type=Choices)
         return Choices()
 
     def _postgres(self) -> Programs:
-        choices = self._choices()
+        choices = self.chosen
         recorded = Path(choices.postgres_bin) if choices.postgres_bin else None
         fits = recorded and set(self.settings.db.extensions) <= set(choices.extensions)
         if recorded and fits and not self.settings.db.bin_dir and os.access(recorded / "postgres", os.X_OK):
@@ -430,7 +436,7 @@ class Stack:
                 tracks = providers.tracks_statements(self.context, recorded)
                 self._choose(tracks_statements=tracks)
             return providers.programs_at(recorded, choices.postgres_version, tracks)
-        found = providers.find_postgres(self.context, self.settings)
+        found = providers.find_postgres(self.context, self.settings, unpack=not self._looking)
         self._choose(
             extensions=self.settings.db.extensions,
             postgres_bin=str(found.bin),
@@ -440,7 +446,7 @@ class Stack:
         return found
 
     def _pgbouncer(self) -> Programs:
-        choices = self._choices()
+        choices = self.chosen
         binary = providers.pgbouncer_binary(self.settings)
         stamp = f"{binary} {binary.stat().st_mtime_ns}"
         if choices.pgbouncer == stamp:
@@ -450,8 +456,8 @@ class Stack:
         return Programs(binary.parent, version)
 
     def _choose(self, **chosen: str | bool | list[str]) -> None:
-        choices = msgspec.structs.replace(self._choices(), runtime=self.context.runtime.name, **chosen)
-        if not self.context.dry:
+        choices = msgspec.structs.replace(self.chosen, runtime=self.context.runtime.name, **chosen)
+        if not self.context.dry and not self._looking:
             self.context.write_file(self.paths.choices, msgspec.json.encode(choices).decode() + "\n")
 
 
@@ -480,8 +486,8 @@ def _digest(service: Service) -> str:
     return hashlib.sha256(service.fingerprint().encode()).hexdigest()
 
 
-def open_stack(c: Context, root: Path, environ: Mapping[str, str]) -> Stack:
-    """The stack of this checkout and environment.
+def open_stack(c: Context, root: Path, environ: Mapping[str, str], *, looking: bool = False) -> Stack:
+    """The stack of this checkout and environment. One that is only looked at makes no folder, file or secret.
 
     :raises UsageError: a setting is wrong.
     """
@@ -490,4 +496,4 @@ def open_stack(c: Context, root: Path, environ: Mapping[str, str]) -> Stack:
     xdg = {name: value for name, value in environ.items() if name.startswith("XDG_")}
     paths = paths_of(settings, home=Path.home(), xdg=xdg, uid=host.uid)
     runtime = Native(paths, settings.templates, sys.executable, host.account, host.is_root)
-    return Stack(ContainerContext(c, runtime, host, paths), settings, environ)
+    return Stack(ContainerContext(c, runtime, host, paths), settings, environ, looking=looking)

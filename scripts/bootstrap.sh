@@ -8,6 +8,7 @@ set -euo pipefail
 usage() {
     cat <<'HELP'
 Usage: scripts/bootstrap.sh run|dev
+       scripts/bootstrap.sh command [PACKAGE...]   print what installs packages on this system
 
 Sets up what the project needs, and does nothing when it is there already:
   - a Python 3.10 or newer, which it looks for
@@ -367,6 +368,12 @@ take_lock() {
 mode=${1:-}
 case $mode in
     run | dev) ;;
+    command)
+        shift
+        find_manager
+        [[ -z $manager ]] || printf '%s\n' "$sudo$install${*:+ $*}"
+        exit
+        ;;
     -h | --help)
         usage
         exit

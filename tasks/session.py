@@ -43,10 +43,13 @@ def environment() -> Mapping[str, str]:
     return _environ
 
 
-def stack(c: Context) -> Stack:
-    """The stack of this command: made once, so that a task and its pre-tasks share the lock and the timings."""
+def stack(c: Context, *, looking: bool = False) -> Stack:
+    """The stack of this command: made once, so that a task and its pre-tasks share the lock and the timings.
+    A task that only looks gets one that makes nothing, not even folders."""
     from devstack.stack import open_stack
 
+    if looking and not _stack:
+        return open_stack(c, ROOT, _environ, looking=True)
     if not _stack:
         _stack.append(open_stack(c, ROOT, _environ))
     return _stack[0]

@@ -476,3 +476,27 @@ def test_a_hook_runs_in_the_project_s_folder_with_its_variables_and_its_output_o
 
 def test_interact_gives_back_the_exit_code(context: ContainerContext) -> None:
     assert context.interact(argv(["sh", "-c", "exit 9"])) == 9
+
+
+def test_a_program_that_hangs_is_given_up_and_killed_with_what_it_started(context: ContainerContext) -> None:
+    before = children()
+    answer = context.probe(sh("echo begun; sleep 987 & sleep 987"), 0.2)
+    assert (answer.exited, answer.ok, answer.version()) == (None, False, "")
+    assert children() == before
+    assert "exit -1 " in log_of(context)
+
+
+@pytest.mark.parametrize(
+    ("command", "exited", "version"),
+    [
+        ("echo 'jq-1.6'", 0, "1.6"),
+        ("echo 'curl 7.88.1 (x86_64) libcurl/7.88.1' >&2", 0, "7.88.1"),
+        ("echo 1.2; exit 3", 3, ""),
+        ("echo no number", 0, ""),
+        ('read line; echo "${line:-nobody} 1.0"', 0, "1.0"),
+        ("nonesuch-program", 127, ""),
+    ],
+)
+def test_a_program_is_asked_for_its_version(context: ContainerContext, command: str, exited: int, version: str) -> None:
+    answer = context.probe(Command(command), 10)
+    assert (answer.exited, answer.version()) == (exited, version)

@@ -11,7 +11,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 URL_PASSWORD = re.compile(r"(?P<before>\w+://[^\s:/@]*:)[^\s/]+(?=@)")
 NO_INPUT = "exec </dev/null\n"
 """Invoke leaves a command's input open without ever writing to it: what reads it would wait for ever."""
+ENGINE_SECONDS = 10.0
+"""For the engine to end, which has nothing left to stop."""
 CHUNK = 1 << 18
 """Bytes that a stream holds at a time."""
 
@@ -344,36 +346,54 @@ class ContainerContext:
         self._engine_up = True
 
     def stop_engine(self) -> None:
-        """Take down what services run under, and wait until it is gone."""
+        """Take down what services run under, and wait until it is gone.
+
+        :raises StackError: it still runs after :data:`ENGINE_SECONDS`.
+        """
         self.perform(self.runtime.engine_stop(), "stop the supervisor")
         self._engine_up = False
-        pid = self.runtime.engine_pid()
-        deadline = time.monotonic() + 10
-        while pid and not self.dry and self.host.read_file(pid) is not None and time.monotonic() < deadline:
+        if self.dry:
+            return
+        deadline = time.monotonic() + ENGINE_SECONDS
+        while still := self._engine_remains():
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"the {self.runtime.name} runtime's supervisor did not end within {ENGINE_SECONDS:g} s",
+                    why=still,
+                    fix=[self.runtime.unstick(), "then inv dev.down"],
+                )
             time.sleep(0.01)
-        if not self.dry and self.paths.state not in self.paths.run.parents:
+        if self.paths.state not in self.paths.run.parents:
             self.host.remove(self.paths.run)  # in a shared folder, where nothing is to stay
+
+    def _engine_remains(self) -> str:
+        """What shows that the engine is not gone yet; empty once it is. Its pid file goes last."""
+        pid = self.runtime.engine_pid()
+        if pid and self.host.read_file(pid) is not None:
+            return f"{pid} is still there"
+        answer = self.read(self.runtime.states())
+        return "it still answers" if answer.ok else answer.stderr.strip() if answer.exited == TIMED_OUT else ""
 
     def start(self, spec: ServiceSpec) -> None:
         """Define a service that does not run, and start it.
 
         :raises StackError: the engine refused.
         """
-        self._checked(self.runtime.run(spec), f"start {spec.name}")
+        self._checked(self.runtime.run(spec), self.runtime.check_run, f"start {spec.name}")
 
     def stop(self, name: str) -> None:
         """Tell a service to stop; it has once :meth:`states` says so.
 
         :raises StackError: the engine refused.
         """
-        self._checked(self.runtime.stop(name), f"stop {name}")
+        self._checked(self.runtime.stop(name), self.runtime.check_stop, f"stop {name}")
 
-    def _checked(self, steps: Sequence[Step], what: str) -> None:
+    def _checked(self, steps: Sequence[Step], check: Callable[[str], None], what: str) -> None:
         answer = self.perform(steps, what)
         if self.dry:
             return
         try:
-            self.runtime.check(answer)
+            check(answer)
         except EngineError as error:
             raise StackError(f"could not {what}", why=f"{self.runtime.name} says: {error}") from None
 

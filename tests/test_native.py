@@ -428,6 +428,15 @@ STARTED = [RELOADED, [status(80, "OK")], True, True, [status(80, "OK")]]
         [RELOADED, fault(10, "BAD_NAME: nv-db"), fault(10, "BAD_NAME: nv-db"), True, [status(80, "OK")]],
         [RELOADED, [status(70, "NOT_RUNNING: nv-db")], True, fault(90, "ALREADY_ADDED: nv-db"), [status(80, "OK")]],
         [*STARTED[:4], [status(60, "ALREADY_STARTED: nv-db")]],
+    ],
+)
+def test_a_start_of_what_already_is_so_is_no_failure(told: Any) -> None:
+    native().check_run(answer(told))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
         [status(80, "OK"), status(70, "NOT_RUNNING: nv-db")],
         [],
         True,
@@ -435,8 +444,8 @@ STARTED = [RELOADED, [status(80, "OK")], True, True, [status(80, "OK")]]
         xmlrpc.client.Fault(70, "NOT_RUNNING: nv-db"),
     ],
 )
-def test_an_answer_that_means_it_already_is_so_is_no_failure(told: Any) -> None:
-    native().check(answer(told))
+def test_a_stop_of_what_does_not_run_is_no_failure(told: Any) -> None:
+    native().check_stop(answer(told))
 
 
 @pytest.mark.parametrize(
@@ -447,20 +456,44 @@ def test_an_answer_that_means_it_already_is_so_is_no_failure(told: Any) -> None:
         ([*STARTED[:4], [status(80, "OK"), status(40, "ABNORMAL_TERMINATION: x")]], "ABNORMAL_TERMINATION: x"),
         ([fault(92, "CANT_REREAD: bad"), *STARTED[1:]], "CANT_REREAD: bad"),
         ([*STARTED[:2], fault(91, "STILL_RUNNING: nv-db"), *STARTED[3:]], "STILL_RUNNING: nv-db"),
+        ([*STARTED[:3], fault(10, "BAD_NAME: nv-db"), STARTED[4]], "BAD_NAME: nv-db"),
+        ([*STARTED[:4], fault(10, "BAD_NAME: nv-db")], "BAD_NAME: nv-db"),
+        ([*STARTED[:4], [status(70, "NOT_RUNNING: nv-db")]], "NOT_RUNNING: nv-db"),
         (xmlrpc.client.Fault(6, "SHUTDOWN_STATE"), "SHUTDOWN_STATE"),
-        ([status(30, "FAILED: nv-db")], "FAILED: nv-db"),
+        (xmlrpc.client.Fault(10, "BAD_NAME: nv-db"), "BAD_NAME: nv-db"),
     ],
 )
-def test_a_refusal_is_raised_in_the_engine_s_own_words(told: Any, reason: str) -> None:
+def test_a_refused_start_is_raised_in_the_engine_s_own_words(told: Any, reason: str) -> None:
     with pytest.raises(EngineError) as raised:
-        native().check(answer(told))
+        native().check_run(answer(told))
+    assert str(raised.value) == reason
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ([status(30, "FAILED: nv-db")], "FAILED: nv-db"),
+        ([status(60, "ALREADY_STARTED: nv-db")], "ALREADY_STARTED: nv-db"),
+        (xmlrpc.client.Fault(6, "SHUTDOWN_STATE"), "SHUTDOWN_STATE"),
+    ],
+)
+def test_a_refused_stop_is_raised_in_the_engine_s_own_words(told: Any, reason: str) -> None:
+    with pytest.raises(EngineError) as raised:
+        native().check_stop(answer(told))
     assert str(raised.value) == reason
 
 
 @pytest.mark.parametrize("text", ["", "<html>"])
-def test_no_answer_to_a_start_is_a_refusal(text: str) -> None:
-    with pytest.raises(EngineError, match="supervisord answered"):
-        native().check(text)
+def test_no_answer_to_a_start_or_stop_is_a_refusal(text: str) -> None:
+    for check in (native().check_run, native().check_stop):
+        with pytest.raises(EngineError, match="supervisord answered"):
+            check(text)
+
+
+def test_an_answer_to_something_else_than_the_five_calls_is_a_refusal() -> None:
+    for told in (True, STARTED[:4]):
+        with pytest.raises(EngineError, match="supervisord answered"):
+            native().check_run(answer(told))
 
 
 # a real supervisord
@@ -601,3 +634,32 @@ def test_an_engine_that_is_shutting_down_says_so(engine: ContainerContext) -> No
     with pytest.raises(StackError) as raised:
         engine.states(["nv-x"])
     assert raised.value.why == "SHUTDOWN_STATE"
+
+
+def test_a_stop_right_after_a_start_waits_until_the_engine_is_gone(engine: ContainerContext) -> None:
+    for _ in range(5):
+        engine.start_engine()
+        engine.stop_engine()
+        assert not (engine.paths.run / "supervisord.pid").exists()
+        assert not (engine.paths.run / "supervisor.sock").exists()
+        assert engine.states(["nv-x"]) == {"nv-x": ServiceState("nv-x")}
+        assert not engine.engine_runs()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_engine_that_does_not_end_is_an_error_not_passed_over(
+    engine: ContainerContext, monkeypatch: pytest.MonkeyPatch, frozen: bool
+) -> None:
+    engine.start_engine()
+    pid_file = engine.paths.run / "supervisord.pid"
+    supervisord = wait_for(lambda: psutil.Process(int(pid_file.read_text())))
+    if frozen:
+        pid_file.unlink()  # so that it has to be asked
+        supervisord.suspend()
+    monkeypatch.setattr("devstack.container.ENGINE_SECONDS", 0.2)
+    monkeypatch.setattr(engine.runtime, "engine_stop", lambda: [sh("true")])
+    with pytest.raises(StackError) as raised:
+        engine.stop_engine()
+    assert "supervisor did not end within 0.2 s" in raised.value.what
+    assert ("no answer within 3 s" if frozen else f"{pid_file} is still there") in raised.value.why
+    assert "kill -CONT" in raised.value.fix[0]

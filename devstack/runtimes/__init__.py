@@ -117,8 +117,14 @@ class Runtime(Protocol):
     def stop(self, name: str) -> Sequence[Step]:
         """Tell a service to stop; :meth:`states` shows when it has."""
 
-    def check(self, answer: str) -> None:
-        """Read the answer of :meth:`run` or :meth:`stop`.
+    def check_run(self, answer: str) -> None:
+        """Read the answer of :meth:`run`.
+
+        :raises EngineError: the engine refused.
+        """
+
+    def check_stop(self, answer: str) -> None:
+        """Read the answer of :meth:`stop`; that it does not run is no refusal.
 
         :raises EngineError: the engine refused.
         """

@@ -41,8 +41,15 @@ URL = "http://supervisor/RPC2"
 ANSWER_SECONDS = 3
 """For a question that Supervisor answers in a millisecond: whoever asks for a state has little patience."""
 
-BENIGN_FAULTS = {"BAD_NAME", "ALREADY_ADDED", "ALREADY_STARTED", "NOT_RUNNING", "SUCCESS"}
-"""Answers that mean: it already is as asked. https://github.com/Supervisor/supervisor, supervisor/xmlrpc.py"""
+BENIGN_FAULTS = {
+    "reload": set[str](),
+    "stop": {"BAD_NAME", "NOT_RUNNING"},
+    "remove": {"BAD_NAME"},
+    "add": {"ALREADY_ADDED"},
+    "start": {"ALREADY_STARTED"},
+}
+"""Answers that mean: it already is as asked; in the order of the calls of supervisor-run.xml.
+https://github.com/Supervisor/supervisor, supervisor/xmlrpc.py"""
 
 
 class Native:
@@ -146,20 +153,19 @@ class Native:
     def stop(self, name: str) -> Sequence[Step]:
         return [post(self.socket, URL, _request("supervisor.stopProcessGroup", name, wait=False))]
 
-    def check(self, answer: str) -> None:
+    def check_run(self, answer: str) -> None:
+        results = _loads(answer)
+        if not isinstance(results, list) or len(results) != len(BENIGN_FAULTS):
+            raise EngineError(f"supervisord answered {answer[:200]!r}")
+        for result, benign in zip(results, BENIGN_FAULTS.values(), strict=True):
+            _refuse(result, benign)
+
+    def check_stop(self, answer: str) -> None:
         try:
-            results = _loads(answer)
+            _refuse(_loads(answer), BENIGN_FAULTS["stop"])
         except EngineError as error:
-            if str(error).split(":")[0] in BENIGN_FAULTS:
-                return
-            raise
-        for result in results if isinstance(results, list) else [results]:
-            statuses = result if isinstance(result, list) else [result]
-            for status in statuses:
-                if isinstance(status, dict):
-                    text = status.get("faultString") or status.get("description") or ""
-                    if text.split(":")[0] not in BENIGN_FAULTS and text != "OK":
-                        raise EngineError(text)
+            if _fault(str(error)) not in BENIGN_FAULTS["stop"]:
+                raise
 
     def states(self) -> Request:
         return post(self.socket, URL, _request("supervisor.getAllProcessInfo"), timeout=ANSWER_SECONDS)
@@ -220,6 +226,23 @@ def _request(method: str, *values: str | int, wait: bool = True) -> str:
     if not wait:
         params += "<param><value><boolean>0</boolean></value></param>"
     return f"<methodCall><methodName>{method}</methodName><params>{params}</params></methodCall>"
+
+
+def _fault(text: str) -> str:
+    """The name at the beginning of an answer: ``NOT_RUNNING: nv-db``."""
+    return text.split(":")[0]
+
+
+def _refuse(result: Any, benign: set[str]) -> None:
+    """Look at one call's answer: a value, a fault, or the status of each process in a group.
+
+    :raises EngineError: one is a refusal.
+    """
+    for status in result if isinstance(result, list) else [result]:
+        if isinstance(status, dict):
+            text = status.get("faultString") or status.get("description") or ""
+            if _fault(text) not in {*benign, "OK", "SUCCESS"}:
+                raise EngineError(text)
 
 
 def _loads(answer: str) -> Any:

@@ -54,7 +54,7 @@ class Tool(NamedTuple):
 
 TOOLS = (
     Tool("bash", "runs every command", True),
-    Tool("curl", "speaks to the native runtime's supervisor", True),
+    Tool("curl", "asks the application from a shell", False),
     Tool("make", "runs the Makefile", False),
     Tool("jq", "reads --json in scripts", False),
 )

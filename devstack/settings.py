@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
@@ -119,7 +119,9 @@ class HealthSettings(_Section, frozen=True, kw_only=True):
     restarts: Count = 3
 
 
-Commands = list[Text]
+WHOLE = {"whole": True}
+"""Marks a text that a variable gives as it is: a command may have commas."""
+Commands = list[Annotated[str, Meta(min_length=1, extra=WHOLE)]]
 
 
 class HookSettings(_Section, frozen=True, kw_only=True):
@@ -404,11 +406,7 @@ def _untext(text: str, kind: Any) -> Any:
         word = text.strip().lower()
         return {"yes": True, "on": True, "no": False, "off": False, "": False}.get(word, word)
     if isinstance(outline, msgspec.inspect.ListType):
-        return (
-            msgspec.json.decode(text)
-            if text.lstrip().startswith("[")
-            else [w.strip() for w in text.split(",") if w.strip()]
-        )
+        return _unlist(text, whole=getattr(outline.item_type, "extra", None) == WHOLE)
     if isinstance(outline, msgspec.inspect.DictType):
         return msgspec.json.decode(text)
     if isinstance(outline, msgspec.inspect.LiteralType):
@@ -417,14 +415,28 @@ def _untext(text: str, kind: Any) -> Any:
     return text
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]}?"
-    prefix = name.partition(".")[0] + "."
-    same = [n for n in names if n.startswith(prefix)]
-    return f"there are: {', '.join(same or names)}"
+def _unlist(text: str, *, whole: bool) -> Any:
+    if text.lstrip().startswith("["):
+        try:
+            return msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            if not whole:  # a command may begin with a test: [ -e file ] && …
+                raise
+    if whole:
+        return [text] if text.strip() else []
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    """The name that was probably meant. Of a path only the key is compared: its section is right."""
+    section, _, key = name.rpartition(".")
+    here = [n.removeprefix(f"{section}.") for n in known if n.rpartition(".")[0] == section]
+    prefix = f"{section}." if section else ""
+    if close := difflib.get_close_matches(key, here, n=1, cutoff=0.5):
+        return f"did you mean {prefix}{close[0]}?"
+    if elsewhere := [n for n in known if section and n.endswith(f".{key}")]:
+        return f"did you mean {elsewhere[0]}?"
+    return f"there are: {', '.join(prefix + n for n in here)}"
 
 
 def _example(info: msgspec.structs.FieldInfo) -> str:

@@ -235,6 +235,7 @@ def test_a_pattern_holds_to_the_last_character(path: str, value: str) -> None:
         ("db.pasword", "did you mean db.password?"),
         ("api.health", "did you mean api.health_path?"),
         ("pgb.poolmode", "did you mean pgb.pool_mode?"),
+        ("db.pool_mode", "did you mean pgb.pool_mode?"),
         ("data.zzzzzzzzzzzzzzzzzzzz", "there are: data.dir, data.retention_days"),
     ],
 )
@@ -246,7 +247,9 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(unknown: str, nearest: s
 
 
 def test_a_key_that_is_a_number_is_refused_not_a_crash() -> None:
-    assert "db.5: there is no such setting" in refusal(from_yaml, db={5: 3})
+    text = refusal(from_yaml, db={5: 3})
+    assert "db.5: there is no such setting" in text
+    assert "there are: db.port, db.name, db.user" in text, "a section that both have makes no key alike"
 
 
 @pytest.mark.parametrize("content", ["text", ["a"], 3, True])
@@ -293,6 +296,25 @@ def test_lists_and_maps_are_given_as_words_or_json() -> None:
     assert from_variables(INVOKE_DB_EXTENSIONS='["a,b"]').db.extensions == ["a,b"]
     assert from_variables(INVOKE_DB_EXTENSIONS="").db.extensions == []
     assert from_variables(INVOKE_DB_PARAMETERS='{"work_mem": "16MB"}').db.parameters == {"work_mem": "16MB"}
+
+
+@pytest.mark.parametrize(
+    ("text", "commands"),
+    [
+        ("echo one, two", ["echo one, two"]),
+        ("[ -e file ] && echo a,b", ["[ -e file ] && echo a,b"]),
+        ('["echo one, two", "true"]', ["echo one, two", "true"]),
+        ("", []),
+        ("  ", []),
+    ],
+)
+def test_a_command_in_a_variable_is_taken_whole_unless_it_is_json(text: str, commands: list[str]) -> None:
+    assert from_variables(INVOKE_HOOKS_POST_UP=text).hooks.post_up == commands
+
+
+@pytest.mark.parametrize("text", ["[1]", '[""]', '[["a"]]'])
+def test_a_list_of_commands_that_are_none_is_refused(text: str) -> None:
+    assert "hooks.post_up: " in refusal(from_variables, INVOKE_HOOKS_POST_UP=text)
 
 
 @pytest.mark.parametrize("text", ["{", "work_mem=16MB", "[]", ""])

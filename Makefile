@@ -33,6 +33,7 @@ api-logs:         ## Show the API's log
 ##@ Health
 health:           ## Show a health summary of everything
 metrics:          ## Show performance metrics
+dev-bundle:       ## Collect a zip for a bug report, without secrets
 system-info:      ## Show what the stack needs and what this machine has
 
 ##@ Data

@@ -148,6 +148,8 @@ class Settings(_Section, frozen=True, kw_only=True):
     hooks: HookSettings = HookSettings()
     dotenv: dict[str, str] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    hidden: list[tuple[str, str]] = field(default_factory=list)
+    """Name and value of every secret of every layer, also of those that another one won over: not for a report."""
 
     @property
     def templates(self) -> Path:
@@ -572,7 +574,18 @@ def from_invoke(config: Any, root: Path, environ: Mapping[str, str]) -> Settings
     layers += variable_entries(dotenv, f"{dotenv_path} ({{}})")
     layers += variable_entries(environ, "variable {}")
     layers += _level(config, "runtime")
-    return load(layers, root, {k: v for k, v in dotenv.items() if not _is_ours(k)})
+    settings = load(layers, root, {k: v for k, v in dotenv.items() if not _is_ours(k)})
+    urls = [(URL_VARIABLE, variables[URL_VARIABLE]) for variables in (dotenv, environ) if variables.get(URL_VARIABLE)]
+    return msgspec.structs.replace(settings, hidden=[*_secrets(layers), *urls])
+
+
+def _secrets(layers: Iterable[Entry]) -> Iterator[tuple[str, str]]:
+    """Name and value of all secret settings; of a map, of each of its values."""
+    for entry in layers:
+        if entry.path in SECRETS and entry.value is not None:
+            value = _untext(str(entry.value), FIELDS[entry.path].type) if entry.text else entry.value
+            values = value if isinstance(value, Mapping) else {entry.path: value}
+            yield from ((str(name), str(text)) for name, text in values.items())
 
 
 def _is_ours(variable: str) -> bool:

@@ -367,6 +367,11 @@ class Stack:
                 reason = self.context.mask(str(error))
         return ServiceStatus(service.label, service.address, state, answers, reason)
 
+    def as_set(self, service: Service) -> bool | None:
+        """Whether a service became ready with the configuration that the settings give now; None if it never did."""
+        applied = self._applied(service).read_text_or_empty()
+        return applied == _digest(service) if applied else None
+
     def reload_pooler(self) -> list[str]:
         """Render PgBouncer's configuration again and have it read; the parameters that kept their old value."""
         self._begin()

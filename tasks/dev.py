@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from invoke import Context, Exit, task
 
-from tasks import healing, hooks, lifecycle, report, session
+from tasks import diagnosis, healing, hooks, lifecycle, report, session
 
 
 @task(
@@ -61,3 +61,20 @@ def heal(c: Context, watch: str | bool = False) -> None:
     """Repair what is broken, without touching data."""
     if code := healing.heal(session.stack(c), every=report.watch_seconds(watch, default=5.0)):
         raise Exit(code=code)
+
+
+@task(
+    help={
+        "output": "file or folder to write it to; otherwise it goes into the folder of logs",
+        "json": "the listing as JSON",
+    },
+    auto_shortflags=False,
+)
+def bundle(c: Context, output: str = "", json: bool = False) -> None:
+    """Collect a zip for a bug report, without secrets."""
+    from datetime import datetime, timezone
+
+    from devstack.bundle import write_bundle
+
+    made = write_bundle(session.stack(c, looking=True), output, datetime.now(timezone.utc))
+    diagnosis.show_bundle(made, as_json=json)

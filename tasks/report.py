@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Mapping
@@ -16,7 +15,6 @@ from devstack.errors import FAILED, StackError, UsageError
 if TYPE_CHECKING:
     from devstack.services.statistics import Table
     from devstack.stack import ServiceStatus, Stack, Started
-    from devstack.system import Fact
 
 COLOUR = {"running": "good", "starting": "warn", "stopping": "warn", "stopped": "dim"}
 
@@ -311,34 +309,3 @@ def show_exposition(stack: Stack) -> int:
     sample = sampling.take(stack)
     console.out(exposition.render(sample).rstrip("\n"))
     return FAILED if sample.empty else 0
-
-
-def show_system(facts: list[Fact], *, as_json: bool) -> int:
-    """What the machine has; exit code 1 when the stack could not start."""
-    missing = [fact for fact in facts if fact.needed and fact.ok is False]
-    if as_json:
-        console.data({"can_start": not missing, "facts": [dataclasses.asdict(fact) for fact in facts]})
-        return FAILED if missing else 0
-    width = max(console.width(fact.name) for fact in facts if console.width(fact.name) <= 40)
-    for topic in dict.fromkeys(fact.topic for fact in facts):
-        console.out(console.paint(topic, "bold"))
-        for fact in (f for f in facts if f.topic == topic):
-            origin = console.paint(f"  {fact.origin}", "dim") if fact.origin else ""
-            value = console.pad(fact.value, 24) if origin else fact.value
-            console.out(f"  {_mark(fact)}  {console.pad(fact.name, width)}  {value}{origin}")
-            if fact.advice:
-                console.out(f"      {' ' * width}  {fact.advice}")
-        console.out()
-    if missing:
-        console.out(f"The stack can't start here: {', '.join(f'{fact.topic} {fact.name}' for fact in missing)}.")
-    else:
-        console.out("The stack can start here.")
-    return FAILED if missing else 0
-
-
-def _mark(fact: Fact) -> str:
-    if fact.ok is None:
-        return "  "
-    if fact.ok:
-        return console.paint("ok", "good")
-    return console.paint("!!", "bad") if fact.needed else console.paint("--", "warn")

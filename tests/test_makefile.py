@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 TASKS = {
-    **{f"dev-{verb}": f"dev.{verb}" for verb in ("up", "down", "status", "logs", "restart")},
+    **{f"dev-{verb}": f"dev.{verb}" for verb in ("up", "down", "status", "logs", "restart", "bundle")},
     **{f"db-{verb}": f"db.{verb}" for verb in ("start", "stop", "status", "stats", "logs", "shell")},
     **{f"pgb-{verb}": f"pgb.{verb}" for verb in ("start", "stop", "status", "stats", "logs", "reload")},
     **{f"api-{verb}": f"api.{verb}" for verb in ("start", "stop", "status", "logs")},

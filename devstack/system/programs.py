@@ -155,7 +155,7 @@ def postgres(stack: Stack, survey: Survey) -> list[Fact]:
     programs = taken.programs if taken else None
     if programs and recorded and recorded != str(programs.bin) and not stack.settings.db.bin_dir:
         # what was chosen at the first start stays, as long as it is there
-        kept = providers.programs_at(Path(recorded), stack.chosen.postgres_version)
+        kept = providers.programs_at(Path(recorded), stack.chosen.postgres_version, tracks_statements=False)
         if os.access(kept.path("postgres"), os.X_OK):
             facts.append(Fact("PostgreSQL", "in use", f"{recorded}, recorded at this environment's first start", True))
             programs, taken = kept, None

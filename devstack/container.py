@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from invoke.runners import Local
 from devstack import console
 from devstack.errors import StackError
 from devstack.host import Host
+from devstack.mishaps import fix_of
 from devstack.paths import Paths
 from devstack.runtimes import Crash, EngineError, File, Runtime, ServiceSpec, ServiceState, Step, Usage
 from devstack.shell import TIMED_OUT, Command, Request, sh
@@ -73,6 +76,7 @@ class ContainerContext:
         self.paths = paths
         self._secrets: set[str] = set()
         self._log: logging.Logger | None = None
+        self._log_lock = threading.Lock()
         self._engine_up: bool | None = None
 
     @property
@@ -117,7 +121,7 @@ class ContainerContext:
                 f"could not {what}",
                 why=f"the command ended with exit code {result.exited}",
                 evidence=[self.mask(line) for line in lines],
-                fix=f"the command is in {self.paths.log / 'devstack.log'}",
+                fix=fix_of(lines) or f"the command is in {self.paths.log / 'devstack.log'}",
             )
         return result
 
@@ -175,8 +179,9 @@ class ContainerContext:
         return done.returncode
 
     def _record(self, command: str, exit_code: int, seconds: float) -> None:
-        if self._log is None:
-            self._log = _open_log(self.paths)
+        with self._log_lock:
+            if self._log is None:
+                self._log = _open_log(self.paths)
         if self._log is not None:
             self._log.info("%7.3f s  exit %-3d  %s", seconds, exit_code, self.mask(command))
 
@@ -428,13 +433,19 @@ def _open_log(paths: Paths) -> logging.Logger | None:
     import logging
     from logging.handlers import RotatingFileHandler
 
+    class Quiet(RotatingFileHandler):
+        """One line where others print a traceback for each record: a full disk stops no command."""
+
+        def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+            if not logger.disabled:
+                logger.disabled = True
+                error = sys.exc_info()[1]
+                console.note(f"{self.baseFilename} can't be written: {getattr(error, 'strerror', None) or error}")
+
     if not paths.log.is_dir():
         return None
     logger = logging.Logger("devstack")
-    try:
-        handler = RotatingFileHandler(paths.log / "devstack.log", maxBytes=5_000_000, backupCount=1, delay=True)
-    except OSError:
-        return None
+    handler = Quiet(paths.log / "devstack.log", maxBytes=5_000_000, backupCount=1, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s  [%(process)d]  %(message)s"))
     logger.addHandler(handler)
     return logger

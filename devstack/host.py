@@ -59,8 +59,18 @@ class Host:
 
     @property
     def user(self) -> str:
-        """The name of the user that this runs as."""
-        return pwd.getpwuid(self.uid).pw_name
+        """The name of the user that this runs as.
+
+        :raises UsageError: it has none, as in a container with a user id of its own.
+        """
+        try:
+            return pwd.getpwuid(self.uid).pw_name
+        except KeyError:
+            raise UsageError(
+                f"user id {self.uid} has no name here",
+                why="PostgreSQL refuses to run as a user that is not in the list of users",
+                fix=f"add it: echo 'me:x:{self.uid}:{os.getgid()}::/tmp:/bin/sh' >>/etc/passwd; or run as another user",
+            ) from None
 
     @property
     def account(self) -> str:
@@ -176,6 +186,17 @@ class Host:
                 why=f"its owner is uid {info.st_uid}, this runs as uid {self.uid}",
                 fix="remove it, or set stack.state_dir to a folder with a shorter path",
             )
+
+    def check_writable(self, path: Path) -> None:
+        """Ask whether a file could be written, before a program that writes it fails in words of its own.
+
+        :raises OSError: it could not, as the system would say.
+        """
+        there = path if os.path.lexists(path) else path.parent
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not os.access(there, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     def check_reachable(self, path: Path) -> None:
         """As root: refuse a folder that the services' account can't enter, before it fails half-way.

@@ -197,8 +197,10 @@ VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SECRETS = ("db.password", "api.jwt_secret", "api.env")
 """The settings whose values are not shown."""
 
+INVOKES = ("run", "runners", "sudo", "tasks", "timeouts")
+"""Invoke's own sections."""
 NOT_OURS = {
-    *("run", "runners", "sudo", "tasks", "timeouts", "debug"),
+    *(*INVOKES, "debug"),
     *("authentication", "connect_kwargs", "forward_agent", "gateway", "inline_ssh_env", "load_ssh_configs"),
     *("port", "ssh_config_path", "user"),
 }
@@ -566,6 +568,9 @@ def from_invoke(config: Any, root: Path, environ: Mapping[str, str]) -> Settings
     Invoke merges its levels without keeping where a value came from, and casts variables by their default's
     type (``"false"`` becomes true). So the levels are read one by one, and the variables by us.
     """
+    runtime = object.__getattribute__(config, "_runtime_path")
+    if runtime and not Path(runtime).is_file():  # Invoke would go on without a word
+        raise UsageError(f"there is no file {runtime}", why="`inv -f` names it", fix="correct its name")
     dotenv_path = root / ".env"
     dotenv = read_dotenv(dotenv_path)
     layers: list[Entry] = []
@@ -586,6 +591,30 @@ def _secrets(layers: Iterable[Entry]) -> Iterator[tuple[str, str]]:
             value = _untext(str(entry.value), FIELDS[entry.path].type) if entry.text else entry.value
             values = value if isinstance(value, Mapping) else {entry.path: value}
             yield from ((str(name), str(text)) for name, text in values.items())
+
+
+def check_files(files: Iterable[Path]) -> UsageError | None:
+    """What is wrong with the first configuration file that Invoke can't take; None if all look well."""
+    from invoke.vendor.yaml import safe_load
+
+    for file in files:
+        try:
+            content = safe_load(file.read_text(encoding="utf-8"))  # type: ignore[no-untyped-call]
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            return UsageError(f"{file} can't be read", why=str(error), fix="mend the file, or move it away")
+        if not isinstance(content, Mapping | None):
+            why = f"expected sections with keys below them, got {content!r:.60}"
+            return UsageError(f"{file} can't be used", why=why, fix="write section: {key: value}")
+        for section, values in (content or {}).items():
+            if not isinstance(section, str):
+                why = f"expected a section's name, got {section!r}"
+                return UsageError(f"{file} can't be used", why=why, fix=f"there are: {', '.join(SECTIONS)}")
+            if section in INVOKES and not isinstance(values, Mapping):
+                why = f"{section} is Invoke's own section; expected keys below it, got {values!r:.60}"
+                return UsageError(f"{file} can't be used", why=why, fix=f"correct {section}, or leave it out")
+    return None
 
 
 def _is_ours(variable: str) -> bool:

@@ -19,7 +19,7 @@ from msgspec import Struct
 from devstack import console, providers
 from devstack.container import ContainerContext
 from devstack.credentials import credentials_of
-from devstack.errors import StackError
+from devstack.errors import StackError, UsageError
 from devstack.host import Host, PortHolder
 from devstack.lock import StackLock
 from devstack.paths import paths_of
@@ -221,6 +221,9 @@ class Stack:
     def _start(self, service: Service, *, running: bool) -> None:
         if not running:
             self._free_port(service)
+        if not self.context.dry:
+            for name in (service.name, "supervisord"):
+                self.context.host.check_writable(self.paths.log / f"{name}.log")
         spec = service.prepare()
         if running:  # until here, what is wrong with the new settings has left it as it was
             self._stop(service)
@@ -235,6 +238,10 @@ class Stack:
         self._snapshot.pop(service.name, None)
         try:
             self.context.start(spec)
+        except UsageError:  # a template that can't be filled in
+            with contextlib.suppress(StackError):
+                self._stop_engine_if_idle()
+            raise
         except StackError as error:
             raise self._failure(service, error.why, logged) from None
         if self.context.dry:
@@ -426,9 +433,9 @@ class Stack:
     @property
     def chosen(self) -> Choices:
         """What is recorded for this environment; empty before its first start, or when the record is damaged."""
-        content = self.context.host.read_file(self.paths.choices)
-        with contextlib.suppress(msgspec.MsgspecError):
-            return msgspec.json.decode(content or b"{}", type=Choices)
+        # whoever looks goes on with what there is
+        with contextlib.suppress(msgspec.MsgspecError, *([OSError] if self._looking else [])):
+            return msgspec.json.decode(self.context.host.read_file(self.paths.choices) or b"{}", type=Choices)
         return Choices()
 
     def _postgres(self) -> Programs:
@@ -491,6 +498,15 @@ def _digest(service: Service) -> str:
     return hashlib.sha256(service.fingerprint().encode()).hexdigest()
 
 
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise UsageError(
+            "you have no home folder", why="HOME is not set", fix="export HOME=/path/to/your/home"
+        ) from None
+
+
 def open_stack(c: Context, root: Path, environ: Mapping[str, str], *, looking: bool = False) -> Stack:
     """The stack of this checkout and environment. One that is only looked at makes no folder, file or secret.
 
@@ -499,6 +515,6 @@ def open_stack(c: Context, root: Path, environ: Mapping[str, str], *, looking: b
     settings = from_invoke(c.config, root, environ)
     host = Host(settings.stack.account)
     xdg = {name: value for name, value in environ.items() if name.startswith("XDG_")}
-    paths = paths_of(settings, home=Path.home(), xdg=xdg, uid=host.uid)
+    paths = paths_of(settings, home=_home(), xdg=xdg, uid=host.uid)
     runtime = Native(paths, settings.templates, sys.executable, host.account, host.is_root)
     return Stack(ContainerContext(c, runtime, host, paths), settings, environ, looking=looking)

@@ -9,6 +9,7 @@ from invoke import Collection
 
 from tasks import api, db, dev, health, pgb, session, system
 
+session.have_streams()
 sys.excepthook = session.explain
 session.take_environment(os.environ)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Mapping, MutableMapping
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from invoke import Context
 
-from devstack.errors import FAILED, USAGE, UsageError
+from devstack.errors import FAILED, StackError, UsageError
+from devstack.mishaps import explain as explain_mishap
 from devstack.settings import VARIABLE_PREFIXES
 
 if TYPE_CHECKING:
@@ -65,14 +67,47 @@ def explain(kind: type[BaseException], error: BaseException, trace: TracebackTyp
     if any(flag in sys.argv for flag in ("--debug", "-d")):
         traceback.print_exception(kind, error, trace)
         raise SystemExit(FAILED)
-    if kind.__module__.startswith("invoke.vendor.yaml") or kind.__name__.endswith("YAMLError"):
-        problem = UsageError(
-            "a configuration file is not valid YAML",
-            evidence=str(error).splitlines(),
-            fix="mend the line above",
+    problem = _of_invoke(error, trace) or explain_mishap(error)
+    if problem is None:
+        problem = StackError(
+            f"{kind.__name__}: {error}",
+            fix="this is a defect of the tool; `inv --debug …` shows where, please report it with `inv dev.bundle`",
         )
-        print(problem.text(), file=sys.stderr)
-        raise SystemExit(USAGE)
-    print(f"error: {kind.__name__}: {error}", file=sys.stderr)
-    print("fix:   this is a defect of the tool; `inv --debug …` shows where, please report it", file=sys.stderr)
-    raise SystemExit(FAILED)
+    print(problem.text(), file=sys.stderr)
+    raise SystemExit(problem.code)
+
+
+def _of_invoke(error: BaseException, trace: TracebackType | None) -> UsageError | None:
+    """What Invoke trips over when it reads its configuration files and the command line."""
+    places = {
+        (Path(frame.filename).name, frame.name)
+        for frame in traceback.extract_tb(trace)
+        if "invoke" in Path(frame.filename).parts
+    }
+    if isinstance(error, ValueError) and ("argument.py", "set_value") in places:
+        value = re.search("'.*'$", str(error))
+        why = f"{value[0]} is not a whole number" if value else str(error)
+        return UsageError("a flag's value is wrong", why=why, fix="inv --help TASK says what it takes")
+    if "config.py" not in {file for file, _ in places} or type(error).__module__.startswith("invoke.vendor.yaml"):
+        return None
+    from devstack.settings import check_files
+
+    found = check_files(
+        folder.with_suffix(f".{ending}")
+        for folder in (Path("/etc/invoke"), Path.home() / ".invoke", ROOT / "invoke")
+        for ending in ("yaml", "yml", "json")
+    )
+    if found is None and any(name.startswith(("load_", "_load_")) for _, name in places):
+        return UsageError(
+            "Invoke can't take its configuration",
+            why=str(error),
+            fix=f"look at {ROOT / 'invoke.yaml'}, ~/.invoke.yaml, /etc/invoke.yaml, and at the file of -f",
+        )
+    return found
+
+
+def have_streams() -> None:
+    """Where the caller closed a stream, what goes there is lost, but nothing fails for it."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -274,3 +277,188 @@ def test_reading_commands_on_nothing_say_what_to_do(project: Project) -> None:
     assert "fix:   inv db.start" in project.inv("db.stats", expect=1).stderr
     assert "fix:   inv pgb.start" in project.inv("pgb.stats", expect=1).stderr
     assert "fix:   inv pgb.start" in project.inv("pgb.reload", expect=1).stderr
+
+
+def in_form(stderr: str) -> dict[str, str]:
+    """The parts of an error, which must be the only thing said."""
+    lines = stderr.rstrip("\n").splitlines()
+    assert lines[0].startswith("error: "), stderr
+    parts: dict[str, str] = {}
+    for line in lines:
+        label, text = line[:7].strip().rstrip(":"), line[7:]
+        if label:
+            assert label in ("error", "cause", "fix"), stderr
+            assert label not in parts, stderr
+        name = label or list(parts)[-1]
+        parts[name] = f"{parts[name]}\n{text}" if name in parts else text
+    assert parts.get("fix"), f"it does not say what to do:\n{stderr}"
+    assert "defect of the tool" not in stderr
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "why"),
+    [
+        (b"- a\n- b\n", "$file can't be used", "expected sections with keys below them, got ['a', 'b']"),
+        (b"hello\n", "$file can't be used", "expected sections with keys below them, got 'hello'"),
+        (b"5\n", "$file can't be used", "expected sections with keys below them, got 5"),
+        (b"5: {a: 1}\n", "$file can't be used", "expected a section's name, got 5"),
+        (b"tasks: 5\n", "$file can't be used", "tasks is Invoke's own section; expected keys below it, got 5"),
+        (b"run: [1]\n", "$file can't be used", "run is Invoke's own section; expected keys below it, got [1]"),
+        (b"db: {name: caf\xe9}\n", "$file can't be read", "'utf-8' codec can't decode byte 0xe9"),
+        (None, "$file can't be read", "Is a directory"),
+    ],
+)
+def test_an_invoke_yaml_that_is_none(project: Project, content: bytes | None, what: str, why: str) -> None:
+    file = project.root / "invoke.yaml"
+    file.unlink()
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    parts = in_form(project.inv("dev.status", expect=2).stderr)
+    assert parts["error"] == what.replace("$file", str(file))
+    assert why in parts["cause"]
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n", "db:\n"])
+def test_an_empty_invoke_yaml_is_all_defaults(project: Project, content: str) -> None:
+    (project.root / "invoke.yaml").write_text(content)
+    assert project.inv("dev.status", expect=1).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "what", "why"),
+    [
+        (("-f", "/nonesuch.yaml", "dev.status"), "there is no file /nonesuch.yaml", "`inv -f` names it"),
+        (("-f", "/etc/passwd", "dev.status"), "Invoke can't take its configuration", "are not supported"),
+        (("db.logs", "--tail", "x"), "a flag's value is wrong", "'x' is not a whole number"),
+    ],
+)
+def test_arguments_that_invoke_trips_over(project: Project, args: tuple[str, ...], what: str, why: str) -> None:
+    parts = in_form(project.inv(*args, expect=2).stderr)
+    assert parts["error"] == what
+    assert why in parts["cause"]
+
+
+@pytest.mark.parametrize("name", ["pg_hba.conf", "supervisord.conf", "supervisor-service.conf", "pgbouncer.ini"])
+@pytest.mark.parametrize("damage", ["missing", "unknown name"])
+def test_a_damaged_template_is_named(project: Project, name: str, damage: str) -> None:
+    template = project.root / "templates" / name
+    if damage == "missing":
+        template.unlink()
+    else:
+        template.write_text(template.read_text() + "$nonesuch\n")
+    parts = in_form(project.inv("pgb.start", expect=2).stderr)
+    assert parts["error"].startswith(f"the template {name} can't be ")
+    assert parts["fix"].endswith(f"git checkout templates/{name}")
+
+
+@pytest.mark.parametrize(
+    ("path", "task"),
+    [
+        ("logs/nv-db.log", "db.start"),
+        ("logs/supervisord.log", "db.start"),
+        ("state/choices.json", "db.start"),
+        ("state/secrets.json", "dev.status"),
+        ("state/lock", "db.start"),
+        ("state/config/pg_hba.conf", "db.start"),
+    ],
+)
+def test_a_folder_in_a_file_s_place_is_named(project: Project, path: str, task: str) -> None:
+    project.inv("dev.status", expect=1)
+    first, _, rest = path.partition("/")
+    file = (project.root / "logs" if first == "logs" else project.state) / rest
+    file.unlink(missing_ok=True)
+    file.mkdir()
+    parts = in_form(project.inv(task, expect=1).stderr)
+    assert parts["error"] == f"{file} can't be used"
+    assert parts["cause"] == "a folder is where a file belongs (Is a directory)"
+    assert parts["fix"] == f"move it away: mv {file} {file}.away"
+    assert project.processes() == []
+    file.rmdir()
+    project.inv("db.start")
+
+
+def test_a_file_in_the_place_of_the_folder_of_logs(project: Project) -> None:
+    (project.root / "logs").write_text("x")
+    parts = in_form(project.inv("db.start", expect=1).stderr)
+    assert parts["error"] == f"{project.root / 'logs'} can't be used"
+    assert "move it away" in parts["fix"]
+
+
+def test_a_log_of_commands_that_can_not_be_written_stops_nothing_and_is_said_once(project: Project) -> None:
+    (project.root / "logs/devstack.log").mkdir(parents=True)
+    done = project.inv("db.start")
+    assert done.stderr == f"{project.root / 'logs/devstack.log'} can't be written: Is a directory\n"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "stderr"),
+    [
+        (">&-", 1, ""),
+        ("<&- >&- 2>&-", 1, ""),
+        (">/dev/full", 1, "error: a file can't be written or read\ncause: the disk is full"),
+    ],
+)
+def test_streams_that_are_closed_or_full(project: Project, redirection: str, code: int, stderr: str) -> None:
+    if "/dev/full" in redirection and not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    command = f"{shlex.join(project.command('dev.status'))} {redirection}"
+    done = subprocess.run(["sh", "-c", command], cwd=project.root, env=project.env, capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stderr.startswith(stderr) if stderr else done.stderr == ""
+
+
+def test_a_current_folder_that_was_removed(project: Project, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    inv = [project.python, Path(project.python).with_name("inv"), "--search-root", project.root]
+    command = f"rmdir {shlex.quote(str(gone))}; {shlex.join(map(str, [*inv, 'dev.status']))}"
+    done = subprocess.run(["sh", "-c", command], cwd=gone, env=project.env, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert done.stdout.count("stopped") == 3
+
+
+@pytest.fixture
+def small_disk(project: Project) -> Iterator[Path]:
+    """A disk of 3 MB of its own."""
+    folder = project.folder / "small"
+    folder.mkdir()
+    options = "size=3m,mode=755"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a disk")
+    try:
+        yield folder
+    finally:
+        project.end()
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_is_too_small_and_then_full(project: Project, small_disk: Path) -> None:
+    env: dict[str, Any] = {"INVOKE_STACK_STATE_DIR": str(small_disk)}
+    parts = in_form(project.inv("db.start", expect=1, **env).stderr)
+    assert parts["error"] == "could not initialise the database's data folder"
+    assert "No space left on device" in parts["cause"]
+    assert parts["fix"] == "free some space; inv system-info shows the disks"
+    subprocess.run(["sh", "-c", f"cat /dev/zero >{small_disk}/fill"], capture_output=True)
+    parts = in_form(project.inv("dev.status", expect=1, NV_ENV="other", **env).stderr)
+    assert parts["cause"] == "the disk is full (No space left on device)"
+    target = small_disk / "x.zip"
+    parts = in_form(project.inv("dev.bundle", "--output", str(target), expect=1).stderr)
+    assert parts["error"] == f"the bundle can't be written to {target}"
+    assert not list(small_disk.glob("*.zip*")), "what could not be written whole is gone"
+    info = project.inv("system-info", **env)
+    assert "free some space on it" in info.stdout
+
+
+def test_a_disk_that_is_read_only(project: Project, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    env: dict[str, Any] = {"INVOKE_STACK_STATE_DIR": str(small_disk)}
+    parts = in_form(project.inv("db.start", expect=1, **env).stderr)
+    assert parts["cause"] == "the disk is read-only (Read-only file system)"
+    info = project.inv("system-info", expect=1, **env)
+    assert info.stdout.endswith("The stack can't start here: folders state.\n")
+    parts = in_form(project.inv("dev.bundle", expect=1, INVOKE_STACK_LOG_DIR=str(small_disk / "logs")).stderr)
+    assert parts["fix"] == "name a file elsewhere: inv dev.bundle --output FILE"

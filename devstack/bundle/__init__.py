@@ -62,20 +62,27 @@ def write_bundle(stack: Stack, output: str, now: datetime) -> Bundle:
     if stack.context.dry:
         console.out(f"# write {path} (0600, {len(content)} bytes)")
         return Bundle(path, len(content), entries)
+    try:
+        if not path.parent.is_dir():
+            stack.context.make_dir(path.parent, 0o755)
+    except OSError as error:
+        raise _unwritable(path, error) from None
     while True:
         try:
-            if not output:
-                stack.context.make_dir(path.parent, 0o755)
             stack.context.host.write_file(path, content, 0o600, replace=False)
             return Bundle(path, len(content), entries)
         except FileExistsError:  # another one of the same second
             path = next(paths)
         except OSError as error:
-            raise StackError(
-                f"the bundle can't be written to {path}",
-                why=error.strerror or str(error),
-                fix="name a file elsewhere: inv dev.bundle --output FILE",
-            ) from None
+            raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> StackError:
+    return StackError(
+        f"the bundle can't be written to {path}",
+        why=error.strerror or str(error),
+        fix="name a file elsewhere: inv dev.bundle --output FILE",
+    )
 
 
 def _destinations(stack: Stack, output: str, name: str) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -134,8 +135,10 @@ def _rendered(stack: Stack) -> list[Path]:
     """The rendered files that may be shown: none that has a password to itself."""
     folder = stack.paths.config
     names = ("pgbouncer.ini", "userlist.txt", "pg_hba.conf", "pg_ident.conf", "supervisord.conf")
-    there = [folder / name for name in names if (folder / name).is_file()]
-    return [*there, *sorted(folder.glob("services/*.conf")), *sorted(folder.glob("nv-*.sh"))]
+    there = [folder / name for name in names if os.path.isfile(folder / name)]
+    with contextlib.suppress(OSError):
+        there += [*sorted(folder.glob("services/*.conf")), *sorted(folder.glob("nv-*.sh"))]
+    return there
 
 
 EXPORT = re.compile(r"""^export ([A-Za-z_]\w*)=(?:'[^']*'|"[^"]*"|[^\s'"])*$""", re.M)

@@ -7,7 +7,6 @@ the daemon's unix socket: an answer in 1 ms where ``supervisorctl``, a Python pr
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from devstack.paths import Paths
 from devstack.runtimes import Crash, EngineError, File, ServiceSpec, ServiceState, Status, Step
 from devstack.shell import Command, Request, argv, chain, post, sh
+from devstack.templates import render
 
 LOG_BYTES = 50_000
 """Of the end of Supervisor's log, where it says what ended and how."""
@@ -76,7 +76,7 @@ class Native:
         return self.paths.config / f"{name}.sh"
 
     def render(self, template: str, **values: str) -> str:
-        return string.Template((self.templates / template).read_text()).substitute(values)
+        return render(self.templates / template, **values)
 
     # the engine
 

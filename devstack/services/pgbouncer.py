@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,6 +18,7 @@ from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
 from devstack.services.postgres import LIBPQ_VARIABLES, Postgres
 from devstack.settings import Settings, reachable_address
+from devstack.templates import render
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812
@@ -89,8 +89,8 @@ class PgBouncer:
     def render_ini(self) -> str:
         """pgbouncer.ini (https://www.pgbouncer.org/config.html)."""
         s = self.settings
-        template = string.Template((s.templates / "pgbouncer.ini").read_text())
-        return template.substitute(
+        return render(
+            s.templates / "pgbouncer.ini",
             alias=_name(s.db.name),
             db_host=reachable_address(s.stack.bind),
             db_port=s.db.port,
@@ -107,8 +107,8 @@ class PgBouncer:
 
     def render_userlist(self) -> str:
         """userlist.txt: verifiers, no passwords. PgBouncer logs in to the server with what the client proves."""
-        template = string.Template((self.settings.templates / "userlist.txt").read_text())
-        return template.substitute(
+        return render(
+            self.settings.templates / "userlist.txt",
             user=_quoted(self.settings.db.user),
             verifier=_quoted(self.database.verifier()),
             admin=_quoted(ADMIN),

@@ -17,6 +17,7 @@ from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
 from devstack.settings import Settings, reachable_address
 from devstack.shell import Command, argv, sh
+from devstack.templates import render
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812
@@ -153,7 +154,7 @@ class Postgres:
         return self.spec()
 
     def _render(self, template: str, **values: str) -> str:
-        return string.Template((self.settings.templates / template).read_text()).substitute(values)
+        return render(self.settings.templates / template, **values)
 
     def _ident(self) -> str:
         names = {self.context.host.user, self.context.host.account} - {""}

@@ -83,7 +83,7 @@ def disks(stack: Stack) -> list[Fact]:
 
 
 def _disk(name: str, folder: Path) -> Fact:
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    there = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
     try:
         disk = shutil.disk_usage(there)
     except OSError as error:
@@ -102,11 +102,15 @@ def folders(stack: Stack) -> list[Fact]:
         "logs": paths.log,
         "backups": stack.settings.root / stack.settings.data.dir,
     }
-    return [_folder(name, path) for name, path in named.items()]
+    return [_folder(name, path, needed=name in ("state", "logs")) for name, path in named.items()]
 
 
-def _folder(name: str, path: Path) -> Fact:
-    if not path.is_dir():
+def _folder(name: str, path: Path, *, needed: bool) -> Fact:
+    there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    if not os.access(there, os.R_OK | os.W_OK | os.X_OK) or not there.is_dir():
+        advice = f"let this user write in {there}, or set another folder (stack.state_dir, stack.log_dir)"
+        return Fact("folders", name, f"{path} (can't be written: see {there})", False, advice, needed)
+    if there != path:
         return Fact("folders", name, f"{path} (not there yet)", number=0)
     deadline = time.monotonic() + COUNTING
     total, whole = 0, True

@@ -1,0 +1,99 @@
+"""What Python and its libraries raise, in the stack's own form: the cases whose cause and fix are known by their kind.
+
+Where more is known, the place that raises says more; this is for what may happen anywhere, such as a full disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import string
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from devstack.errors import StackError, UsageError
+
+
+class Mishap(NamedTuple):
+    """What an error number means for a person. ``$path`` stands for the file."""
+
+    why: str
+    fix: str
+
+
+OTHERS = "set stack.state_dir, stack.cache_dir and stack.log_dir to folders"
+OWN = f"{OTHERS} of your own; or, if $place should be yours, take it back with sudo chown"
+MISHAPS = {
+    errno.ENOSPC: Mishap("the disk is full", "free some space; inv system-info shows the disks"),
+    errno.EDQUOT: Mishap("your quota of the disk is used up", "free some space; inv system-info shows the disks"),
+    errno.EROFS: Mishap("the disk is read-only", f"{OTHERS} on another disk"),
+    errno.EACCES: Mishap("$user may not", OWN),
+    errno.EPERM: Mishap("$user may not", OWN),
+    errno.EISDIR: Mishap("a folder is where a file belongs", "move it away: mv $path $path.away"),
+    errno.ENOTDIR: Mishap("a file is where a folder belongs", "move it away"),
+    errno.EEXIST: Mishap("something else has this name", "move it away"),
+    errno.ENOENT: Mishap("it is not there", "repeat the command; if it was removed meanwhile, that was all"),
+    errno.ENAMETOOLONG: Mishap("its name is too long", "set stack.state_dir to a folder with a shorter path"),
+    errno.EMFILE: Mishap("this process may open no more files", "raise the limit: ulimit -n 1024"),
+    errno.ENFILE: Mishap("the system may open no more files", "end some programs"),
+    errno.ENOMEM: Mishap("there is no memory left", "end some programs"),
+    errno.EIO: Mishap("the disk does not answer as it should", "look at the system's own log; copy your data away"),
+}
+
+
+def fix_of(lines: Iterable[str]) -> str:
+    """What mends a program's complaint of the disk, in the words of the C library; empty where it has none."""
+    text = "\n".join(lines)
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return next((MISHAPS[number].fix for number in numbers if os.strerror(number) in text), "")
+
+
+def explain(error: BaseException) -> StackError | None:
+    """The error for a person, or None where nobody foresaw it."""
+    if isinstance(error, OSError) and error.errno in MISHAPS:
+        return _file(error)
+    if isinstance(error, MemoryError):
+        return StackError("there is no memory left", fix="end some programs")
+    module = type(error).__module__
+    if module.startswith("psycopg2"):
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return StackError("the database did not do as it was asked", why=lines[0], evidence=lines[1:], fix="inv health")
+    if module.startswith("invoke.vendor.yaml") or type(error).__name__ == "YAMLError":
+        lines = str(error).splitlines()
+        return UsageError("a configuration file is not valid YAML", evidence=lines, fix="mend the line above")
+    return None
+
+
+def _file(error: OSError) -> StackError:
+    mishap = MISHAPS[error.errno or 0]
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    place = _nearest(Path(name)) if name else None
+    values = {"path": name or "the file", "place": str(place or "the file"), "user": _name(os.getuid())}
+    owned = _owner(place) if place and error.errno in (errno.EACCES, errno.EPERM) else ""
+    return StackError(
+        f"{name} can't be used" if name else "a file can't be written or read",
+        why=f"{string.Template(mishap.why).substitute(values)} ({error.strerror})",
+        evidence=[owned] if owned else [],
+        fix=string.Template(mishap.fix).substitute(values),
+    )
+
+
+def _nearest(path: Path) -> Path | None:
+    """The file, or the nearest folder above it that can be seen."""
+    return next((place for place in (path, *path.parents) if os.path.lexists(place)), None)
+
+
+def _owner(path: Path) -> str:
+    info = path.lstat()
+    return (
+        f"{path} belongs to {_name(info.st_uid)}, mode {info.st_mode & 0o7777:04o}; this runs as {_name(os.getuid())}"
+    )
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

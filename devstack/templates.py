@@ -1,0 +1,27 @@
+"""The files of templates/, filled in."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+from devstack.errors import UsageError
+
+
+def render(file: Path, **values: object) -> str:
+    """Fill in a :class:`string.Template` file; ``$$`` is a dollar sign.
+
+    :raises UsageError: it is not there, or names a value that there is not.
+    """
+    fix = f"mend {file}, or take the project's own again: git checkout {file.parent.name}/{file.name}"
+    try:
+        return string.Template(file.read_text(encoding="utf-8")).substitute(values)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the template {file.name} can't be read", why=str(error), fix=fix) from None
+    except KeyError as error:
+        known = ", ".join(f"${name}" for name in values) or "none"
+        why = f"there is no value ${error.args[0]} for it; there are: {known}"
+        raise UsageError(f"the template {file.name} can't be filled in", why=why, fix=fix) from None
+    except ValueError as error:
+        why = f"{str(error).lower()}; a dollar sign itself is $$"
+        raise UsageError(f"the template {file.name} can't be filled in", why=why, fix=fix) from None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from devstack.bundle.parts import PATIENCE, Part, parts_of
 from devstack.bundle.redact import LEAST, Redactor
 from devstack.bundle.secrets import secrets_of
 from devstack.errors import StackError, UsageError
+from devstack.threads import run_at_once
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -138,11 +139,7 @@ def _collected(stack: Stack) -> tuple[dict[str, str], list[Entry]]:
         answers[part.name] = (text, problem, time.monotonic() - began)
 
     parts = list(parts_of(stack))
-    threads = [threading.Thread(target=run, args=(part,), daemon=True) for part in parts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, began + PATIENCE - time.monotonic()))
+    run_at_once([functools.partial(run, part) for part in parts], PATIENCE)
     late = f"left out: no answer within {PATIENCE:g} s"
     files, entries = {}, []
     for part in parts:

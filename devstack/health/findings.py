@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-import time
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from devstack.health.records import Check
+from devstack.threads import run_at_once
 
 
 class Findings:
@@ -40,15 +40,7 @@ def run_all(probes: Sequence[Probe], seconds: float) -> list[Findings]:
     """Run all probes at once and wait until they end, at most ``seconds``. What hangs is left behind: its thread ends
     with this process, and its findings say what it waits for."""
     found = [Findings() for _ in probes]
-    threads = [
-        threading.Thread(target=_run, args=(probe, findings), daemon=True)
-        for probe, findings in zip(probes, found, strict=True)
-    ]
-    deadline = time.monotonic() + seconds
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+    run_at_once([functools.partial(_run, *pair) for pair in zip(probes, found, strict=True)], seconds)
     return found
 
 

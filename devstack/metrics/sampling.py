@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from devstack.services.pgbouncer import PgBouncer
 from devstack.services.postgres import MAINTENANCE, Postgres
 from devstack.services.statistics import pool, read_statements, traffic, why_no_statements
 from devstack.stack import Stack
+from devstack.threads import run_at_once
 
 PATIENCE = 3.0
 """Seconds that a service may take to give its figures."""
@@ -101,12 +102,8 @@ def _at_once(jobs: Mapping[str, Callable[[], Any]]) -> dict[str, tuple[float, An
             answer = error
         answers[label] = (time.monotonic(), answer)
 
-    threads = [threading.Thread(target=run, args=item, daemon=True) for item in jobs.items()]
     deadline = time.monotonic() + PATIENCE
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+    run_at_once([functools.partial(run, *job) for job in jobs.items()], PATIENCE)
     late = (deadline, NotReady(f"no answer within {PATIENCE:g} s"))
     given = {label: answers.get(label, late) for label in jobs}
     for _, answer in given.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -107,7 +108,11 @@ def _of_invoke(error: BaseException, trace: TracebackType | None) -> UsageError 
 
 
 def have_streams() -> None:
-    """Where the caller closed a stream, what goes there is lost, but nothing fails for it."""
+    """Where the caller closed a stream, what goes there is lost, but nothing fails for it; nor for a character that
+    the stream can't have, which is shown escaped."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
+        stream = getattr(sys, name)
+        if stream is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -161,3 +161,16 @@ def test_a_template_that_can_not_be_filled_in_says_why(tmp_path: Path, content: 
 def test_a_template_is_filled_in(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("port = $port $$")
     assert render(tmp_path / "x", port=5433) == "port = 5433 $"
+
+
+def test_what_a_stream_can_t_have_is_shown_escaped() -> None:
+    script = "import tasks; from devstack import console; console.out('nüna 🏥'); console.note('ü')"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).resolve().parent.parent,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("n\\xfcna \\U0001f3e5\n", "\\xfc\n")

@@ -21,6 +21,8 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# who starts the tests in the background may have them ignore Ctrl-C, and so all that they start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", "logs", "backups", "results"
 )
@@ -42,6 +44,7 @@ class Project:
         self.folder = folder
         self.root = root or folder / "project"
         self.python = python
+        self.commands: list[subprocess.Popen[str]] = []
         self.user: str | None = None
         """Whom to run as; None for whoever runs the tests."""
         shutil.copytree(ROOT, self.root, ignore=LEFT_OUT)
@@ -65,7 +68,7 @@ class Project:
         return [self.python, "-m", "invoke", *args]
 
     def popen(self, *args: str, **env: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(*args),
             cwd=self.root,
             env={**self.env, **env},
@@ -75,6 +78,8 @@ class Project:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.commands.append(process)
+        return process
 
     def inv(self, *args: str, expect: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a task to its end; the exit code must be as expected."""
@@ -163,6 +168,10 @@ class Project:
 
     def end(self) -> None:
         """Take the stack down, whatever state it is in; what does not go is killed by its process id."""
+        for command in self.commands:
+            if command.poll() is None:
+                command.kill()
+                command.communicate()
         with contextlib.suppress(Exception):
             self.popen("dev.down").communicate(timeout=60)
         left = self.processes()

@@ -216,14 +216,27 @@ class ContainerContext:
                     ) from None
 
     @contextlib.contextmanager
+    def talk(self, command: Command, what: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+        """A command's input and output as binary files, for a conversation with it; it ends when its input does.
+
+        :raises StackError: at the end, when the command failed.
+        """
+        with self._process(command, what, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            yield process.stdin, process.stdout
+
+    @contextlib.contextmanager
     def _process(self, command: Command, what: str, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
         began = time.monotonic()
         with tempfile.TemporaryFile() as errors:
             process = subprocess.Popen(["/bin/sh", "-c", command], stderr=errors, bufsize=CHUNK, **streams)
             try:
                 yield process
-                if process.stdout:
-                    process.stdout.close()
+                for stream in (process.stdin, process.stdout):
+                    if stream:
+                        with contextlib.suppress(BrokenPipeError):
+                            stream.close()
                 code = process.wait()
             except BaseException:
                 _kill_tree(process.pid)

@@ -27,7 +27,7 @@ class StackLock:
 
     @property
     def _holder(self) -> Path:
-        return self.path.with_name("lock-holder")
+        return self.path.with_name(f"{self.path.name}-holder")
 
     def acquire(self) -> None:
         """Take the lock; says what it waits for. Held already is fine.

@@ -63,6 +63,21 @@ class Paths:
         return self.state / "choices.json"
 
     @property
+    def data_lock(self) -> Path:
+        """Of commands that read or write backups, or what of the database they are made of."""
+        return self.state / "data-lock"
+
+    @property
+    def journal(self) -> Path:
+        """What a restore is at, so that the next command can finish or undo it."""
+        return self.state / "journal.json"
+
+    @property
+    def previous(self) -> Path:
+        """Which database the last restore kept."""
+        return self.state / "previous.json"
+
+    @property
     def lock(self) -> Path:
         return self.state / "lock"
 

@@ -93,6 +93,8 @@ class Stack:
         self.environ = environ
         self.paths = context.paths
         self.lock = StackLock(self.paths.lock, settings.stack.lock_timeout)
+        self.data_lock = StackLock(self.paths.data_lock, settings.stack.lock_timeout)
+        """Of what reads or writes backups. Whoever needs both takes :attr:`lock` first."""
         self.began = time.monotonic()
         self.started: list[Started] = []
         self._snapshot: dict[str, ServiceState] = {}

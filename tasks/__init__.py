@@ -7,14 +7,14 @@ import sys
 
 from invoke import Collection
 
-from tasks import api, db, dev, health, pgb, session, system
+from tasks import api, data, db, dev, health, pgb, session, system
 
 session.have_streams()
 sys.excepthook = session.explain
 session.take_environment(os.environ)
 
 ns = Collection()
-for module in (dev, db, pgb, api):
+for module in (dev, db, pgb, api, data):
     ns.add_collection(Collection.from_module(module))
 ns.add_task(health.health)
 ns.add_task(system.system_info)

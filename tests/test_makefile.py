@@ -37,6 +37,9 @@ SCRIPTS = {
     "nv-api-start.sh": "api.start",
     "nv-api-stop.sh": "api.stop",
     "system-info.sh": "system-info",
+    "backup-database.sh": "data.backup",
+    "restore-database.sh": "data.restore",
+    "cleanup-backups.sh": "data.cleanup",
 }
 
 

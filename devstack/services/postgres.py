@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -314,9 +314,9 @@ class Postgres:
     def _set_up_role(self) -> None:
         db = self.settings.db
         values = {
-            "user": _literal(db.user),
-            "password": _literal(self.credentials.db_password),
-            "name": _literal(db.name),
+            "user": literal(db.user),
+            "password": literal(self.credentials.db_password),
+            "name": literal(db.name),
         }
         script = string.Template(ROLE_SQL).substitute(values)
         existed = self._psql(MAINTENANCE, script, f"set up role {db.user} and database {db.name}")
@@ -328,9 +328,9 @@ class Postgres:
 
     def _set_up_database(self) -> str:
         values = {
-            "user": _literal(self.settings.db.user),
+            "user": literal(self.settings.db.user),
             "extensions": "\n".join(
-                f"CREATE EXTENSION IF NOT EXISTS {_identifier(e)};" for e in self.settings.db.extensions
+                f"CREATE EXTENSION IF NOT EXISTS {identifier(e)};" for e in self.settings.db.extensions
             ),
             "tracking": f"\\connect {MAINTENANCE}\nSET client_min_messages = warning;\n"
             f"CREATE EXTENSION IF NOT EXISTS {STATEMENTS};"
@@ -341,17 +341,41 @@ class Postgres:
         answer = self._psql(self.settings.db.name, script, f"create the extensions of database {self.settings.db.name}")
         return answer.strip().splitlines()[-1] if answer.strip() else "SCRAM-SHA-256$dry-run"
 
-    def admin(self, database: str) -> Command:
-        """psql as the superuser, through the socket."""
-        env = {
+    def admin_env(self, database: str) -> dict[str, str]:
+        """The variables that make PostgreSQL's programs come in as the superuser, through the socket."""
+        return {
             **self.programs.env,
             "PGHOST": str(self.sockets),
             "PGPORT": str(self.port),
             "PGUSER": SUPERUSER,
             "PGDATABASE": database,
         }
-        options = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]
-        return self.context.exec(self.name, [self.programs.path("psql"), *options], env)
+
+    def admin(self, database: str) -> Command:
+        """psql as the superuser, through the socket."""
+        return self.as_superuser(["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"], database)
+
+    def as_superuser(self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None) -> Command:
+        """One of PostgreSQL's programs with its arguments, on a database, as the superuser."""
+        return self._program(words, {**self.admin_env(database), **(env or {})})
+
+    def as_owner(self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None) -> Command:
+        """The same as the application's role, by password file."""
+        host, user = reachable_address(self.settings.stack.bind), self.settings.db.user
+        values = {"host": host, "port": self.port, "name": "*", "user": user, "password": self.credentials.db_password}
+        self.context.write_file(self.passfile, pgpass_line(values))
+        variables = {
+            **self.programs.env,
+            "PGHOST": host,
+            "PGPORT": str(self.port),
+            "PGUSER": user,
+            "PGDATABASE": database,
+            "PGPASSFILE": str(self.passfile),
+        }
+        return self._program(words, {**variables, **(env or {})})
+
+    def _program(self, words: Sequence[str], env: Mapping[str, str]) -> Command:
+        return self.context.exec(self.name, [self.programs.path(words[0]), *words[1:]], env)
 
     def ask(self, database: str, sql: str) -> Command:
         """A question to the server as the superuser."""
@@ -370,23 +394,8 @@ class Postgres:
 
     def shell(self, *, admin: bool, command: str = "") -> Command:
         """psql for a person: as the application's role by password file, or as the superuser."""
-        words = [self.programs.path("psql"), *(["-X", "-c", command] if command else [])]
-        host, user = reachable_address(self.settings.stack.bind), self.settings.db.user
-        name = self.settings.db.name
-        if admin:
-            host, user = str(self.sockets), SUPERUSER
-        else:
-            values = {
-                "host": host,
-                "port": self.port,
-                "name": "*",
-                "user": user,
-                "password": self.credentials.db_password,
-            }
-            self.context.write_file(self.passfile, pgpass_line(values))
-        env = {"PGHOST": host, "PGPORT": str(self.port), "PGUSER": user, "PGDATABASE": name}
-        passfile = {} if admin else {"PGPASSFILE": str(self.passfile)}
-        return self.context.exec(self.name, words, {**self.programs.env, **env, **passfile})
+        words = ["psql", *(["-X", "-c", command] if command else [])]
+        return self.as_superuser(words, self.settings.db.name) if admin else self.as_owner(words, self.settings.db.name)
 
     def hint(self, evidence: list[str]) -> str:
         text = "\n".join(evidence)
@@ -399,12 +408,13 @@ class Postgres:
         return f"look at the whole log: inv {self.label}.logs"
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """A text as an SQL literal (standard_conforming_strings is on since PostgreSQL 9.1)."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def _identifier(text: str) -> str:
+def identifier(text: str) -> str:
+    """A name as an SQL identifier."""
     return '"' + text.replace('"', '""') + '"'
 
 

@@ -1,0 +1,241 @@
+"""Making a backup: pg_dump's output through this process, in the snapshot that the rows are counted in."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devstack import console
+from devstack.data import catalogue, census, verify
+from devstack.data.aside import Aside, aside, sweep
+from devstack.data.catalogue import Backup
+from devstack.data.manifest import Kind, Layout, Manifest, Verified, now, stamp
+from devstack.data.session import session
+from devstack.data.streams import Meter, Written, directory_hash, meter, sha256_of
+from devstack.errors import StackError, UsageError
+from devstack.shell import Command
+
+if TYPE_CHECKING:
+    from devstack.stack import Stack
+
+SUFFIX: dict[Layout, str] = {"sql": "sql.gz", "custom": "dump", "directory": "dir"}
+STAMPED = re.compile(r"backup-(?:schema-|data-)?(\d{8}-\d{6})\.")
+
+ABOUT = """
+SELECT pg_database_size(oid) AS database_bytes, pg_get_userbyid(datdba) AS owner,
+       split_part(current_setting('server_version'), ' ', 1) AS server_version,
+       (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier
+  FROM pg_database WHERE datname = current_database()
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for. ``output`` is a file or an existing folder; empty: the environment's folder."""
+
+    kind: Kind = "full"
+    layout: Layout = "sql"
+    jobs: int = 1
+    label: str = ""
+    output: str = ""
+    verify: bool = True
+
+    def check(self) -> None:
+        """:raises UsageError: it contradicts itself."""
+        if self.jobs < 1 or (self.jobs > 1 and self.layout != "directory"):
+            raise UsageError(
+                f"--jobs {self.jobs} can't be used here",
+                why="pg_dump writes one file by one process; several need a folder",
+                fix="add --format directory",
+            )
+        if any(ord(c) < 32 or ord(c) == 127 or "\ud800" <= c <= "\udfff" for c in self.label) or len(self.label) > 200:
+            raise UsageError("the label can't be kept", why="it is longer than 200 characters, or not plain text")
+
+
+def create(stack: Stack, request: Request) -> Backup | None:
+    """Make a backup and prove it; None in a dry run.
+
+    :raises StackError: it could not be made; nothing is left behind then.
+    """
+    request.check()
+    folder, name = _target(stack, request)
+    if stack.context.dry:
+        console.out(_dump(stack, request, "SNAPSHOT", folder / name()))
+        console.out(f"# write {folder / name()} and its manifest")
+        return None
+    if catalogue.prepare(stack) != folder:
+        for line in sweep(folder):
+            console.note(line)
+    began, created = time.monotonic(), now()
+    try:
+        with aside(folder, directory=request.layout == "directory") as partial:
+            manifest = _write(stack, request, partial, began, created)
+            if request.verify:
+                verify.check_content(stack, partial.path, manifest)
+                manifest = _with(manifest, verified=Verified(stamp(now()), "read"))
+            sequence = 1 + max((b.manifest.sequence for b in catalogue.backups(folder)), default=0)
+            path, manifest = partial.publish(
+                name, lambda file: _with(manifest, file=file, sequence=sequence, seconds=_since(began))
+            )
+    except FileExistsError as error:
+        raise UsageError(f"{error.filename or error} exists", fix="name another file; none is replaced") from None
+    except OSError as error:
+        raise _not_written(folder, error.strerror or str(error)) from None
+    except StackError as error:
+        if FULL in (evidence := "\n".join(error.evidence)):  # pg_dump's own words, where it writes itself
+            raise _not_written(folder, evidence) from None
+        raise
+    return Backup(path, manifest)
+
+
+FULL = os.strerror(errno.ENOSPC)
+
+
+def _not_written(folder: Path, why: str) -> StackError:
+    return StackError(
+        "the backup could not be written",
+        why=f"{why}; nothing is left of it, earlier backups are as they were",
+        fix=f"free some space in {folder}: inv data.cleanup; or name another place with --output",
+    )
+
+
+def _with(manifest: Manifest, **changes: object) -> Manifest:
+    import msgspec
+
+    return msgspec.structs.replace(manifest, **changes)
+
+
+def _since(began: float) -> float:
+    return round(time.monotonic() - began, 3)
+
+
+def _write(stack: Stack, request: Request, partial: Aside, began: float, created: datetime) -> Manifest:
+    db, name = stack.db, stack.settings.db.name
+    written, files = Written(), {}
+    compress = request.layout == "sql" and not request.output.endswith(".sql")
+    with (
+        ThreadPoolExecutor(1) as beside,
+        session(db, name, f"read database {name}") as sql,
+        meter(f"dumping {name}") as progress,
+    ):
+        sql.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        (about,) = sql.rows(ABOUT)
+        _check_room(partial.path.parent, about["database_bytes"])
+        tables = census.table_names(sql)
+        for table in tables:  # as pg_dump does: nobody may drop one between the two
+            sql.run(f"LOCK TABLE ONLY {table} IN ACCESS SHARE MODE")
+        snapshot = sql.run("SELECT pg_export_snapshot()")[0]
+        counting = beside.submit(census.take, sql, tables)
+        command = _dump(stack, request, snapshot, partial.path)
+        if request.layout == "directory":
+            files = _dump_directory(stack, command, partial, progress)
+            written.bytes = sum((partial.path / file).stat().st_size for file in files)
+        else:
+            with stack.context.stream_out(command, f"dump database {name}") as source:
+                written.write(source, partial.handle, compress=compress, progress=progress.add)
+        counted = counting.result()
+        after = census.sequence_values(sql)
+        sql.run("COMMIT")
+    # of a sequence in use, nobody knows which value the dump has
+    still = {name: value for name, value in counted.sequences.items() if after.get(name) == value}
+    # what the dump does not hold is not claimed of it
+    if request.kind == "schema":
+        counted, still = census.Census(tables=dict.fromkeys(counted.tables, 0), extensions=counted.extensions), {}
+    return Manifest(
+        file="",
+        sequence=0,
+        kind=request.kind,
+        layout=request.layout,
+        created=stamp(created),
+        seconds=_since(began),
+        label=request.label,
+        sha256=directory_hash(files) if files else written.sha256,
+        bytes=written.bytes,
+        raw_bytes=written.raw_bytes if request.layout == "sql" else 0,
+        files=files,
+        environment=stack.settings.stack.env,
+        database=name,
+        tool_version=db.programs.version,
+        tables=counted.tables,
+        sequences=still,
+        extensions=counted.extensions,
+        large_objects=counted.large_objects,
+        **about,
+    )
+
+
+def _dump(stack: Stack, request: Request, snapshot: str, path: Path) -> Command:
+    """pg_dump on the database itself, never through the pooler: https://www.postgresql.org/docs/current/app-pgdump.html"""
+    words = ["pg_dump", "-w", "--lock-wait-timeout=60000", f"--snapshot={snapshot}"]
+    words += {"full": [], "schema": ["--schema-only"], "data": ["--data-only"]}[request.kind]
+    words += {
+        "sql": ["-Fp"],
+        "custom": ["-Fc", "-Z1"],
+        "directory": ["-Fd", "-Z1", "-j", str(request.jobs), "-f", str(path)],
+    }[request.layout]
+    return stack.db.as_superuser(words, stack.settings.db.name)
+
+
+def _dump_directory(stack: Stack, command: Command, partial: Aside, progress: Meter) -> dict[str, str]:
+    with stack.context.stream_out(command, f"dump database {stack.settings.db.name}"):
+        pass
+    files = {}
+    for path in sorted(partial.path.iterdir()):
+        path.chmod(0o600)
+        files[path.name] = sha256_of(path)
+        progress.add(path.stat().st_size)
+    return files
+
+
+def _check_room(folder: Path, database_bytes: int) -> None:
+    """:raises StackError: the disk is clearly too full: dumps of databases are rarely smaller than a tenth of them."""
+    free = shutil.disk_usage(folder).free
+    if free < database_bytes // 10:
+        raise StackError(
+            f"there is not enough room in {folder}",
+            why=f"{console.size(free)} are free, the database has {console.size(database_bytes)}",
+            fix="free some space: inv data.cleanup; or name another place with --output",
+        )
+
+
+def _target(stack: Stack, request: Request) -> tuple[Path, Callable[[], str]]:
+    """The folder to write into, and the names to try there."""
+    folder = catalogue.folder_of(stack.settings)
+    if request.output:
+        path = Path(os.path.abspath(Path(request.output).expanduser()))
+        if not path.is_dir():
+            if not path.parent.is_dir():
+                raise UsageError(
+                    f"the folder {path.parent} does not exist", fix="make it, or name another with --output"
+                )
+            if os.path.lexists(path) or os.path.lexists(f"{path}.json"):
+                raise UsageError(f"{path} exists", fix="name another file; none is replaced")
+            return path.parent, lambda: path.name
+        folder = path
+    names = _names(folder, request, now())
+    return folder, lambda: next(names)
+
+
+def _names(folder: Path, request: Request, moment: datetime) -> Iterator[str]:
+    """Names by the second, in UTC. One that is taken gives way to the next second's, so that they sort as they were
+    made; a clock that was set back does not change that."""
+    taken = [m[1] for path in folder.glob("backup-*") if (m := STAMPED.match(path.name))] if folder.is_dir() else []
+    stamped = f"{moment:%Y%m%d-%H%M%S}"
+    newest = max((t for t in taken if t <= f"{moment + timedelta(days=1):%Y%m%d-%H%M%S}"), default="")
+    with contextlib.suppress(ValueError):
+        if newest >= stamped:
+            moment = datetime.strptime(f"{newest}+0000", "%Y%m%d-%H%M%S%z") + timedelta(seconds=1)
+    prefix = "backup-" if request.kind == "full" else f"backup-{request.kind}-"
+    while True:
+        yield f"{prefix}{moment:%Y%m%d-%H%M%S}.{SUFFIX[request.layout]}"
+        moment += timedelta(seconds=1)

@@ -1,0 +1,129 @@
+"""The backups of an environment: which there are, which one is meant."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devstack import console
+from devstack.data import aside
+from devstack.data.manifest import Kind, Manifest, decode, encode, path_of
+from devstack.errors import StackError, UsageError
+
+if TYPE_CHECKING:
+    from devstack.settings import Settings
+    from devstack.stack import Stack
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A dump with its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def damage(self) -> str:
+        """What a look at the file's size shows; empty if it is as it was written."""
+        if self.manifest.layout == "directory":
+            missing = [name for name in self.manifest.files if not (self.path / name).is_file()]
+            return f"{missing[0]} is missing" if missing else ""
+        size = self.path.stat().st_size
+        return "" if size == self.manifest.bytes else f"it has {size} bytes, its manifest says {self.manifest.bytes}"
+
+
+def folder_of(settings: Settings) -> Path:
+    """Where the environment's backups are; one other than dev has a folder of its own there."""
+    folder = settings.root / Path(settings.data.dir).expanduser()
+    return folder if settings.stack.env == "dev" else folder / settings.stack.env
+
+
+def backups(folder: Path) -> list[Backup]:
+    """Every whole backup in the folder, the oldest first. What has no manifest of ours is no backup."""
+    found = [backup for path in folder.glob("*.json") if (backup := read(path.with_name(path.name[:-5])))]
+    return sorted(found, key=lambda b: (b.manifest.sequence, b.manifest.created))
+
+
+def read(path: Path) -> Backup | None:
+    """The backup at this path; None if it is not one with its manifest."""
+    if path.is_symlink() or path_of(path).is_symlink():
+        return None
+    try:
+        manifest = decode(path_of(path).read_bytes())
+    except (OSError, ValueError):
+        return None
+    fits = path.is_dir() if manifest.layout == "directory" else path.is_file()
+    return Backup(path, manifest) if fits and manifest.file == path.name else None
+
+
+def prepare(stack: Stack) -> Path:
+    """The folder, there and free of what killed commands left; the lock on the data is held.
+
+    :raises StackError: it can't be made.
+    """
+    folder = folder_of(stack.settings)
+    try:
+        if not folder.is_dir():
+            stack.context.host.make_dir(folder, 0o700)
+    except OSError as error:
+        raise StackError(
+            f"the folder for backups {folder} can't be made", why=str(error), fix="set data.dir to another folder"
+        ) from None
+    for line in aside.sweep(folder):
+        console.note(line)
+    return folder
+
+
+def rewrite(stack: Stack, backup: Backup, manifest: Manifest) -> Backup:
+    """The same backup with another manifest."""
+    stack.context.host.write_file(path_of(backup.path), encode(manifest), 0o600)
+    return Backup(backup.path, manifest)
+
+
+def newest(found: list[Backup], *, before: datetime | None = None, kind: Kind = "full") -> Backup | None:
+    """The newest backup of a kind, undamaged by its size; made before a moment if that is given."""
+    fitting = [b for b in found if b.manifest.kind == kind and not b.damage]
+    if before:
+        fitting = [b for b in fitting if b.manifest.time <= before]
+    return fitting[-1] if fitting else None
+
+
+def pick(settings: Settings, which: str) -> Backup:
+    """The backup that ``latest``, a name or a path means.
+
+    :raises StackError: there is none.
+    """
+    folder = folder_of(settings)
+    found = backups(folder)
+    if which in ("", "latest"):
+        if backup := newest(found):
+            return backup
+        raise StackError(f"there is no full backup in {folder}", fix="make one: inv data.backup")
+    for path in (folder / which, Path(os.path.abspath(Path(which).expanduser()))):
+        if backup := read(path):
+            return backup
+    raise StackError(
+        f"{which} is no backup of this tool",
+        why="there is no such file with its manifest beside it",
+        evidence=[f"in {folder}: {backup.name}" for backup in found[-3:]],
+        fix="see inv data.list",
+    )
+
+
+def parse_moment(text: str) -> datetime:
+    """A moment such as ``2026-11-23 10:00``, in local time unless it has a zone.
+
+    :raises UsageError: not a moment.
+    """
+    try:
+        moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+    except ValueError:
+        raise UsageError(f"{text!r} is not a moment", fix="write it as '2026-11-23 10:00'") from None
+    return (moment if moment.tzinfo else moment.astimezone()).astimezone(timezone.utc)

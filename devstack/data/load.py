@@ -1,0 +1,236 @@
+"""Filling a new database from a dump, beside the one in use."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devstack.data import census, journal
+from devstack.data.catalogue import Backup
+from devstack.data.journal import Journal
+from devstack.data.manifest import Kind, Layout, Manifest, now, stamp
+from devstack.data.reading import Wrong, sql_chunks
+from devstack.data.session import Session, session
+from devstack.data.sqltext import Outline, restricted
+from devstack.data.streams import Digested, chunks, meter
+from devstack.errors import StackError
+from devstack.services.postgres import SUPERUSER, identifier, literal
+
+if TYPE_CHECKING:
+    from devstack.stack import Stack
+
+MEMORY = "-c maintenance_work_mem=256MB"
+"""For building indexes; an HNSW index that fits into it is built in two thirds of the time."""
+
+OPTIONS = """
+SELECT concat_ws(' ', format('ENCODING %L LC_COLLATE %L LC_CTYPE %L', pg_encoding_to_char(encoding), datcollate,
+           datctype),
+       CASE to_jsonb(d) ->> 'datlocprovider'
+           WHEN 'i' THEN format('LOCALE_PROVIDER icu ICU_LOCALE %L',
+                                coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'))
+           WHEN 'b' THEN format('LOCALE_PROVIDER builtin BUILTIN_LOCALE %L', to_jsonb(d) ->> 'datlocale')
+           WHEN 'c' THEN 'LOCALE_PROVIDER libc' END,
+       format('OWNER %I', pg_get_userbyid(datdba))) AS options
+  FROM pg_database d WHERE datname = {name}
+"""
+"""CREATE DATABASE's options of a database; the columns differ between PostgreSQL 14, 15 and 17."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dump to restore. Without a manifest it is somebody else's, and not trusted."""
+
+    path: Path
+    layout: Layout
+    kind: Kind = "full"
+    manifest: Manifest | None = None
+    outline: Outline | None = None
+    extensions: tuple[tuple[str, str], ...] = ()
+    """Of an untrusted dump: the extensions that it wants, each with its schema."""
+
+    @staticmethod
+    def of(backup: Backup) -> Source:
+        return Source(backup.path, backup.manifest.layout, backup.manifest.kind, backup.manifest)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+class Mismatch(Exception):
+    """A database holds something else than it should."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = lines
+
+
+def derived(database: str, suffix: str) -> str:
+    """A name beside a database's, in the 63 bytes that PostgreSQL takes."""
+    room = 63 - len(suffix.encode()) - 1
+    return f"{database.encode()[:room].decode(errors='ignore')}_{suffix}"
+
+
+def begin(stack: Stack, operation: str, about: str) -> Journal:
+    """Create an empty database like the one in use, noted in the journal before it is there."""
+    database = stack.settings.db.name
+    made = Journal(
+        operation=operation,  # type: ignore[arg-type]
+        about=about,
+        database=database,
+        incoming=derived(database, f"{operation}_{secrets.token_hex(4)}"),
+        began=stamp(now()),
+        pid=os.getpid(),
+    )
+    journal.write(stack, made)
+    with session(stack.db, "postgres", "create a database to restore into") as sql:
+        options = sql.value(OPTIONS.format(name=literal(database)))
+        sql.run(f"CREATE DATABASE {identifier(made.incoming)} TEMPLATE template0 {options}")
+    return made
+
+
+def drop(stack: Stack, name: str) -> None:
+    """Remove a database, whoever is connected to it."""
+    with session(stack.db, "postgres", f"drop database {name}") as sql:
+        sql.run(f"DROP DATABASE IF EXISTS {identifier(name)} WITH (FORCE)")
+
+
+@contextlib.contextmanager
+def scratch(stack: Stack, operation: str, about: str) -> Iterator[str]:
+    """A database for the time being."""
+    made = begin(stack, operation, about)
+    try:
+        yield made.incoming
+    finally:
+        # an interrupted one too; where even this fails, the next command does it
+        drop(stack, made.incoming)
+        journal.clear(stack)
+
+
+def load(stack: Stack, source: Source, name: str) -> None:
+    """Fill an empty database.
+
+    :raises StackError: PostgreSQL refused something; the database is to be dropped then.
+    """
+    if source.kind == "data":
+        _copy_schema(stack, name)
+    elif source.manifest is None:
+        _create_extensions(stack, source, name)
+    try:
+        if source.layout == "directory":
+            _load_directory(stack, source, name)
+        else:
+            _load_file(stack, source, name)
+    except Wrong as wrong:
+        raise StackError(f"{source.name} is damaged", why=str(wrong), evidence=wrong.evidence) from None
+    with session(stack.db, name, "complete the restored database") as sql:
+        for extension in stack.settings.db.extensions:
+            sql.run(f"SET client_min_messages = warning; CREATE EXTENSION IF NOT EXISTS {identifier(extension)}")
+        sql.run("ANALYZE")
+
+
+def _load_file(stack: Stack, source: Source, name: str) -> None:
+    manifest = source.manifest
+    with (
+        source.path.open("rb") as file,
+        meter(f"restoring {source.name}", source.path.stat().st_size) as progress,
+    ):
+        digested = Digested(file, progress)
+        if source.layout == "custom":
+            words = ["pg_restore", "-w", "--exit-on-error", "-d", name]
+            content: Iterator[bytes] = chunks(digested)  # type: ignore[arg-type]
+        else:
+            words = ["psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-1", "-f", "-"]
+            content = _sql(source, digested)
+        stack.context.stream_in(_command(stack, source, words, name), content, f"restore {source.name}")
+        digested.rest()
+    if manifest and digested.sha256 != manifest.sha256:
+        raise Wrong("it changed while it was read")
+
+
+def _sql(source: Source, digested: Digested) -> Iterator[bytes]:
+    if source.kind == "data":
+        # triggers and foreign keys have had their say when these rows were written first
+        yield b"SET session_replication_role = replica;\n"
+    content = sql_chunks(digested)
+    if source.manifest:
+        yield from content
+    else:
+        assert source.outline
+        yield from restricted(content, source.outline.restrict_token, secrets.token_hex(16).encode())
+
+
+def _load_directory(stack: Stack, source: Source, name: str) -> None:
+    words = ["pg_restore", "-w", "-Fd", "--exit-on-error", "-j", str(min(4, os.cpu_count() or 1)), "-d", name]
+    with stack.context.stream_out(_command(stack, source, [*words, str(source.path)], name), f"restore {source.name}"):
+        pass
+
+
+def _command(stack: Stack, source: Source, words: list[str], name: str):  # type: ignore[no-untyped-def]
+    """As the superuser, who can make everything as it was; somebody else's dump as the application's role."""
+    if source.manifest:
+        if source.kind == "data" and words[0] == "pg_restore":
+            words = [*words, "--disable-triggers", "--superuser", SUPERUSER]
+        return stack.db.as_superuser(words, name, {"PGOPTIONS": MEMORY})
+    if words[0] == "pg_restore":
+        listing = stack.paths.config / "restore-list"
+        words = [*words, "--no-owner", "--no-privileges", "-L", str(listing)]
+    return stack.db.as_owner(words, name, {"PGOPTIONS": MEMORY})
+
+
+def _create_extensions(stack: Stack, source: Source, name: str) -> None:
+    """Those of the settings, which only the superuser can create, where the dump wants them."""
+    wanted = dict(source.extensions)
+    with session(stack.db, name, "create the extensions of the restored database") as sql:
+        for extension in stack.settings.db.extensions:
+            schema = wanted.get(extension, "public")
+            owner = identifier(stack.settings.db.user)
+            sql.run(
+                "SET client_min_messages = warning;"
+                f" CREATE SCHEMA IF NOT EXISTS {identifier(schema)} AUTHORIZATION {owner};"
+                f" CREATE EXTENSION IF NOT EXISTS {identifier(extension)} SCHEMA {identifier(schema)}"
+            )
+
+
+def _copy_schema(stack: Stack, name: str) -> None:
+    """The tables of the database in use, for a backup that has data alone."""
+    dump = stack.db.as_superuser(["pg_dump", "-w", "-s", "--lock-wait-timeout=60000"], stack.settings.db.name)
+    load_it = ["psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-1", "-f", "-"]
+    with stack.context.stream_out(dump, "read the database's schema") as schema:
+        stack.context.stream_in(stack.db.as_superuser(load_it, name), chunks(schema), "copy the database's schema")
+
+
+def count(stack: Stack, name: str) -> census.Census:
+    with session(stack.db, name, "count the restored rows") as sql:
+        return census.take(sql)
+
+
+def check_counts(stack: Stack, manifest: Manifest, name: str) -> census.Census:
+    """Compare a restored database with the manifest.
+
+    :raises Mismatch: it differs.
+    """
+    expected = census.Census(
+        tables=manifest.tables,
+        sequences=manifest.sequences,
+        extensions=manifest.extensions,
+        large_objects=manifest.large_objects,
+    )
+    counted = count(stack, name)
+    if lines := expected.differences(counted, data=manifest.kind != "schema"):
+        raise Mismatch(lines)
+    return counted
+
+
+def sessions_on(sql: Session, names: list[str]) -> int:
+    """Clients connected to these databases."""
+    listed = ", ".join(map(literal, names))
+    found: int = sql.value(
+        f"SELECT count(*) FROM pg_stat_activity WHERE datname IN ({listed}) AND pid <> pg_backend_pid()"
+    )
+    return found

@@ -1,0 +1,102 @@
+"""The manifest beside a backup: what it holds, and that it is whole."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct, field
+
+Kind = Literal["full", "schema", "data"]
+Layout = Literal["sql", "custom", "directory"]
+
+FORMAT = 1
+"""Of the manifest; one with a higher number is not understood."""
+
+
+class Verified(Struct, frozen=True):
+    """When a backup was last proven, and how: ``read`` from beginning to end, or by a ``restore``."""
+
+    when: str
+    how: Literal["read", "restore"]
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """Written last: a dump without it is no backup. Times are UTC in ISO 8601, durations in seconds."""
+
+    format: int = FORMAT
+    file: str
+    sequence: int
+    """Counts the backups of a folder; clocks go back, this does not."""
+    kind: Kind
+    layout: Layout
+    created: str
+    seconds: float
+    label: str = ""
+    sha256: str
+    """Of the file; of a directory, of the lines ``SHA256  NAME`` of its files in order."""
+    bytes: int
+    raw_bytes: int
+    """Of the SQL before compression; 0 where that is not known."""
+    files: dict[str, str] = field(default_factory=dict)
+    """A directory's files with their SHA-256."""
+    environment: str
+    database: str
+    database_bytes: int
+    owner: str
+    system_identifier: str
+    server_version: str
+    tool_version: str
+    """Of pg_dump."""
+    extensions: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, int] = field(default_factory=dict)
+    """Quoted names with their rows, counted in the dump's own snapshot."""
+    sequences: dict[str, int | None] = field(default_factory=dict)
+    """Last values; None if never used."""
+    large_objects: int = 0
+    parent: str = ""
+    """The backup that this one depends on."""
+    verified: Verified | None = None
+    pinned: bool = False
+
+    @property
+    def time(self) -> datetime:
+        return datetime.fromisoformat(self.created)
+
+    @property
+    def rows(self) -> int:
+        return sum(self.tables.values())
+
+
+def path_of(backup: Path) -> Path:
+    """Where a backup's manifest is."""
+    return backup.with_name(f"{backup.name}.json")
+
+
+def encode(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def decode(content: bytes) -> Manifest:
+    """Read a manifest.
+
+    :raises ValueError: it is not one, or of a later format.
+    """
+    try:
+        manifest = msgspec.json.decode(content, type=Manifest)
+        assert manifest.time.tzinfo
+    except (msgspec.MsgspecError, ValueError, AssertionError) as error:
+        raise ValueError(str(error) or "its time has no zone") from None
+    if manifest.format > FORMAT:
+        raise ValueError(f"it has format {manifest.format}, this is for {FORMAT}: made by a newer nv-devstack")
+    return manifest
+
+
+def now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def stamp(moment: datetime) -> str:
+    return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")

@@ -1,0 +1,97 @@
+"""Plain SQL dumps: what their beginning and end say of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+HEAD = 1 << 16
+TAIL = 1 << 12
+HEADER = b"-- PostgreSQL database dump\n"
+TRAILER = b"-- PostgreSQL database dump complete\n"
+RESTRICT = re.compile(rb"^\\restrict (\w+)\r?$", re.MULTILINE)
+
+OTHERS = {
+    b"-- PostgreSQL database cluster dump": "a dump of a whole cluster (pg_dumpall), not of one database",
+    b"-- MySQL dump": "a dump of MySQL",
+    b"-- MariaDB dump": "a dump of MariaDB",
+    b"PRAGMA foreign_keys": "a dump of SQLite",
+}
+"""What begins a dump that is no PostgreSQL database's."""
+
+
+class Outline:
+    """The beginning, the end and the size of a dump's SQL, gathered while it passes."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.head = b""
+        self.tail = b""
+
+    def add(self, chunk: bytes) -> None:
+        self.count += len(chunk)
+        if len(self.head) < HEAD:
+            self.head += chunk[: HEAD - len(self.head)]
+        self.tail = chunk[-TAIL:] if len(chunk) >= TAIL else (self.tail + chunk)[-TAIL:]
+
+    @property
+    def from_pg_dump(self) -> bool:
+        return HEADER in self.head[:200].replace(b"\r\n", b"\n")
+
+    @property
+    def server_version(self) -> str:
+        found = re.search(rb"^-- Dumped from database version (\S+)", self.head, re.MULTILINE)
+        return found[1].decode(errors="replace") if found else ""
+
+    @property
+    def restrict_token(self) -> bytes:
+        """What pg_dump has psql restricted by, from 15.14, 16.10, 17.6 and 18 on (CVE-2025-8714)."""
+        found = RESTRICT.search(self.head[:1000])
+        return found[1] if found else b""
+
+    def problem(self) -> str:
+        """What shows that it is not a whole dump of pg_dump; empty if nothing does."""
+        if not self.from_pg_dump:
+            return "it does not begin as pg_dump's SQL does"
+        tail = self.tail.replace(b"\r\n", b"\n")
+        token = self.restrict_token
+        if TRAILER not in tail or (token and b"\\unrestrict " + token not in tail):
+            return "it is cut off: the line that ends every dump of pg_dump is missing"
+        return ""
+
+    def other(self) -> str:
+        """What it is instead of a PostgreSQL database's SQL; empty if that is not known."""
+        for mark, what in OTHERS.items():
+            if mark in self.head[:1000]:
+                return what
+        if b"\0" in self.head:
+            return "binary data of an unknown kind"
+        return ""
+
+
+def restricted(chunks: Iterable[bytes], token: bytes, own: bytes) -> Iterator[bytes]:
+    """A dump's SQL in a restriction of our own, in which psql obeys no backslash command but its end: none that the
+    dump itself could end. The dump's own restriction goes: psql takes no second one.
+
+    :raises ValueError: the dump has our own token, which is random, in it.
+    """
+    yield b"\\restrict " + own + b"\n"
+    first = True
+    end = b"\\unrestrict " + token
+    held = b""
+    for chunk in chunks:
+        if first:
+            first = False
+            chunk = RESTRICT.sub(b"", chunk, count=1) if token else chunk
+        if not token:
+            yield chunk
+            continue
+        # the end's line may lie across two chunks: as many bytes as it has are held back
+        held += chunk
+        held = held.replace(b"\n" + end + b"\n", b"\n\n")
+        keep = len(end) + 2
+        yield held[:-keep]
+        held = held[-keep:]
+    if token:
+        yield re.sub(rb"\n" + re.escape(end) + rb"\r?\n?\Z", b"\n", held)
+    yield b"\n\\unrestrict " + own + b"\n"

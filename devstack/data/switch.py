@@ -1,0 +1,150 @@
+"""Putting another database under the name in use, in a moment, with the way back open.
+
+Clients through PgBouncer wait meanwhile. In session mode their connections are cut (a paused pool would wait for
+each client to leave), in transaction mode they stay. https://www.pgbouncer.org/usage.html#process-controlling-commands
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from devstack.data import journal
+from devstack.data.journal import Journal
+from devstack.data.load import sessions_on
+from devstack.data.session import Session, session
+from devstack.errors import StackError
+from devstack.services import NotReady, wait_until_answers
+from devstack.services.postgres import identifier, literal
+
+if TYPE_CHECKING:
+    from devstack.stack import Stack
+
+PAUSE = 3.0
+"""Seconds that transactions get to end before their clients are cut off."""
+EMPTY = 10.0
+"""Seconds that cut-off sessions may take to be gone."""
+ANSWER = 10.0
+"""Seconds that the new database may take to answer."""
+
+
+def databases(stack: Stack) -> set[str]:
+    with session(stack.db, "postgres", "list the databases") as sql:
+        return {row["datname"] for row in sql.rows("SELECT datname FROM pg_database")}
+
+
+def swap(stack: Stack, plan: Journal) -> float:
+    """Give the incoming database the name in use; the seconds in which clients had none.
+
+    :raises StackError: it could not be done, or the new one does not answer; everything is as it was then.
+    """
+    journal.write(stack, plan)
+    began = time.monotonic()
+    try:
+        with _clients_held(stack):
+            _rename(stack, [(plan.database, plan.outgoing), (plan.incoming, plan.database)])
+        _answers(stack)
+    except BaseException as error:
+        _swap_back(stack, plan)
+        if isinstance(error, NotReady):
+            raise StackError(
+                "the restored database does not answer",
+                why=f"{str(error).splitlines()[0]}; the one before is in use again",
+                fix="look at the log: inv db.logs",
+            ) from None
+        raise
+    return time.monotonic() - began
+
+
+def _swap_back(stack: Stack, plan: Journal) -> None:
+    there = databases(stack)
+    if plan.incoming in there:
+        open_again(stack)
+        return
+    with _clients_held(stack):
+        _rename(stack, [(plan.database, plan.incoming), (plan.outgoing, plan.database)])
+
+
+def open_again(stack: Stack) -> None:
+    """Let clients in to whatever has the name in use."""
+    with session(stack.db, "postgres", "let clients in again") as sql:
+        sql.run(f"ALTER DATABASE {identifier(stack.settings.db.name)} ALLOW_CONNECTIONS true")
+    _tell_pooler(stack, "RESUME")
+
+
+def _rename(stack: Stack, pairs: list[tuple[str, str]]) -> None:
+    """Rename databases in one transaction. The first of them had the clients."""
+    closed, incoming = pairs[0][0], pairs[1][0]
+    with session(stack.db, "postgres", "put the restored database in its place") as sql:
+        # nobody new first: a client that comes back at once can't starve this
+        sql.run(f"ALTER DATABASE {identifier(closed)} ALLOW_CONNECTIONS false")
+        _empty(sql, [closed, incoming])
+        renames = "; ".join(f"ALTER DATABASE {identifier(a)} RENAME TO {identifier(b)}" for a, b in pairs)
+        # what comes in is open again in the same moment that it has the name; what goes stays closed, so that
+        # nobody writes to it by mistake
+        sql.run(f"BEGIN; {renames}; ALTER DATABASE {identifier(closed)} ALLOW_CONNECTIONS true; COMMIT")
+
+
+def _empty(sql: Session, names: list[str]) -> None:
+    """Cut off everybody on these databases, and wait until they are gone."""
+    listed = ", ".join(map(literal, names))
+    deadline = time.monotonic() + EMPTY
+    while True:
+        sql.run(
+            "SELECT FROM (SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            f" WHERE datname IN ({listed}) AND pid <> pg_backend_pid()) q"
+        )
+        if not sessions_on(sql, names):
+            return
+        if time.monotonic() > deadline:
+            raise StackError(
+                "the database is still in use",
+                why=f"sessions on it did not end within {EMPTY:g} s",
+                fix="see who: inv db.shell --admin --command 'TABLE pg_stat_activity'; nothing was changed",
+            )
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def _clients_held(stack: Stack) -> Iterator[None]:
+    """PgBouncer's clients wait for the time of this, and go on whatever happens."""
+    if stack.settings.pgb.pool_mode == "session" or not _pause(stack):
+        _tell_pooler(stack, "KILL")
+    try:
+        yield
+    except BaseException:
+        open_again(stack)
+        raise
+    _tell_pooler(stack, "RESUME")
+
+
+def _pause(stack: Stack) -> bool:
+    """Whether all transactions ended in time."""
+    waiting = threading.Thread(target=_tell_pooler, args=(stack, "PAUSE"), daemon=True)
+    waiting.start()
+    waiting.join(PAUSE)
+    return not waiting.is_alive()
+
+
+def _tell_pooler(stack: Stack, verb: str) -> None:
+    """An admin command on the database in use; none if PgBouncer does not run or has not met it."""
+    import psycopg2
+
+    if not stack.context.states(stack.names)[stack.pgb.name].running:
+        return
+    with contextlib.suppress(psycopg2.Error, StackError):
+        connection = stack.pgb.console()
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(f"{verb} {identifier(stack.settings.db.name)}")
+        finally:
+            connection.close()
+
+
+def _answers(stack: Stack) -> None:
+    """A query on the way that clients take."""
+    pooled = stack.context.states(stack.names)[stack.pgb.name].running
+    wait_until_answers((stack.pgb if pooled else stack.db).answers, seconds=ANSWER, failed=lambda: "")

@@ -1,0 +1,125 @@
+"""Proving a backup: every byte read and judged, or restored into a database of its own and counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from devstack import console
+from devstack.data import catalogue, load
+from devstack.data.catalogue import Backup
+from devstack.data.manifest import Manifest, Verified, now, stamp
+from devstack.data.reading import Wrong, read_archive, read_directory, read_sql
+from devstack.data.sqltext import Outline
+from devstack.data.streams import Digested, Meter, directory_hash, meter, sha256_of
+from devstack.errors import StackError
+
+if TYPE_CHECKING:
+    from devstack.stack import Stack
+
+
+class Damaged(StackError):
+    """A backup is not as it was written."""
+
+    def __init__(self, name: str, why: str, evidence: list[str] | None = None) -> None:
+        super().__init__(
+            f"{name} is damaged",
+            why=why,
+            evidence=evidence or [],
+            fix="use another one: inv data.list; inv data.verify --all shows which ones are whole",
+        )
+
+
+def verify(stack: Stack, backup: Backup, *, deep: bool = False) -> Backup:
+    """Prove a backup, and note in its manifest when and how.
+
+    :raises Damaged: it is not whole, or does not hold what its manifest says.
+    """
+    check_content(stack, backup.path, backup.manifest)
+    if deep:
+        try:
+            with load.scratch(stack, "verify", backup.name) as name:
+                load.load(stack, load.Source.of(backup), name)
+                load.check_counts(stack, backup.manifest, name)
+        except load.Mismatch as error:
+            why = "it was restored, and holds something else than its manifest says"
+            raise Damaged(backup.name, why, error.lines) from None
+    current = catalogue.read(backup.path) or backup
+    proof = Verified(stamp(now()), "restore" if deep else "read")
+    return catalogue.rewrite(stack, backup, _verified(current.manifest, proof))
+
+
+def _verified(manifest: Manifest, verified: Verified) -> Manifest:
+    import msgspec
+
+    return msgspec.structs.replace(manifest, verified=verified)
+
+
+def check_content(stack: Stack, path: Path, manifest: Manifest) -> None:
+    """Read a dump from beginning to end.
+
+    :raises Damaged: a byte differs from what was written, or it does not end as a dump ends.
+    """
+    name = manifest.file or "the new backup"
+    try:
+        with meter(f"verifying {name}", manifest.bytes) as progress:
+            if manifest.layout == "directory":
+                _check_directory(stack, path, manifest, progress)
+            else:
+                with path.open("rb") as file:
+                    _check_file(stack, file, manifest, progress)
+    except Wrong as wrong:
+        raise Damaged(name, str(wrong), wrong.evidence) from None
+    except OSError as error:
+        raise StackError(f"{name} can't be read", why=f"{path}: {error.strerror or error}") from None
+
+
+def _check_file(stack: Stack, file: IO[bytes], manifest: Manifest, progress: Meter) -> None:
+    digested = Digested(file, progress)
+    wrong: Wrong | None = None
+    outline = Outline()
+    try:
+        if manifest.layout == "custom":
+            read_archive(stack, digested)
+        else:
+            read_sql(digested, outline)
+    except Wrong as error:
+        wrong = error
+    digested.rest()
+    # the hash first: what else is wrong follows from it
+    if digested.count != manifest.bytes:
+        raise Wrong(f"it has {digested.count} bytes, its manifest says {manifest.bytes}")
+    if digested.sha256 != manifest.sha256:
+        raise Wrong("its SHA-256 is not the one in its manifest")
+    if wrong:
+        raise wrong
+    if manifest.layout == "sql":
+        if outline.count != manifest.raw_bytes:
+            raise Wrong(f"it holds {outline.count} bytes of SQL, its manifest says {manifest.raw_bytes}")
+        if problem := outline.problem():
+            raise Wrong(problem)
+
+
+def _check_directory(stack: Stack, path: Path, manifest: Manifest, progress: Meter) -> None:
+    there = {file.name for file in path.iterdir()}
+    for name in sorted(there ^ manifest.files.keys()):
+        raise Wrong(f"{name} is {'missing' if name in manifest.files else 'not in its manifest'}")
+    for name, digest in manifest.files.items():
+        progress.add((path / name).stat().st_size)
+        if (path / name).is_symlink() or sha256_of(path / name) != digest:
+            raise Wrong(f"the SHA-256 of {name} is not the one in its manifest")
+    if directory_hash(manifest.files) != manifest.sha256:
+        raise Wrong("the manifest contradicts itself")
+    read_directory(stack, path)
+
+
+def verify_all(stack: Stack, found: list[Backup], *, deep: bool) -> list[tuple[Backup, StackError | None]]:
+    """Each backup with what is wrong with it."""
+    results: list[tuple[Backup, StackError | None]] = []
+    for backup in found:
+        try:
+            results.append((verify(stack, backup, deep=deep), None))
+        except StackError as error:
+            console.note(error.text())
+            results.append((backup, error))
+    return results

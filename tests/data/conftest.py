@@ -1,0 +1,161 @@
+"""A database with everything that a dump can get wrong, and ways to compare two."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Project
+
+RICH = (Path(__file__).parent / "rich.sql").read_text()
+
+
+class Data(Project):
+    """A project with a few more questions."""
+
+    @property
+    def bin(self) -> Path:
+        import json
+
+        return Path(json.loads((self.state / "choices.json").read_text())["postgres_bin"])
+
+    @property
+    def backups(self) -> Path:
+        return self.root / "backups"
+
+    def superuser(self) -> dict[str, str]:
+        run = self.state / "run"
+        if not (run / "db").is_dir():  # a short one, where the state's path is too long for a socket
+            digest = hashlib.sha256(str(self.state).encode()).hexdigest()[:12]
+            import os
+
+            run = Path(tempfile.gettempdir()) / f"nv-{os.getuid()}-{digest}"
+        return {"PGHOST": str(run / "db"), "PGPORT": str(self.db_port), "PGUSER": "postgres", "PGDATABASE": "nina"}
+
+    def program(self, *words: str, input: str | None = None, **env: str) -> str:  # noqa: A002
+        """One of PostgreSQL's programs, as the superuser."""
+        done = subprocess.run(
+            [str(self.bin / words[0]), *words[1:]],
+            env={**self.env, **self.superuser(), **env},
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def sql(self, script: str, database: str = "nina") -> str:
+        return self.program(
+            "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-f", "-", input=script, PGDATABASE=database
+        ).strip()
+
+    def print_of(self, database: str = "nina") -> str:
+        """All that is in a database: its schema, every table's rows in an order of their own, sequences, large
+        objects, and the database's own properties."""
+        schema = self.program("pg_dump", "-s", PGDATABASE=database)
+        schema = re.sub(r"^\\(un)?restrict .*$", "", schema, flags=re.MULTILINE)
+        return "\n".join([schema, self.rows_of(database), self.sql(PROPERTIES, database)])
+
+    def rows_of(self, database: str = "nina") -> str:
+        tables = self.sql(
+            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
+            " WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1",
+            database,
+        ).splitlines()
+        script = "".join(
+            f"SELECT '{t.replace(chr(39), chr(39) * 2)}', count(*), md5(string_agg(t::text, '' ORDER BY t::text))"
+            f" FROM ONLY {t} t;\n"
+            for t in tables
+        )
+        return self.sql(script + STATE, database)
+
+    def databases(self) -> list[str]:
+        """Those that are not PostgreSQL's own."""
+        return self.sql(
+            "SELECT datname FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1') ORDER BY 1",
+            "postgres",
+        ).splitlines()
+
+    def files(self) -> dict[str, tuple[int, int, str]]:
+        """What is in the folder of backups: size, mode, content."""
+        return {
+            str(path.relative_to(self.backups)): (
+                path.stat().st_size,
+                path.stat().st_mode & 0o7777,
+                hashlib.sha256(path.read_bytes()).hexdigest(),
+            )
+            for path in sorted(self.backups.rglob("*"))
+            if path.is_file()
+        }
+
+    def json(self, *args: str, expect: int = 0) -> Any:
+        import json
+
+        return json.loads(self.inv(*args, "--json", expect=expect).stdout)
+
+    def backup(self, *flags: str) -> Path:
+        return Path(self.json("data.backup", *flags)["path"])
+
+    def refused(self, *args: str, says: str, code: int = 1, **env: str) -> str:
+        """A command that must refuse: an error with its cause in words, no traceback."""
+        done = self.inv(*args, expect=code, **env)
+        assert re.search(says, done.stderr), done.stderr
+        assert "error: " in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "defect of the tool" not in done.stderr
+        return done.stderr
+
+
+STATE = """
+SELECT schemaname, sequencename, last_value FROM pg_sequences ORDER BY 1, 2;
+SELECT loid, md5(string_agg(data, '' ORDER BY pageno)) FROM pg_largeobject GROUP BY 1 ORDER BY 1;
+"""
+PROPERTIES = """
+SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate, datctype, datacl, datconnlimit,
+       datallowconn, shobj_description(oid, 'pg_database'),
+       (SELECT array_agg((setrole::regrole, setconfig)::text ORDER BY setrole) FROM pg_db_role_setting
+         WHERE setdatabase = d.oid)
+  FROM pg_database d WHERE datname = current_database();
+"""
+
+
+@pytest.fixture(scope="module")
+def rich(workspace: Path, cache: Path) -> Iterator[Data]:
+    """A running database with a rich schema, alone: no PgBouncer, no application. Its tests leave it as it is."""
+    yield from _running(workspace, cache, "db.start")
+
+
+@pytest.fixture
+def data(workspace: Path, cache: Path) -> Iterator[Data]:
+    """The same for one test alone."""
+    yield from _running(workspace, cache, "db.start")
+
+
+@pytest.fixture(scope="module")
+def whole(workspace: Path, cache: Path) -> Iterator[Data]:
+    """A whole stack with the rich schema."""
+    yield from _running(workspace, cache, "dev.up")
+
+
+def _running(workspace: Path, cache: Path, start: str) -> Iterator[Data]:
+    folder = Path(tempfile.mkdtemp(dir=workspace))
+    folder.chmod(0o755)
+    made = Data(folder, cache)
+    # many tests, each with a few starts of databases
+    made.env["INVOKE_DB_PARAMETERS"] = '{"fsync": false}'
+    try:
+        made.inv(start)
+        made.sql(RICH)
+        yield made
+    finally:
+        made.end()
+        shutil.rmtree(folder, ignore_errors=True)

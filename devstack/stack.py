@@ -97,6 +97,8 @@ class Stack:
         """Of what reads or writes backups. Whoever needs both takes :attr:`lock` first."""
         self.began = time.monotonic()
         self.started: list[Started] = []
+        self.quiet = False
+        """Whether starts and stops are no part of the command's answer."""
         self._snapshot: dict[str, ServiceState] = {}
         self._ended: set[str] = set()
         """Names of the services that this command has stopped."""

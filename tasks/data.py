@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from typing import TYPE_CHECKING
-
 from invoke import Context, Exit, task
 
 from devstack import console
 from devstack.errors import FAILED, UsageError
-from tasks import hooks, inventory, report, session
-
-if TYPE_CHECKING:
-    from devstack.stack import Stack
-
-
-def _stack(c: Context, *, changes: bool = False, running: bool = True) -> Stack:
-    """The stack of this command, with the locks on its data."""
-    from devstack.data import recovery
-
-    _end_by_exception()
-    stack = session.stack(c)
-    if running:
-        report.require(stack, "db")
-    recovery.begin(stack, changes=changes)
-    return stack
-
-
-def _end_by_exception() -> None:
-    """Interrupted or told to end, a command first removes what is half made; its exit code is a shell's."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+from tasks import hooks, inventory, lifecycle, replacement, session
 
 
 @task(
@@ -70,7 +45,7 @@ def backup(
     kind = "schema" if schema_only else "data" if data_only else "full"
     request = backups.Request(kind, format, jobs, label, output, not no_verify)  # type: ignore[arg-type]
     request.check()
-    stack = _stack(c)
+    stack = replacement.begin(c)
     made = backups.create(stack, request)
     if made and json:
         console.data(inventory.data(made))
@@ -92,7 +67,7 @@ def verify(c: Context, file: str = "latest", all: bool = False, deep: bool = Fal
     from devstack.data import catalogue
     from devstack.data import verify as proof
 
-    stack = _stack(c, running=deep)
+    stack = replacement.begin(c, running=deep)
     folder = catalogue.prepare(stack)
     found = catalogue.backups(folder) if all else [catalogue.pick(stack.settings, file)]
     results = proof.verify_all(stack, found, deep=deep)
@@ -112,3 +87,113 @@ def list_(c: Context, json: bool = False) -> None:
         console.data({"folder": str(folder), "backups": [inventory.data(b) for b in found]})
     else:
         inventory.listing(stack, found, folder)
+
+
+@task(
+    # after the file is judged, which needs no database: what is refused has touched nothing
+    post=[
+        hooks.pre_restore,
+        lifecycle.db_start,
+        replacement.safety_backup,
+        replacement.switch_over,
+        lifecycle.api_start,
+        hooks.post_restore,
+    ],
+    auto_shortflags=False,
+    help={
+        "latest": "the newest full backup; this is what happens without flags",
+        "file": "a backup's name, or the path of a dump",
+        "at": "the newest full backup from before a moment: '2026-11-23 10:00'",
+        "choose": "choose from a list",
+        "clean": "replace the database; this is what happens without flags",
+        "merge": "add the backup's rows to what is there instead",
+        "force": "also a dump without a manifest, or of a database with another name",
+        "no_safety_backup": "do not back up what is there first",
+        "json": "the answer as JSON",
+    },
+)
+def restore(
+    c: Context,
+    latest: bool = False,
+    file: str = "",
+    at: str = "",
+    choose: bool = False,
+    clean: bool = False,
+    merge: bool = False,
+    force: bool = False,
+    no_safety_backup: bool = False,
+    json: bool = False,
+) -> None:
+    """Restore the database; what is there is kept."""
+    from devstack.data import source
+
+    if clean and merge:
+        raise UsageError("--clean and --merge exclude each other", fix="leave both out to replace the database")
+    if sum([latest, bool(file), bool(at), choose]) > 1:
+        raise UsageError("--latest, --file, --at and --choose exclude each other", fix="give one of them")
+    stack = replacement.begin(c, changes=True, running=False)
+    picked = inventory.choose(stack) if choose else file
+    found = source.choose(stack, file=picked, at=at, force=force)
+    if merge and found.kind == "schema":
+        raise UsageError(f"{found.name} has no rows to merge", fix="name a full or a data backup")
+    stack.quiet = True
+    replacement.chosen.append(replacement.Restore(found, merge, not no_safety_backup, json))
+    if no_safety_backup:
+        console.note("no backup is made of what is there: --no-safety-backup")
+
+
+@task(
+    post=[lifecycle.db_start, replacement.switch_back, lifecycle.api_start],
+    help={"json": "the answer as JSON"},
+    auto_shortflags=False,
+)
+def undo(c: Context, json: bool = False) -> None:
+    """Put back the database that the last restore replaced."""
+    stack = replacement.begin(c, changes=True, running=False)
+    stack.quiet = True
+    replacement.undoing.append(json)
+
+
+@task(
+    auto_shortflags=False,
+    help={
+        "days": "older than this; the default is data.retention_days",
+        "keep": "never fewer than so many verified full ones",
+        "dry_run": "only say which ones would go",
+        "json": "the answer as JSON",
+    },
+)
+def cleanup(c: Context, days: int = -1, keep: int = 1, dry_run: bool = False, json: bool = False) -> None:
+    """Remove old backups, never the last good one."""
+    from devstack.data import retention
+
+    stack = replacement.begin(c, running=False)
+    days = stack.settings.data.retention_days if days == -1 else days
+    if days < 0 or keep < 1 or days > 36_500:
+        raise UsageError("--days is 0 to 36500, --keep is 1 or more")
+    gone = retention.cleanup(stack, days=days, keep=keep, dry=dry_run)
+    inventory.removed(stack, gone, days=days, dry=dry_run or stack.context.dry, as_json=json)
+
+
+@task(positional=["name"], help={"name": "the backup's name or path, or latest"}, auto_shortflags=False)
+def pin(c: Context, name: str) -> None:
+    """Keep a backup whatever its age."""
+    _pin(c, name, pinned=True)
+
+
+@task(positional=["name"], help={"name": "the backup's name or path, or latest"}, auto_shortflags=False)
+def unpin(c: Context, name: str) -> None:
+    """Let a pinned backup go with the others."""
+    _pin(c, name, pinned=False)
+
+
+def _pin(c: Context, name: str, *, pinned: bool) -> None:
+    from devstack.data import catalogue
+
+    stack = replacement.begin(c, running=False)
+    backup = catalogue.pick(stack.settings, name)
+    if stack.context.dry:
+        console.out(f"# {'pin' if pinned else 'unpin'} {backup.name}")
+        return
+    catalogue.change(stack, backup, pinned=pinned)
+    console.out(f"{backup.name}  {'pinned: no cleanup removes it' if pinned else 'no longer pinned'}")

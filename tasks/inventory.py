@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devstack import console
 from devstack.data.manifest import now
+from devstack.errors import UsageError
 
 if TYPE_CHECKING:
     from devstack.data.catalogue import Backup
+    from devstack.data.merge import Merged
+    from devstack.data.restore import Restored, Undone
     from devstack.errors import StackError
     from devstack.stack import Stack
 
@@ -79,3 +84,75 @@ def verified(stack: Stack, results: list[tuple[Backup, StackError | None]], *, a
                 word = {"read": "whole", "restore": "whole, restored and counted"}[m.verified.how]
             console.out(f"{backup.name}  {word}")
     return all(error is None for _, error in results)
+
+
+def removed(stack: Stack, gone: list[Backup], *, days: int, dry: bool, as_json: bool) -> None:
+    """What a cleanup removed, or would."""
+    if as_json:
+        console.data({"dry_run": dry, "removed": [data(b) for b in gone]})
+        return
+    for backup in gone:
+        console.out(f"{backup.name}  {'would be removed' if dry else 'removed'}  ({age(backup)} old)")
+    freed = console.size(sum(b.manifest.bytes for b in gone))
+    verb = "would be freed" if dry else "freed"
+    console.out(
+        f"{_count(len(gone), 'backup')} older than {_count(days, 'day')}, {freed} {verb}"
+        if gone
+        else "nothing to remove"
+    )
+
+
+def choose(stack: Stack) -> str:
+    """Ask on the terminal which backup is meant.
+
+    :raises UsageError: there is no terminal, or none was chosen.
+    """
+    from devstack.data import catalogue
+
+    folder = catalogue.folder_of(stack.settings)
+    found = catalogue.backups(folder)
+    if not sys.stdin.isatty():
+        raise UsageError("--choose asks, and there is no terminal", fix="name a backup: --file NAME")
+    listing(stack, found, folder)
+    names = [backup.name for backup in found]
+    answer = input("which one? (its name, or 1 for the newest, 2 for the one before …) ").strip()
+    if answer.isdigit() and 1 <= int(answer) <= len(names):
+        return names[-int(answer)]
+    if answer in names:
+        return answer
+    raise UsageError("no backup was chosen", fix="nothing was touched")
+
+
+def restored(done: Restored, *, as_json: bool) -> None:
+    """What is in use now, what was kept, the way back."""
+    if as_json:
+        console.data(asdict(done))
+        return
+    proof = "as its manifest says" if done.compared else "nothing to compare them with"
+    console.out(
+        f"{done.database} is {done.source}: {_count(done.tables, 'table')}, {_count(done.rows, 'row')}, {proof};"
+        f" {console.duration(done.seconds)}, clients waited {console.duration(done.outage)}"
+    )
+    console.out(f"kept: the database before as {done.kept}{f', and {done.safety}' if done.safety else ''}")
+    console.out("back: inv data.undo")
+
+
+def undone(done: Undone, *, as_json: bool) -> None:
+    if as_json:
+        console.data(asdict(done))
+        return
+    console.out(f"the database is as it was before the {done.of}; clients waited {console.duration(done.outage)}")
+    console.out(f"kept: what was in use as {done.kept}; inv data.undo switches back again")
+
+
+def merged(done: Merged, *, as_json: bool) -> None:
+    """Rows added and skipped by table."""
+    if as_json:
+        console.data(asdict(done))
+        return
+    rows = [(t.name, f"{t.added:,}", f"{t.skipped:,}", t.note) for t in done.tables]
+    for line in console.table(rows, ("table", "added", "there already", ""), right=(1, 2)):
+        console.out(line)
+    console.out(f"{_count(sum(t.added for t in done.tables), 'row')} added, {console.duration(done.seconds)}")
+    if done.safety:
+        console.out(f"back: inv data.restore --file {done.safety}")

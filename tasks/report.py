@@ -58,7 +58,7 @@ def only(flag: str, others: Mapping[str, bool]) -> None:
 
 def started(stack: Stack, done: Started) -> None:
     """One line: what happened to a service."""
-    if stack.context.dry:
+    if stack.context.dry or (stack.quiet and done.did == "running"):
         return
     width = max(map(len, stack.names))
     if done.did == "running" and done.state:
@@ -68,7 +68,8 @@ def started(stack: Stack, done: Started) -> None:
         because = f"  ({done.why})" if done.why else ""
         text = f"{verb} in {console.duration(done.seconds)}{because}"
     mark = console.paint("✓", "good") if console.colourful(sys.stdout) else ""
-    console.out(f"{mark + ' ' if mark else ''}{done.name:<{width}}  {text}")
+    say = console.note if stack.quiet else console.out
+    say(f"{mark + ' ' if mark else ''}{done.name:<{width}}  {text}")
 
 
 def stopped(stack: Stack, label: str, was: str, seconds: float) -> None:

@@ -49,6 +49,7 @@ class Request:
     label: str = ""
     output: str = ""
     verify: bool = True
+    safety: bool = False
 
     def check(self) -> None:
         """:raises UsageError: it contradicts itself."""
@@ -159,6 +160,7 @@ def _write(stack: Stack, request: Request, partial: Aside, began: float, created
         created=stamp(created),
         seconds=_since(began),
         label=request.label,
+        safety=request.safety,
         sha256=directory_hash(files) if files else written.sha256,
         bytes=written.bytes,
         raw_bytes=written.raw_bytes if request.layout == "sql" else 0,

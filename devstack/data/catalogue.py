@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from devstack import console
 from devstack.data import aside
-from devstack.data.manifest import Kind, Manifest, decode, encode, path_of
+from devstack.data.manifest import Manifest, decode, encode, path_of
 from devstack.errors import StackError, UsageError
 
 if TYPE_CHECKING:
@@ -81,17 +81,21 @@ def prepare(stack: Stack) -> Path:
     return folder
 
 
-def rewrite(stack: Stack, backup: Backup, manifest: Manifest) -> Backup:
-    """The same backup with another manifest."""
+def change(stack: Stack, backup: Backup, **changes: object) -> Backup:
+    """The same backup with something else in its manifest, as that is now."""
+    import msgspec
+
+    current = read(backup.path) or backup
+    manifest = msgspec.structs.replace(current.manifest, **changes)
     stack.context.host.write_file(path_of(backup.path), encode(manifest), 0o600)
     return Backup(backup.path, manifest)
 
 
-def newest(found: list[Backup], *, before: datetime | None = None, kind: Kind = "full") -> Backup | None:
-    """The newest backup of a kind, undamaged by its size; made before a moment if that is given."""
-    fitting = [b for b in found if b.manifest.kind == kind and not b.damage]
-    if before:
-        fitting = [b for b in fitting if b.manifest.time <= before]
+def newest(found: list[Backup], *, before: datetime | None = None) -> Backup | None:
+    """The newest full backup, undamaged by its size; made before a moment if that is given. Otherwise those that
+    restores made of what they replaced do not count: the second of two restores would undo the first."""
+    fitting = [b for b in found if b.manifest.kind == "full" and not b.damage]
+    fitting = [b for b in fitting if (b.manifest.time <= before if before else not b.manifest.safety)]
     return fitting[-1] if fitting else None
 
 

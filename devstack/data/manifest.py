@@ -60,6 +60,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """The backup that this one depends on."""
     verified: Verified | None = None
     pinned: bool = False
+    safety: bool = False
+    """Made by a restore before it began: for the way back, not what `latest` means."""
 
     @property
     def time(self) -> datetime:

@@ -54,6 +54,7 @@ def recover(stack: Stack) -> None:
     if left.phase == "switch":
         switch.open_again(stack)
     if left.operation != "undo" and left.incoming in there:
+        # of an undo it is what the restore had kept
         load.drop(stack, left.incoming)
     journal.clear(stack)
     if left.operation != "verify":

@@ -94,8 +94,8 @@ def _empty(sql: Session, names: list[str]) -> None:
     deadline = time.monotonic() + EMPTY
     while True:
         sql.run(
-            "SELECT FROM (SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            f" WHERE datname IN ({listed}) AND pid <> pg_backend_pid()) q"
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            f" WHERE datname IN ({listed}) AND pid <> pg_backend_pid()"
         )
         if not sessions_on(sql, names):
             return

@@ -44,15 +44,7 @@ def verify(stack: Stack, backup: Backup, *, deep: bool = False) -> Backup:
         except load.Mismatch as error:
             why = "it was restored, and holds something else than its manifest says"
             raise Damaged(backup.name, why, error.lines) from None
-    current = catalogue.read(backup.path) or backup
-    proof = Verified(stamp(now()), "restore" if deep else "read")
-    return catalogue.rewrite(stack, backup, _verified(current.manifest, proof))
-
-
-def _verified(manifest: Manifest, verified: Verified) -> Manifest:
-    import msgspec
-
-    return msgspec.structs.replace(manifest, verified=verified)
+    return catalogue.change(stack, backup, verified=Verified(stamp(now()), "restore" if deep else "read"))
 
 
 def check_content(stack: Stack, path: Path, manifest: Manifest) -> None:

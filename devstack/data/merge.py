@@ -1,0 +1,210 @@
+"""Merging: a backup's rows added to what is there, in one transaction; what is there stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from devstack.data import census, load
+from devstack.data.load import Mismatch, Source
+from devstack.data.manifest import now
+from devstack.data.session import Session, session
+from devstack.data.streams import chunks
+from devstack.errors import StackError
+from devstack.services.postgres import identifier, literal
+
+if TYPE_CHECKING:
+    from devstack.stack import Stack
+
+TABLES = f"""
+SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relkind = 'p' AS partitioned,
+       coalesce((SELECT jsonb_agg(jsonb_build_array(quote_ident(attname), format_type(atttypid, atttypmod))
+                                  ORDER BY attnum)
+                   FROM pg_attribute a WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+                    AND attgenerated = ''), '[]') AS columns,
+       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique) AS has_key
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname NOT IN {census.FOREIGN}
+   AND n.nspname !~ '^pg_(toast_)?temp_'
+   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                      AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')
+ ORDER BY 1
+"""
+"""Tables with their columns, generated ones left out; a partitioned one stands for its partitions."""
+
+FOREIGN_KEYS = """
+SELECT conname AS name, conrelid::regclass::text AS child, confrelid::regclass::text AS parent,
+       (SELECT jsonb_agg(quote_ident(attname) ORDER BY n) FROM unnest(conkey) WITH ORDINALITY k(num, n)
+          JOIN pg_attribute ON attrelid = conrelid AND attnum = num) AS columns,
+       (SELECT jsonb_agg(quote_ident(attname) ORDER BY n) FROM unnest(confkey) WITH ORDINALITY k(num, n)
+          JOIN pg_attribute ON attrelid = confrelid AND attnum = num) AS keys
+  FROM pg_constraint WHERE contype = 'f' AND conparentid = 0 AND convalidated ORDER BY 2, 1
+"""
+
+SEQUENCES = """
+SELECT format('%I.%I', n.nspname, c.relname) AS name, s.seqincrement > 0 AS rising,
+       (SELECT format('SELECT %s(%I) FROM %s', CASE WHEN s.seqincrement > 0 THEN 'max' ELSE 'min' END, attname,
+                      d.refobjid::regclass)
+          FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+         WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass
+           AND d.deptype IN ('a', 'i') LIMIT 1) AS used,
+       pg_sequence_last_value(c.oid) AS value
+  FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 1
+"""
+"""Sequences with their last value, and the query for the furthest value in the column that they serve."""
+
+
+@dataclass(frozen=True)
+class TableMerged:
+    """Rows of one table: added, and left out because they, or their key, are there."""
+
+    name: str
+    added: int
+    skipped: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Merged:
+    source: str
+    tables: list[TableMerged]
+    large_objects: int
+    safety: str
+    seconds: float
+
+
+def merge(stack: Stack, source: Source, safety: str) -> Merged:
+    """Add a backup's rows.
+
+    :raises StackError: the schemas differ, or rows would contradict each other; nothing is changed then.
+    """
+    began = now()
+    name = stack.settings.db.name
+    with load.scratch(stack, "merge", source.name) as scratch:
+        load.load(stack, source, scratch)
+        if source.manifest:
+            try:
+                load.check_counts(stack, source.manifest, scratch)
+            except Mismatch as error:
+                raise StackError(
+                    f"{source.name} holds something else than its manifest says",
+                    why="nothing was changed",
+                    evidence=error.lines,
+                ) from None
+        with session(stack.db, scratch, "read the restored rows") as sql:
+            theirs = {row["name"]: row for row in sql.rows(TABLES)}
+            positions = {row["name"]: row["value"] for row in sql.rows(SEQUENCES)}
+            objects = sql.value(census.LARGE_OBJECTS)
+        with session(stack.db, name, "merge the rows") as sql:
+            sql.run("BEGIN")
+            _check_shape(source, theirs, {row["name"]: row for row in sql.rows(TABLES)})
+            # others may read, and write when this is done
+            for table in theirs:
+                sql.run(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
+            # triggers had their say when these rows were written first; foreign keys are checked at the end
+            sql.run("SET LOCAL session_replication_role = replica")
+            merged = [_merge_table(stack, sql, scratch, table) for table in theirs.values()]
+            added = _merge_objects(stack, sql, scratch) if objects else 0
+            _check_references(sql)
+            _advance_sequences(sql, positions)
+            sql.run("COMMIT")
+    seconds = round((now() - began).total_seconds(), 3)
+    return Merged(source.name, merged, added, safety, seconds)
+
+
+def _check_shape(source: Source, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """:raises StackError: a table or column of the backup is not in the database."""
+    lines = [f"table {name} is not there" for name in theirs if name not in ours]
+    for name in theirs.keys() & ours.keys():
+        there = dict(ours[name]["columns"])
+        for column, kind in theirs[name]["columns"]:
+            if column not in there:
+                lines.append(f"table {name} has no column {column}")
+            elif there[column] != kind:
+                lines.append(f"column {column} of table {name} is {there[column]}, in the backup {kind}")
+    if lines:
+        raise StackError(
+            f"{source.name} does not fit the database",
+            why="rows can be added only to the tables that they came from; nothing was changed",
+            evidence=sorted(lines)[:20],
+            fix="run the migrations that lie between, or replace the database: inv data.restore --file …",
+        )
+
+
+def _rows(stack: Stack, database: str, query: str) -> Iterator[bytes]:
+    copy = stack.db.as_superuser(
+        ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", f"COPY ({query}) TO STDOUT"], database
+    )
+    with stack.context.stream_out(copy, "read the restored rows") as source:
+        yield from chunks(source)
+
+
+def _merge_table(stack: Stack, sql: Session, scratch: str, table: dict[str, Any]) -> TableMerged:
+    name, columns = table["name"], ", ".join(column for column, _ in table["columns"])
+    only = "" if table["partitioned"] else "ONLY "
+    if not columns:
+        return TableMerged(name, 0, 0, "it has no columns")
+    sql.run(f"CREATE TEMP TABLE nv_staging ON COMMIT DROP AS SELECT {columns} FROM {name} WITH NO DATA")
+    sql.copy_in(f"COPY nv_staging ({columns}) FROM STDIN", _rows(stack, scratch, f"SELECT {columns} FROM {only}{name}"))
+    total = sql.value("SELECT count(*) FROM nv_staging")
+    insert = f"INSERT INTO {name} ({columns}) OVERRIDING SYSTEM VALUE"
+    if table["has_key"]:
+        added = _inserted(sql, f"{insert} SELECT {columns} FROM nv_staging ON CONFLICT DO NOTHING")
+    else:
+        # without a key, a row is there if one like it is, as many times as it is in the backup
+        staged = ", ".join(f"s.{column}" for column, _ in table["columns"])
+        there = f"SELECT ROW({columns})::text AS k, count(*) AS n FROM {only}{name} GROUP BY 1"
+        added = _inserted(
+            sql,
+            f"{insert} SELECT {staged} FROM (SELECT *, ROW({columns})::text AS nv_k, row_number() OVER (PARTITION BY"
+            f" ROW({columns})::text) AS nv_n FROM nv_staging) s LEFT JOIN ({there}) l ON l.k = s.nv_k"
+            " WHERE s.nv_n > coalesce(l.n, 0)",
+        )
+    sql.run("DROP TABLE nv_staging")
+    return TableMerged(name, added, total - added, "" if table["has_key"] else "no key: compared as whole rows")
+
+
+def _inserted(sql: Session, insert: str) -> int:
+    return int(sql.run(f"WITH new AS ({insert} RETURNING 1) SELECT count(*) FROM new")[0])
+
+
+def _merge_objects(stack: Stack, sql: Session, scratch: str) -> int:
+    """Large objects whose number is free."""
+    sql.run("CREATE TEMP TABLE nv_objects (n oid, owner text, content bytea) ON COMMIT DROP")
+    query = "SELECT oid, pg_get_userbyid(lomowner), lo_get(oid) FROM pg_largeobject_metadata"
+    sql.copy_in("COPY nv_objects FROM STDIN", _rows(stack, scratch, query))
+    new = "nv_objects WHERE NOT EXISTS (SELECT FROM pg_largeobject_metadata m WHERE m.oid = n)"
+    added = sql.rows(f"SELECT n::int8, owner FROM {new}")
+    sql.run(f"SELECT count(lo_from_bytea(n, content)) FROM {new}")
+    for row in added:
+        sql.run(f"ALTER LARGE OBJECT {row['n']} OWNER TO {identifier(row['owner'])}")
+    return len(added)
+
+
+def _check_references(sql: Session) -> None:
+    """:raises StackError: a row would refer to one that is not there."""
+    for key in sql.rows(FOREIGN_KEYS):
+        given = " AND ".join(f"c.{column} IS NOT NULL" for column in key["columns"])
+        same = " AND ".join(f"p.{k} = c.{column}" for column, k in zip(key["columns"], key["keys"], strict=True))
+        dangling = sql.value(
+            f"SELECT count(*) FROM {key['child']} c WHERE {given}"
+            f" AND NOT EXISTS (SELECT FROM {key['parent']} p WHERE {same})"
+        )
+        if dangling:
+            raise StackError(
+                "the rows can't be merged",
+                why=f"{dangling} rows of {key['child']} would refer to rows that are not in {key['parent']}"
+                f" ({key['name']}): those of the backup have a key that others have here; nothing was changed",
+                fix="replace the database instead: inv data.restore --file …; or mend the rows that differ",
+            )
+
+
+def _advance_sequences(sql: Session, positions: dict[str, int | None]) -> None:
+    """Past what the backup had given out, and what is in the column that they serve."""
+    for row in sql.rows(SEQUENCES):
+        furthest = sql.value(row["used"]) if row["used"] else None
+        values = [v for v in (row["value"], positions.get(row["name"]), furthest) if v is not None]
+        wanted = (max if row["rising"] else min)(values) if values else None
+        if wanted is not None and wanted != row["value"]:
+            sql.run(f"SELECT setval({literal(row['name'])}, {wanted})")

@@ -1,0 +1,233 @@
+"""Restoring: into a new database, proven there, put in the old one's place; the old one stays for the way back."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from devstack import console
+from devstack.data import backup, census, journal, load, switch
+from devstack.data.catalogue import Backup
+from devstack.data.journal import Journal
+from devstack.data.load import Mismatch, Source
+from devstack.data.manifest import now, stamp
+from devstack.data.recovery import settle
+from devstack.data.session import session
+from devstack.errors import StackError
+from devstack.services.postgres import identifier, literal
+
+if TYPE_CHECKING:
+    from devstack.stack import Stack
+
+SAFETY = "pre-restore"
+"""The label of the backup that is made before a restore."""
+
+OWN_PROPERTIES = """
+SELECT statement FROM (
+    SELECT 1 AS step, format('ALTER %s SET %I TO %s',
+               CASE WHEN setrole = 0 THEN 'DATABASE {new}'
+                    ELSE format('ROLE %I IN DATABASE {new}', pg_get_userbyid(setrole)) END,
+               split_part(setting, '=', 1),
+               -- such a list is kept as it is written, with its own quotes: pg_dump's variable_is_guc_list_quote()
+               CASE WHEN split_part(setting, '=', 1) IN ('search_path', 'temp_tablespaces', 'local_preload_libraries',
+                                                         'session_preload_libraries')
+                    THEN CASE WHEN setting ~ '=$' THEN '''''' ELSE substr(setting, strpos(setting, '=') + 1) END
+                    ELSE quote_literal(substr(setting, strpos(setting, '=') + 1)) END) AS statement
+      FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(setconfig) AS setting
+     WHERE d.datname = {old}
+    UNION ALL
+    SELECT 2, format('REVOKE ALL ON DATABASE {new} FROM PUBLIC, %I', pg_get_userbyid(datdba))
+      FROM pg_database WHERE datname = {old} AND datacl IS NOT NULL
+    UNION ALL
+    SELECT 3, format('GRANT %s ON DATABASE {new} TO %s%s', a.privilege_type,
+                     CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE format('%I', pg_get_userbyid(a.grantee)) END,
+                     CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+      FROM pg_database, aclexplode(datacl) a WHERE datname = {old}
+    UNION ALL
+    SELECT 4, format('COMMENT ON DATABASE {new} IS %L', shobj_description(oid, 'pg_database'))
+      FROM pg_database WHERE datname = {old} AND shobj_description(oid, 'pg_database') IS NOT NULL
+    UNION ALL
+    SELECT 5, format('ALTER DATABASE {new} CONNECTION LIMIT %s', datconnlimit)
+      FROM pg_database WHERE datname = {old} AND datconnlimit <> -1
+) q ORDER BY step, statement
+"""
+"""What a database has that is in no dump of it: parameters, privileges, comment, limit."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a restore came to. ``outage`` is the time in seconds in which clients could not reach a database."""
+
+    source: str
+    database: str
+    tables: int
+    rows: int
+    kept: str
+    safety: str
+    outage: float
+    seconds: float
+    compared: bool
+    """Whether its rows were counted and compared with a manifest."""
+
+
+def check_target(stack: Stack, source: Source) -> None:
+    """Refuse what can't work, before anything is touched.
+
+    :raises StackError: an extension is missing, a table, or room on the disk.
+    """
+    name, manifest = stack.settings.db.name, source.manifest
+    with session(stack.db, name, f"read database {name}") as sql:
+        available = {row["name"] for row in sql.rows("SELECT name FROM pg_available_extensions")}
+        tables = set(census.table_names(sql))
+        used = sql.value("SELECT pg_database_size(current_database())")
+        folder = sql.value("SELECT current_setting('data_directory')")
+    if manifest and (missing := sorted(manifest.extensions.keys() - available)):
+        raise StackError(
+            f"{source.name} needs the extension {', '.join(missing)}",
+            why="this PostgreSQL does not have it; nothing was touched",
+            fix="install it for this PostgreSQL, or name another one in db.bin_dir",
+        )
+    if manifest and source.kind == "data" and (absent := sorted(manifest.tables.keys() - tables)):
+        raise StackError(
+            f"{source.name} holds rows alone, and their tables are not in database {name}",
+            why=f"missing: {', '.join(absent[:5])}{' …' if len(absent) > 5 else ''}; nothing was touched",
+            fix="restore a full or a schema backup first, or run the migrations",
+        )
+    _check_room(source, folder, used)
+
+
+def _check_room(source: Source, folder: str, used: int) -> None:
+    """:raises StackError: the disk has clearly too little room for a second database."""
+    manifest = source.manifest
+    needed = manifest.database_bytes if manifest and source.kind == "full" else used
+    free = shutil.disk_usage(folder if os.path.isdir(folder) else "/").free
+    if free < needed:
+        raise StackError(
+            "there is not enough room to restore beside the database in use",
+            why=f"{console.size(free)} are free, {console.size(needed)} are needed; nothing was touched",
+            fix=f"free some space on the disk of {folder}",
+        )
+
+
+def back_up_first(stack: Stack) -> Backup | None:
+    """A proven backup of what is there; None if there is nothing yet.
+
+    :raises StackError: it could not be made; then there is no restore.
+    """
+    with session(stack.db, stack.settings.db.name, "look at the database") as sql:
+        if not census.table_names(sql):
+            return None
+    return backup.create(stack, backup.Request(label=SAFETY, safety=True))
+
+
+def replace(stack: Stack, source: Source, safety: str) -> Restored:
+    """Restore into a new database and put it in the place of the one in use.
+
+    :raises StackError: it could not be done; the database in use is as it was then.
+    """
+    began = now()
+    made = load.begin(stack, "restore", source.name)
+    try:
+        load.load(stack, source, made.incoming)
+        counted = _compared(stack, source, made.incoming)
+        _copy_properties(stack, made)
+        previous = journal.read_previous(stack.paths)
+        plan = msgspec.structs.replace(
+            made, phase="switch", outgoing=_kept_name(stack), previous=previous.name if previous else ""
+        )
+        outage = switch.swap(stack, plan)
+    except BaseException:
+        load.drop(stack, made.incoming)
+        journal.clear(stack)
+        raise
+    settle(stack, plan)
+    return Restored(
+        source=source.name,
+        database=made.database,
+        tables=len(counted.tables),
+        rows=sum(counted.tables.values()),
+        kept=plan.outgoing,
+        safety=safety,
+        outage=round(outage, 3),
+        seconds=round((now() - began).total_seconds(), 3),
+        compared=source.manifest is not None,
+    )
+
+
+def _compared(stack: Stack, source: Source, name: str) -> census.Census:
+    if source.manifest is None:
+        return load.count(stack, name)
+    try:
+        return load.check_counts(stack, source.manifest, name)
+    except Mismatch as error:
+        raise StackError(
+            f"{source.name} holds something else than its manifest says",
+            why="the database in use was not touched",
+            evidence=error.lines,
+            fix="use another one: inv data.list",
+        ) from None
+
+
+def _copy_properties(stack: Stack, made: Journal) -> None:
+    query = OWN_PROPERTIES.format(old=literal(made.database), new=identifier(made.incoming).replace("%", "%%"))
+    with session(stack.db, "postgres", "take over the database's own settings") as sql:
+        for row in sql.rows(query):
+            sql.run(row["statement"])
+
+
+def _kept_name(stack: Stack) -> str:
+    """A name by the second; with a number where that is taken."""
+    there = switch.databases(stack)
+    name = stack.settings.db.name
+    suffix = f"old_{now():%Y%m%d_%H%M%S}"
+    while (kept := load.derived(name, suffix)) in there:
+        suffix = f"old_{now():%Y%m%d_%H%M%S}_{secrets.token_hex(2)}"
+    return kept
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What an undo came to: whose state is back, and where the other one is."""
+
+    of: str
+    kept: str
+    outage: float
+
+
+def undo(stack: Stack) -> Undone:
+    """Put back the database that the last restore, or the last undo, put aside.
+
+    :raises StackError: there is none.
+    """
+    previous = journal.read_previous(stack.paths)
+    name = stack.settings.db.name
+    if previous is None or previous.of != name or previous.name not in switch.databases(stack):
+        raise StackError(
+            "there is nothing to undo",
+            why=f"no restore has put a database {name} aside" if previous is None else f"{previous.name} is gone",
+            fix="restore a backup instead: inv data.list, inv data.restore --file NAME",
+        )
+    plan = Journal(
+        operation="undo",
+        about=previous.why.removeprefix("undo of ").removeprefix("restore of "),
+        phase="switch",
+        database=name,
+        incoming=previous.name,
+        outgoing=_kept_name(stack),
+        began=stamp(now()),
+        pid=os.getpid(),
+    )
+    with session(stack.db, "postgres", "open the database that was put aside") as sql:
+        sql.run(f"ALTER DATABASE {identifier(previous.name)} ALLOW_CONNECTIONS true")
+    try:
+        outage = switch.swap(stack, plan)
+    except BaseException:
+        journal.clear(stack)
+        raise
+    settle(stack, plan)
+    return Undone(previous.why, plan.outgoing, round(outage, 3))

@@ -1,0 +1,180 @@
+"""Judging a file before anything is touched: what it is, and whether it can be restored here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devstack.data import catalogue, verify
+from devstack.data.catalogue import Backup
+from devstack.data.load import Source
+from devstack.data.manifest import decode, path_of
+from devstack.data.reading import Wrong, read_archive, read_directory, sql_chunks
+from devstack.data.sqltext import Outline
+from devstack.data.streams import Digested, meter
+from devstack.errors import StackError, UsageError
+
+if TYPE_CHECKING:
+    from devstack.stack import Stack
+
+EXTENSION = re.compile(rb'^CREATE EXTENSION IF NOT EXISTS ("(?:[^"]|"")+"|\w+) WITH SCHEMA ("(?:[^"]|"")+"|\w+);', re.M)
+OTHER_FORMATS = {
+    b"\x89PNG": "a PNG image",
+    b"PK\x03\x04": "a zip archive",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"BZh": "compressed by bzip2",
+    b"\xfd7zXZ": "compressed by xz",
+    b"SQLite format 3": "an SQLite database",
+    b"%PDF": "a PDF document",
+    b"\x7fELF": "a program",
+}
+
+
+def choose(stack: Stack, *, file: str, at: str, force: bool) -> Source:
+    """The dump that is meant, judged as far as that goes without a database.
+
+    :raises StackError: it is not there, not whole, or not trusted.
+    """
+    folder = catalogue.folder_of(stack.settings)
+    if file and at:
+        raise UsageError("--file and --at exclude each other", fix="name a file, or a moment")
+    if at:
+        moment = catalogue.parse_moment(at)
+        backup = catalogue.newest(catalogue.backups(folder), before=moment)
+        if backup is None:
+            raise StackError(f"there is no full backup from before {at} in {folder}", fix="see inv data.list")
+        return _own(stack, backup, force=force)
+    if file in ("", "latest"):
+        return _own(stack, catalogue.pick(stack.settings, "latest"), force=force)
+    path = _path(folder, file)
+    if backup := catalogue.read(path):
+        return _own(stack, backup, force=force)
+    if _is_file_of_kind(path):
+        _check_manifest(path, force=force)
+    return _foreign(stack, path)
+
+
+def _path(folder: Path, file: str) -> Path:
+    for path in (folder / file, Path(os.path.abspath(Path(file).expanduser()))):
+        if os.path.lexists(path):
+            return path
+    raise StackError(f"there is no file {file}", fix="see inv data.list")
+
+
+def _own(stack: Stack, backup: Backup, *, force: bool) -> Source:
+    manifest, settings = backup.manifest, stack.settings
+    if manifest.database != settings.db.name and not force:
+        raise StackError(
+            f"{backup.name} is a backup of database {manifest.database}, this is {settings.db.name}",
+            fix="name another one, or add --force",
+        )
+    check_major(stack, backup.name, manifest.server_version)
+    verify.check_content(stack, backup.path, manifest)
+    return Source.of(backup)
+
+
+def check_major(stack: Stack, name: str, version: str) -> None:
+    """:raises StackError: a newer PostgreSQL made it, whose dumps this one can't be expected to read."""
+    ours = stack.db.programs.version
+    with contextlib.suppress(ValueError):
+        if int(re.match(r"\d*", version)[0] or 0) > int(ours.split(".")[0]):  # type: ignore[index]
+            raise StackError(
+                f"{name} was made by PostgreSQL {version}, this is {ours}",
+                why="an older PostgreSQL can't be relied on to read a newer one's dump; nothing was touched",
+                fix="set db.bin_dir to a PostgreSQL of that version for a new environment: NV_ENV=other inv dev.up",
+            )
+
+
+def _is_file_of_kind(path: Path) -> bool:
+    """:raises StackError: no dump can be in it."""
+    try:
+        info = path.stat()
+        if stat.S_ISDIR(info.st_mode):
+            if (path / "toc.dat").is_file():
+                return True
+            raise StackError(f"{path} is a folder, and no dump of pg_dump in it", fix="see inv data.list")
+        if not stat.S_ISREG(info.st_mode):
+            raise StackError(f"{path} is no regular file", fix="write its content to one first")
+        if info.st_size == 0:
+            raise StackError(f"{path} is empty", fix="see inv data.list")
+        with path.open("rb"):
+            return True
+    except OSError as error:
+        raise StackError(f"{path} can't be read", why=error.strerror or str(error)) from None
+
+
+def _check_manifest(path: Path, *, force: bool) -> None:
+    """:raises StackError: there is none that fits, and nobody said that this is known."""
+    try:
+        manifest = decode(path_of(path).read_bytes())
+        why = f"the manifest beside it is of {manifest.file}"
+    except FileNotFoundError:
+        why = "it has no manifest: this tool did not make it, or did not finish it"
+    except (OSError, ValueError) as error:
+        why = f"its manifest can't be read: {error}"
+    if not force:
+        raise StackError(
+            f"{path.name} can't be checked as a backup of this tool",
+            why=why,
+            fix="add --force: it is checked as far as possible, and restored as the application's role",
+        )
+
+
+def _foreign(stack: Stack, path: Path) -> Source:
+    """A dump of another tool, or of this one without its manifest.
+
+    :raises StackError: it is cut off, damaged, or something else.
+    """
+    try:
+        if path.is_dir():
+            read_directory(stack, path)
+            return _with_list(stack, Source(path, "directory"))
+        with path.open("rb") as file, meter(f"reading {path.name}", path.stat().st_size) as progress:
+            magic = file.read(512)
+            file.seek(0)
+            if magic.startswith(b"PGDMP"):
+                read_archive(stack, Digested(file, progress))
+                return _with_list(stack, Source(path, "custom"))
+            if magic[257:262] == b"ustar":
+                raise Wrong("it is a tar archive; pg_restore -f FILE.sql makes SQL of one that pg_dump wrote")
+            for mark, what in OTHER_FORMATS.items():
+                if magic.startswith(mark):
+                    raise Wrong(f"it is {what}, not a PostgreSQL dump")
+            outline, extensions = Outline(), {}
+            for chunk in sql_chunks(Digested(file, progress)):
+                outline.add(chunk)
+                extensions.update({_name(m[1]): _name(m[2]) for m in EXTENSION.finditer(chunk)})
+    except Wrong as wrong:
+        raise StackError(f"{path.name} can't be restored", why=str(wrong), evidence=wrong.evidence) from None
+    if not outline.count:
+        raise StackError(f"{path.name} is empty", why="there is nothing in it but gzip's own bytes")
+    if what := outline.other():
+        raise StackError(f"{path.name} can't be restored", why=f"it is {what}")
+    if outline.from_pg_dump and (problem := outline.problem()):
+        raise StackError(f"{path.name} can't be restored", why=problem, fix="use another one: inv data.list")
+    check_major(stack, path.name, outline.server_version)
+    return Source(path, "sql", outline=outline, extensions=tuple(extensions.items()))
+
+
+def _name(quoted: bytes) -> str:
+    text = quoted.decode(errors="replace")
+    return text[1:-1].replace('""', '"') if text.startswith('"') else text
+
+
+def _with_list(stack: Stack, source: Source) -> Source:
+    """An archive with its table of contents written out, without what the application's role may not make.
+
+    https://www.postgresql.org/docs/current/app-pgrestore.html, -L
+    """
+    where = [str(source.path)]
+    with stack.context.stream_out(stack.db.as_superuser(["pg_restore", "-l", *where], ""), "list the dump") as out:
+        lines = out.read(1 << 26).decode(errors="replace").splitlines()
+    made = next((m[1] for line in lines if (m := re.match(r";\s+Dumped from database version: (\S+)", line))), "")
+    check_major(stack, source.name, made)
+    taken = [line for line in lines if not re.match(r"\d+; \d+ \d+ (EXTENSION - |COMMENT - EXTENSION )", line)]
+    stack.context.write_file(stack.paths.config / "restore-list", "\n".join(taken) + "\n")
+    return source

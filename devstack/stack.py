@@ -200,6 +200,7 @@ class Stack:
 
     def _why_restart(self, service: Service) -> str:
         """Why a running service can't stay as it is; empty when it can."""
+        self._recover(service)
         if self.outdated(service):
             return "its configuration changed"
         try:
@@ -269,8 +270,18 @@ class Stack:
 
         seconds = self.settings.stack.start_timeout
         wait_until_answers(service.accepts, seconds=seconds, failed=failed)
+        self._recover(service)
         service.settle()
         wait_until_answers(service.answers, seconds=max(1.0, seconds - (time.monotonic() - began)), failed=failed)
+
+    def _recover(self, service: Service) -> None:
+        """A restore that was cut off may have left the database closed: it is put right before anything is asked."""
+        if service is self.db and self.paths.journal.exists() and not self.context.dry:
+            from devstack.data import recovery
+
+            wait_until_answers(service.accepts, seconds=self.settings.stack.start_timeout, failed=lambda: "")
+            self.data_lock.acquire()
+            recovery.recover(self)
 
     def _failure(self, service: Service, reason: str, logged: int) -> StackError:
         """What to say of a service that did not become ready; ``logged`` bytes of its log are older than the start."""

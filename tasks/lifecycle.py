@@ -12,10 +12,6 @@ from tasks import report, session
 def _start(c: Context, label: str) -> None:
     stack = session.stack(c)
     report.started(stack, stack.start(label))
-    if label == "db" and stack.paths.journal.exists():
-        from devstack.data import recovery
-
-        recovery.begin(stack, changes=True)
 
 
 def _stop(c: Context, label: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from devstack import console
 from devstack.data import census, journal
 from devstack.data.catalogue import Backup
 from devstack.data.journal import Journal
@@ -88,9 +89,13 @@ def begin(stack: Stack, operation: str, about: str) -> Journal:
         pid=os.getpid(),
     )
     journal.write(stack, made)
-    with session(stack.db, "postgres", "create a database to restore into") as sql:
-        options = sql.value(OPTIONS.format(name=literal(database)))
-        sql.run(f"CREATE DATABASE {identifier(made.incoming)} TEMPLATE template0 {options}")
+    try:
+        with session(stack.db, "postgres", "create a database to restore into") as sql:
+            options = sql.value(OPTIONS.format(name=literal(database)))
+            sql.run(f"CREATE DATABASE {identifier(made.incoming)} TEMPLATE template0 {options}")
+    except BaseException:
+        abandon(stack, made)
+        raise
     return made
 
 
@@ -107,9 +112,18 @@ def scratch(stack: Stack, operation: str, about: str) -> Iterator[str]:
     try:
         yield made.incoming
     finally:
-        # an interrupted one too; where even this fails, the next command does it
+        abandon(stack, made)
+
+
+def abandon(stack: Stack, made: Journal) -> None:
+    """Remove the database that was being filled. Where the server can't, the next command does it: the journal stays,
+    and why this one failed is not hidden."""
+    try:
         drop(stack, made.incoming)
-        journal.clear(stack)
+    except StackError:
+        console.note(f"database {made.incoming} could not be removed now; the next command on the data does it")
+        return
+    journal.clear(stack)
 
 
 def load(stack: Stack, source: Source, name: str) -> None:

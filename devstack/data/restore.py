@@ -142,8 +142,7 @@ def replace(stack: Stack, source: Source, safety: str) -> Restored:
         )
         outage = switch.swap(stack, plan)
     except BaseException:
-        load.drop(stack, made.incoming)
-        journal.clear(stack)
+        load.abandon(stack, made)
         raise
     settle(stack, plan)
     return Restored(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shutil
@@ -63,9 +64,12 @@ class Data(Project):
         objects, and the database's own properties."""
         schema = self.program("pg_dump", "-s", PGDATABASE=database)
         schema = re.sub(r"^\\(un)?restrict .*$", "", schema, flags=re.MULTILINE)
+        # where objects depend on each other in circles, their order is that of their making
+        schema = "\n--\n-- Name: ".join(sorted(schema.split("\n--\n-- Name: ")))
         return "\n".join([schema, self.rows_of(database), self.sql(PROPERTIES, database)])
 
-    def rows_of(self, database: str = "nina") -> str:
+    def rows_of(self, database: str = "nina", *, sequences: bool = True) -> str:
+        """Every table's rows as a hash. After a crash a sequence may be a few values further."""
         tables = self.sql(
             "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
             " WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1",
@@ -76,12 +80,12 @@ class Data(Project):
             f" FROM ONLY {t} t;\n"
             for t in tables
         )
-        return self.sql(script + STATE, database)
+        return self.sql(script + OBJECTS + (SEQUENCES if sequences else ""), database)
 
     def databases(self) -> list[str]:
         """Those that are not PostgreSQL's own."""
         return self.sql(
-            "SELECT datname FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1') ORDER BY 1",
+            "SELECT datname FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1', 'pristine') ORDER BY 1",
             "postgres",
         ).splitlines()
 
@@ -115,8 +119,8 @@ class Data(Project):
         return done.stderr
 
 
-STATE = """
-SELECT schemaname, sequencename, last_value FROM pg_sequences ORDER BY 1, 2;
+SEQUENCES = "SELECT schemaname, sequencename, last_value FROM pg_sequences ORDER BY 1, 2;"
+OBJECTS = """
 SELECT loid, md5(string_agg(data, '' ORDER BY pageno)) FROM pg_largeobject GROUP BY 1 ORDER BY 1;
 """
 PROPERTIES = """
@@ -130,32 +134,60 @@ SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate, datct
 
 @pytest.fixture(scope="module")
 def rich(workspace: Path, cache: Path) -> Iterator[Data]:
-    """A running database with a rich schema, alone: no PgBouncer, no application. Its tests leave it as it is."""
-    yield from _running(workspace, cache, "db.start")
-
-
-@pytest.fixture
-def data(workspace: Path, cache: Path) -> Iterator[Data]:
-    """The same for one test alone."""
-    yield from _running(workspace, cache, "db.start")
+    """A running stack with a rich schema. Its tests leave the database as it is."""
+    with _running(workspace, cache) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def whole(workspace: Path, cache: Path) -> Iterator[Data]:
-    """A whole stack with the rich schema."""
-    yield from _running(workspace, cache, "dev.up")
+def spare(workspace: Path, cache: Path) -> Iterator[Data]:
+    with _running(workspace, cache) as made:
+        made.sql("CREATE DATABASE pristine TEMPLATE nina", "postgres")
+        yield made
 
 
-def _running(workspace: Path, cache: Path, start: str) -> Iterator[Data]:
+@pytest.fixture
+def data(spare: Data) -> Iterator[Data]:
+    """The same, to do anything with: its database is made anew for each test."""
+    env = dict(spare.env)
+    yield spare
+    spare.env = env
+    spare.inv("db.start")
+    kept = [name for name in spare.databases() if name.startswith("nina_")]
+    for name in [*kept, "nina"]:
+        spare.sql(f'DROP DATABASE "{name}" WITH (FORCE)', "postgres")
+    spare.sql("CREATE DATABASE nina TEMPLATE pristine OWNER nina", "postgres")
+    for path in (spare.state / "previous.json", spare.state / "journal.json"):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(spare.backups, ignore_errors=True)
+    spare.inv("dev.up")
+
+
+@pytest.fixture
+def fresh(workspace: Path, cache: Path) -> Iterator[Data]:
+    """A project of one test's own, with nothing started."""
+    with _project(workspace, cache) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def _project(workspace: Path, cache: Path) -> Iterator[Data]:
     folder = Path(tempfile.mkdtemp(dir=workspace))
     folder.chmod(0o755)
     made = Data(folder, cache)
-    # many tests, each with a few starts of databases
+    # it is killed, not the machine that it is on
     made.env["INVOKE_DB_PARAMETERS"] = '{"fsync": false}'
+    made.env["RELOAD_ON_CHANGE"] = "false"
     try:
-        made.inv(start)
-        made.sql(RICH)
         yield made
     finally:
         made.end()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _running(workspace: Path, cache: Path) -> Iterator[Data]:
+    with _project(workspace, cache) as made:
+        made.inv("dev.up")
+        made.sql(RICH)
+        yield made

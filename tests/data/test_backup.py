@@ -24,7 +24,7 @@ from tests.conftest import ROOT, wait_for
 from tests.data.conftest import Data
 
 FILL = (
-    "CREATE TABLE bulk AS SELECT g AS id, md5(g::text) || md5((g * 7)::text) AS text FROM generate_series(1, 600000) g"
+    "CREATE TABLE bulk AS SELECT g AS id, md5(g::text) || md5((g * 7)::text) AS text FROM generate_series(1, 200000) g"
 )
 
 
@@ -42,7 +42,7 @@ def test_a_backup_is_a_dump_that_anyone_can_read_with_its_manifest(rich: Data) -
     (path,) = rich.backups.glob("*.gz")
     assert re.fullmatch(r"backup-\d{8}-\d{6}\.sql\.gz", path.name)
     assert re.fullmatch(
-        rf"backups/{path.name}  .* kB \(.* of SQL\), 16 tables, 1,751 rows, verified, 0\.\d+ s\n", shown.stdout
+        rf"backups/{path.name}  .* kB \(.* of SQL\), 18 tables, 1,752 rows, verified, 0\.\d+ s\n", shown.stdout
     )
     assert shown.stderr == ""
     text = subprocess.run(["gzip", "-dc", str(path)], capture_output=True, check=True).stdout
@@ -98,7 +98,7 @@ def test_names_are_utc_wherever_one_is(rich: Data, zone: str) -> None:
     assert before <= path.name[7:22] <= after
 
 
-@pytest.mark.parametrize("name", ["a b", "it's", '"q"', "$(touch PWN)", "ünï 日本", "-dash", "a;b&c|d", "new\tline"])
+@pytest.mark.parametrize("name", ['it\'s "a b" $(touch PWN)', "ünï 日本", "-dash;b&c|d\tx"])
 def test_another_file_may_have_any_name(rich: Data, name: str, tmp_path: Path) -> None:
     target = tmp_path / name / f"{name}.sql.gz"
     target.parent.mkdir()
@@ -191,10 +191,10 @@ def writers(data: Data) -> Iterator[None]:
 
 def test_the_counts_are_of_the_dump_s_own_snapshot_whoever_writes_meanwhile(data: Data) -> None:
     with writers(data):
-        made = [data.backup() for _ in range(3)]
+        made = [data.backup() for _ in range(2)]
     data.inv("data.verify", "--all", "--deep")
     counts = [json.loads(Path(f"{p}.json").read_text())["tables"]["public.keyless"] for p in made]
-    assert counts[0] < counts[1] < counts[2]
+    assert counts[0] < counts[1]
 
 
 def test_a_backup_killed_at_any_moment_leaves_no_wrong_file_and_no_obstacle(data: Data) -> None:
@@ -204,7 +204,7 @@ def test_a_backup_killed_at_any_moment_leaves_no_wrong_file_and_no_obstacle(data
     usual = time.monotonic() - began
     before, shape = data.files(), data.print_of()
     left = 0
-    for _ in range(12):
+    for _ in range(8):
         process = data.popen("data.backup", "--format", random.choice(["sql", "custom", "directory"]))
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(random.uniform(0.3, usual * 1.2))

@@ -1,0 +1,481 @@
+"""Restores: exact, refused where they must be, and never a danger to what is there."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import itertools
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import wait_for
+from tests.data.conftest import Data
+from tests.data.test_backup import FILL, small_disk
+
+CHANGE = """
+DELETE FROM people WHERE id % 3 = 0;
+INSERT INTO log (what) VALUES ('later');
+DROP VIEW adults;
+CREATE TABLE newer (id int);
+SELECT nextval('free_sequence');
+SELECT lo_unlink(424242);
+"""
+
+
+@pytest.fixture(autouse=True)
+def same_afterwards(request: pytest.FixtureRequest) -> object:
+    """The shared database is left as it was."""
+    if "rich" not in request.fixturenames:
+        yield
+        return
+    rich: Data = request.getfixturevalue("rich")
+    before = rich.print_of()
+    yield
+    assert rich.print_of() == before
+    assert [name for name in rich.databases() if not name.startswith("nina_old_")] == ["nina"]
+
+
+@pytest.mark.parametrize("layout", ["sql", "custom", "directory"])
+def test_a_round_trip_is_exact_and_so_is_the_way_back(rich: Data, layout: str) -> None:
+    before = rich.print_of()
+    path = rich.backup("--format", layout)
+    rich.sql(CHANGE)
+    changed = rich.print_of()
+    assert changed != before
+    done = rich.json("data.restore", "--file", path.name)
+    assert rich.print_of() == before
+    assert done["compared"]
+    assert done["kept"] in rich.databases()
+    rich.inv("data.undo")
+    assert rich.print_of() == changed
+    rich.inv("data.undo")
+    assert rich.print_of() == before
+    assert len(rich.databases()) == 2
+    rich.inv("data.verify", "--file", done["safety"])
+
+
+def test_latest_means_the_newest_full_one_that_no_restore_made(rich: Data) -> None:
+    wanted = rich.backup()
+    rich.backup("--schema-only")
+    assert rich.json("data.restore")["source"] == wanted.name
+    assert rich.json("data.restore")["source"] == wanted.name
+    assert rich.json("data.restore", "--no-safety-backup", "--latest")["safety"] == ""
+    moment = time.strftime("%Y-%m-%d %H:%M:%S+00:00", time.gmtime(time.time() + 1))
+    assert rich.json("data.restore", "--at", moment)["source"] > wanted.name
+    rich.refused("data.restore", "--at", "2001-01-01", says="no full backup from before")
+    rich.refused("data.restore", "--at", "yesterday-ish", says="is not a moment", code=2)
+
+
+def test_rows_alone_go_into_the_schema_that_is_there(rich: Data) -> None:
+    path = rich.backup("--data-only")
+    rows = rich.rows_of()
+    rich.sql("DELETE FROM log; DELETE FROM vectors WHERE id > 5")
+    rich.inv("data.restore", "--file", path.name, "--no-safety-backup")
+    assert rich.rows_of() == rows
+
+
+# refusals
+
+
+def refusals(data: Data, folder: Path) -> dict[str, tuple[Path, str, bool]]:
+    """Files with what is said of them, and whether --force is given."""
+    text = data.program("pg_dump")
+    packed = gzip.compress(text.encode())
+    data.program("pg_dump", "-Fc", "-f", str(folder / "custom.dump"))
+    custom = (folder / "custom.dump").read_bytes()
+    newer = re.sub(r"(Dumped from database version )\d+", r"\g<1>99", text)
+    contents: dict[str, tuple[bytes, str, bool]] = {
+        "no-manifest.sql": (text.encode(), "no manifest.*\n.*add --force", False),
+        "empty": (b"", "is empty", True),
+        "empty.gz": (gzip.compress(b""), "is empty", True),
+        "random": (random.Random(1).randbytes(5000), "unknown kind", True),
+        "image.png": (b"\x89PNG\r\n\x1a\n" + b"\0" * 900, "a PNG image", True),
+        "cut.sql": (text[: len(text) // 2].encode(), "cut off", True),
+        "cut-last.sql": (text.rstrip()[:-60].encode(), "cut off", True),
+        "cut.sql.gz": (packed[: len(packed) // 2], "compression is broken", True),
+        "flipped.sql.gz": (packed[:3000] + bytes([packed[3000] ^ 1]) + packed[3001:], "compression is broken", True),
+        "cut.dump": (custom[: len(custom) // 2], "pg_restore can't read it", True),
+        "newer.sql": (newer.encode(), "made by PostgreSQL 99", True),
+        "cluster.sql": (b"--\n-- PostgreSQL database cluster dump\n--\n", "whole cluster", True),
+        "mysql.sql": (b"-- MySQL dump 10.13\nCREATE TABLE `x` (id int);\n", "MySQL", True),
+    }
+    made: dict[str, tuple[Path, str, bool]] = {}
+    for name, (content, says, force) in contents.items():
+        (folder / name).write_bytes(content)
+        made[name] = (folder / name, says, force)
+    (folder / "folder").mkdir()
+    made["folder"] = (folder / "folder", "no dump of pg_dump", True)
+    os.mkfifo(folder / "fifo")
+    made["fifo"] = (folder / "fifo", "no regular file", True)
+    made["zero"] = (Path("/dev/zero"), "no regular file", True)
+    made["absent"] = (folder / "absent", "there is no file", True)
+    return made
+
+
+def test_what_can_not_be_restored_is_refused_before_anything_is_touched(rich: Data, tmp_path: Path) -> None:
+    files, databases = rich.files(), rich.databases()
+    for path, says, force in refusals(rich, tmp_path).values():
+        rich.refused("data.restore", "--file", str(path), *(["--force"] if force else []), says=says)
+    assert (rich.files(), rich.databases()) == (files, databases)
+
+
+def test_a_backup_that_is_not_as_its_manifest_says_is_refused_with_force_too(rich: Data, tmp_path: Path) -> None:
+    import json
+
+    path = rich.backup()
+    manifest = json.loads(Path(f"{path}.json").read_text())
+    for number, (changes, says) in enumerate(
+        [
+            ({"sha256": "0" * 64}, "SHA-256"),
+            ({"bytes": 5}, "its manifest says 5"),
+            ({"server_version": "99.1"}, "made by PostgreSQL 99.1"),
+            ({"extensions": {"no_such_thing": "1"}}, "needs the extension no_such_thing"),
+        ]
+    ):
+        copy = tmp_path / f"{number}.sql.gz"
+        shutil.copy(path, copy)
+        Path(f"{copy}.json").write_text(json.dumps({**manifest, "file": copy.name, **changes}))
+        rich.refused("data.restore", "--force", "--file", str(copy), says=says)
+    Path(f"{copy}.json").write_text(json.dumps({**manifest, "file": copy.name, "database": "other"}))
+    rich.refused("data.restore", "--file", str(copy), says="a backup of database other")
+    tables = {**manifest["tables"], "public.people": 499}
+    Path(f"{copy}.json").write_text(json.dumps({**manifest, "file": copy.name, "tables": tables}))
+    rich.refused("data.restore", "--file", str(copy), says="public.people has 500 rows, not 499")
+    rich.refused("data.verify", "--deep", "--file", str(copy), says="public.people has 500 rows, not 499")
+    Path(f"{copy}.json").write_text("{")
+    rich.refused("data.restore", "--file", str(copy), says="its manifest can't be read")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--clean", "--merge"], "exclude each other"),
+        (["--latest", "--file", "x"], "exclude each other"),
+        (["--choose"], "no terminal"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(rich: Data, flags: list[str], says: str) -> None:
+    rich.refused("data.restore", *flags, says=says, code=2)
+
+
+def test_rows_alone_do_not_go_into_an_empty_database(data: Data) -> None:
+    path = data.backup("--data-only")
+    data.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION nina")
+    data.refused("data.restore", "--file", path.name, says="their tables are not in database nina")
+
+
+def test_a_foreign_dump_is_restored_as_the_application_s_role(data: Data, tmp_path: Path) -> None:
+    """Plain, compressed and custom, with what only a superuser might do left out."""
+    data.sql("DROP TABLE of_the_superuser; DROP EXTENSION pg_trgm; SELECT lo_unlink(424242)")
+    rows = data.rows_of()
+    text = data.program("pg_dump", "--no-owner", "--no-privileges", "--no-comments")
+    (tmp_path / "f.sql").write_text(text)
+    (tmp_path / "f.sql.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "old.sql").write_text(re.sub(r"^\\(un)?restrict .*\n", "", text, flags=re.MULTILINE))
+    (tmp_path / "windows.sql").write_text(
+        "CREATE TABLE hand_made (x int);\r\nINSERT INTO hand_made VALUES (1), (2);\r\n"
+    )
+    data.program("pg_dump", "-Fc", "-f", str(tmp_path / "f.dump"))
+    for name in ("f.sql", "f.sql.gz", "old.sql", "f.dump"):
+        data.sql("DELETE FROM log; DELETE FROM vectors")
+        data.inv("data.restore", "--force", "--no-safety-backup", "--file", str(tmp_path / name))
+        assert data.rows_of() == rows, name
+    data.inv("data.restore", "--force", "--no-safety-backup", "--file", str(tmp_path / "windows.sql"))
+    assert data.query("SELECT count(*) FROM hand_made") == [(2,)]
+    data.inv("data.undo")
+    assert data.rows_of() == rows
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        r"\! touch PWN",
+        r"SELECT 1 \! touch PWN",
+        r"\copy people to program 'touch PWN'",
+        r"\o |touch PWN",
+        r"\unrestrict x" + "\n" + r"\! touch PWN",
+        "SELECT '\n" + r"\unrestrict TOKEN" + "\n';\n" + r"\! touch PWN",
+        "CREATE TABLE t (a text);\nCOPY t FROM stdin;\n\\.\n" + r"\! touch PWN",
+        "COPY people TO PROGRAM 'touch PWN';",
+        "SET ROLE postgres; CREATE TABLE x ();",
+    ],
+)
+def test_commands_in_a_foreign_dump_are_not_obeyed(rich: Data, line: str, tmp_path: Path) -> None:
+    text = rich.program("pg_dump", "-s", "-t", "tree")
+    token = re.search(r"\\restrict (\w+)", text)[1]  # type: ignore[index]
+    hostile = tmp_path / "hostile.sql"
+    hostile.write_text(
+        text.replace("SET statement_timeout", line.replace("TOKEN", token) + "\nSET statement_timeout", 1)
+    )
+    databases = rich.databases()
+    rich.refused("data.restore", "--force", "--no-safety-backup", "--file", str(hostile), says="could not restore")
+    assert not list(rich.folder.rglob("PWN"))
+    assert not Path("PWN").exists()
+    assert rich.databases() == databases
+
+
+def test_a_name_that_hides_a_command_is_harmless(data: Data) -> None:
+    data.sql(
+        'CREATE TABLE "x\n\\! touch PWN\n" (a int); COMMENT ON TABLE "x\n\\! touch PWN\n" IS E\'\\n\\\\! touch PWN\';'
+    )
+    before = data.program("pg_dump", "-s", "--restrict-key=x")
+    data.backup()
+    data.inv("data.restore")
+    assert data.program("pg_dump", "-s", "--restrict-key=x") == before
+    assert not list(data.folder.rglob("PWN"))
+
+
+# faults
+
+
+def states(data: Data, old: str, new: str) -> str:
+    """Which of the two the database is; nothing else may it be."""
+    content = data.rows_of()
+    assert content in (old, new)
+    return "old" if content == old else "new"
+
+
+def test_a_restore_killed_at_any_moment_leaves_the_old_or_the_new_database_and_the_next_command_works(
+    data: Data,
+) -> None:
+    data.sql("CREATE TABLE IF NOT EXISTS bulk AS SELECT g, md5(g::text) FROM generate_series(1, 60000) g")
+    new = data.rows_of()
+    path = data.backup()
+    data.sql("DELETE FROM bulk WHERE g > 100; INSERT INTO log (what) VALUES ('later')")
+    old = data.rows_of()
+    data.inv("data.restore", "--file", path.name)
+    data.inv("data.undo")
+    assert data.rows_of() == old
+    seen, cut = set(), 0
+    for _ in range(7):
+        process = data.popen("data.restore", "--file", path.name, "--no-safety-backup")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(random.uniform(0.4, 2.0))
+        process.kill()
+        process.communicate()
+        cut += data.state.joinpath("journal.json").exists()
+        data.inv(random.choice(["dev.up", "data.backup"]))
+        assert not data.state.joinpath("journal.json").exists()
+        seen.add(states(data, old, new))
+        assert data.query("SELECT 1", data.pgb_port) == [(1,)]
+        assert data.query("SELECT 1") == [(1,)]
+        left = [name for name in data.databases() if not re.fullmatch(r"nina(_old_[\d_]+\w*)?", name)]
+        assert left == []
+        if states(data, old, new) == "new":
+            data.inv("data.undo")
+            assert data.rows_of() == old
+    assert cut > 0, "no kill came in the middle"
+    data.inv("data.restore", "--file", path.name)
+    assert data.rows_of() == new
+
+
+AT = """
+import os, signal, sys
+from devstack.data import {module}
+original = {module}.{name}
+def stop(*args, **kwargs):
+    {after}
+    os.kill(os.getpid(), signal.SIGKILL)
+{module}.{name} = stop
+sys.path.insert(0, os.getcwd())
+from invoke.main import program
+program.run(["inv", *sys.argv[1:]])
+"""
+STEPS = {
+    "in a new empty database": ("load", "load", "", "old"),
+    "loaded": ("restore", "_compared", "", "old"),
+    "clients cut off": ("switch", "_rename", "", "old"),
+    "closed": ("switch", "_empty", "", "old"),
+    "renamed": ("switch", "_rename", "original(*args, **kwargs)", "new"),
+    "switched": ("switch", "_answers", "", "new"),
+    "before the old one goes": ("restore", "settle", "", "new"),
+    "with it noted": ("journal", "clear", "", "new"),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "step"),
+    [
+        *(("data.restore", step) for step in STEPS),
+        *(("data.undo", step) for step in ("clients cut off", "closed", "renamed", "switched")),
+    ],
+)
+def test_killed_at_a_step_it_is_finished_or_undone(data: Data, command: str, step: str) -> None:
+    module, name, after, expected = STEPS[step]
+    data.sql("DELETE FROM log")
+    new = data.rows_of()
+    path = data.backup()
+    flags = ["--file", path.name, "--no-safety-backup"]
+    data.sql("INSERT INTO log (what) VALUES ('here')")
+    old = data.rows_of()
+    if command == "data.undo":
+        data.inv("data.restore", *flags)
+        old, new, flags = new, old, []
+    source = AT.format(module=module, name=name, after=after or "pass")
+    done = subprocess.run(
+        [sys.executable, "-c", source, command, *flags], cwd=data.root, env=data.env, capture_output=True, text=True
+    )
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    note = data.inv("dev.up").stderr
+    assert states(data, old, new) == expected, note
+    assert ("finished" in note or "cut off" in note) or name == "clear"
+    assert data.query("SELECT 1", data.pgb_port) == [(1,)]
+    assert len(data.databases()) <= 2
+    data.inv("data.restore", "--file", path.name, "--no-safety-backup")
+    data.inv("data.undo")
+    data.inv("dev.status")
+
+
+@pytest.mark.parametrize("after", [0.0, 0.15, 0.4])
+def test_when_postgres_is_killed_during_a_restore_the_old_database_is_there(data: Data, after: float) -> None:
+    data.sql(f"ALTER TABLE fast SET LOGGED; {FILL}")  # a crash empties an unlogged one
+    path = data.backup("--no-verify")
+    data.sql("DELETE FROM bulk WHERE id > 10; DELETE FROM log")
+    old = data.rows_of(sequences=False)
+    process = data.popen("data.restore", "--file", path.name, "--no-safety-backup")
+    wait_for(lambda: (data.state / "journal.json").exists())
+    time.sleep(after)
+    psutil.Process(int((data.data / "postmaster.pid").read_text().split()[0])).kill()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert "Traceback" not in err
+    assert "defect" not in err
+    data.inv("db.start")
+    assert data.rows_of(sequences=False) == old
+    data.inv("data.restore", "--file", path.name)
+    assert data.query("SELECT count(*) FROM bulk") == [(200000,)]
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_clients_wait_a_moment_and_see_the_new_rows(data: Data, mode: str) -> None:
+    import psycopg2
+
+    data.env["INVOKE_PGB_POOL_MODE"] = mode
+    try:
+        data.inv("dev.up")
+        data.sql("DELETE FROM log; INSERT INTO log (what) VALUES ('backed up')")
+        path = data.backup()
+        data.sql("UPDATE log SET what = 'in use'")
+        stop = threading.Event()
+        broken: list[str] = []
+        seen: list[tuple[float, str]] = []
+
+        def ask() -> None:
+            connection = data.connect(data.pgb_port)
+            while not stop.is_set():
+                try:
+                    with connection.cursor() as cursor:
+                        cursor.execute("SELECT what FROM log")
+                        seen.append((time.monotonic(), cursor.fetchall()[0][0]))
+                except psycopg2.Error as error:
+                    broken.append(str(error))
+                    with contextlib.suppress(psycopg2.Error):
+                        connection = data.connect(data.pgb_port)
+                time.sleep(0.002)
+
+        client = threading.Thread(target=ask)
+        client.start()
+        wait_for(lambda: seen)
+        done = data.json("data.restore", "--file", path.name)
+        wait_for(lambda: seen[-1][1] == "backed up")
+        stop.set()
+        client.join()
+        words = [word for _, word in seen]
+        assert words == sorted(words, key=["in use", "backed up"].index), "it went back and forth"
+        times = [when for when, _ in seen]
+        gap = max(after - before for before, after in itertools.pairwise(times))
+        print(f"{mode}: longest wait of a client {gap:.3f} s, {len(broken)} broken, outage {done['outage']} s")
+        assert len(broken) <= 1, broken
+    finally:
+        del data.env["INVOKE_PGB_POOL_MODE"]
+        data.inv("dev.up")
+
+
+def test_a_backup_waits_for_a_restore_and_a_restore_for_another(data: Data) -> None:
+    data.sql(FILL)
+    path = data.backup("--no-verify")
+    first = data.popen("data.restore", "--file", path.name, "--no-safety-backup")
+    wait_for(lambda: (data.state / "journal.json").exists())
+    others = [data.popen("data.backup"), data.popen("data.restore", "--file", path.name, "--no-safety-backup")]
+    for process in [first, *others]:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, out + err
+        assert process is first or "waiting for" in err
+    data.inv("data.verify", "--all")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="a small file system can be mounted by root alone")
+def test_a_disk_that_fills_during_a_restore_costs_nothing(fresh: Data, tmp_path: Path) -> None:
+    with small_disk(fresh.folder / "small", "400m") as disk:
+        fresh.state_base = disk
+        fresh.env["INVOKE_STACK_STATE_DIR"] = str(disk)
+        try:
+            fresh.inv("db.start")
+            fresh.sql("CREATE TABLE precious AS SELECT 42 AS answer")
+            big = tmp_path / "big.sql"
+            big.write_text("CREATE TABLE b AS SELECT repeat(md5(g::text), 20) FROM generate_series(1, 2000000) g;\n")
+            fresh.refused("data.restore", "--force", "--file", str(big), says="could not restore big.sql")
+            fresh.inv("db.start")  # a full disk takes the server down, too
+            assert fresh.sql("SELECT answer FROM precious") == "42"
+            fresh.inv("data.backup")
+            assert fresh.databases() == ["nina"]
+        finally:
+            fresh.popen("dev.down").communicate(timeout=60)
+
+
+def test_the_sequence_of_the_specification(data: Data) -> None:
+    path = data.backup()
+    data.inv("dev.down")
+    assert "database nina is stopped" not in data.refused("data.backup", says="nv-db is stopped")
+    rows = data.inv("data.restore").stdout
+    assert path.name in rows
+    data.inv("dev.status")
+    assert data.http("/health")[0] == 200
+
+
+def test_hooks_run_around(data: Data) -> None:
+    points = ["pre_backup", "post_backup", "pre_restore", "post_restore"]
+    data.env.update({f"INVOKE_HOOKS_{point.upper()}": f'["echo {point} >> trace"]' for point in points})
+    data.inv("data.backup")
+    data.inv("data.restore")
+    assert (data.root / "trace").read_text().split() == points
+    data.refused("data.restore", says="hook pre_restore failed", INVOKE_HOOKS_PRE_RESTORE='["false"]')
+
+
+def test_a_dry_run_changes_nothing(rich: Data) -> None:
+    rich.backup()
+    files, databases = rich.files(), rich.databases()
+    shown = rich.inv("--dry", "data.restore").stdout
+    assert "# restore" in shown
+    rich.inv("--dry", "data.undo")
+    assert (rich.files(), rich.databases()) == (files, databases)
+
+
+def test_nothing_to_undo_is_said(data: Data) -> None:
+    data.refused("data.undo", says="there is nothing to undo")
+
+
+def test_health_is_told_what_is_going_on(rich: Data) -> None:
+    from types import SimpleNamespace
+
+    from devstack.data import restoring
+
+    paths = SimpleNamespace(journal=rich.state / "journal.json")
+    assert restoring(paths) == ""  # type: ignore[arg-type]
+    path = rich.backup()
+    process = rich.popen("data.restore", "--file", path.name, "--no-safety-backup")
+    sentence = wait_for(lambda: restoring(paths))  # type: ignore[arg-type]
+    assert re.fullmatch(rf"restoring {path.name} since \d\d:\d\d:\d\d UTC", sentence)
+    process.communicate(timeout=60)
+    assert restoring(paths) == ""  # type: ignore[arg-type]

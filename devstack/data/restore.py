@@ -29,7 +29,7 @@ SAFETY = "pre-restore"
 
 OWN_PROPERTIES = """
 SELECT statement FROM (
-    SELECT 1 AS step, format('ALTER %s SET %I TO %s',
+    SELECT 1 AS step, n, format('ALTER %s SET %I TO %s',
                CASE WHEN setrole = 0 THEN 'DATABASE {new}'
                     ELSE format('ROLE %I IN DATABASE {new}', pg_get_userbyid(setrole)) END,
                split_part(setting, '=', 1),
@@ -38,23 +38,24 @@ SELECT statement FROM (
                                                          'session_preload_libraries')
                     THEN CASE WHEN setting ~ '=$' THEN '''''' ELSE substr(setting, strpos(setting, '=') + 1) END
                     ELSE quote_literal(substr(setting, strpos(setting, '=') + 1)) END) AS statement
-      FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(setconfig) AS setting
+      FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase,
+           unnest(setconfig) WITH ORDINALITY AS c(setting, n)
      WHERE d.datname = {old}
     UNION ALL
-    SELECT 2, format('REVOKE ALL ON DATABASE {new} FROM PUBLIC, %I', pg_get_userbyid(datdba))
+    SELECT 2, 0, format('REVOKE ALL ON DATABASE {new} FROM PUBLIC, %I', pg_get_userbyid(datdba))
       FROM pg_database WHERE datname = {old} AND datacl IS NOT NULL
     UNION ALL
-    SELECT 3, format('GRANT %s ON DATABASE {new} TO %s%s', a.privilege_type,
+    SELECT 3, 0, format('GRANT %s ON DATABASE {new} TO %s%s', a.privilege_type,
                      CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE format('%I', pg_get_userbyid(a.grantee)) END,
                      CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
       FROM pg_database, aclexplode(datacl) a WHERE datname = {old}
     UNION ALL
-    SELECT 4, format('COMMENT ON DATABASE {new} IS %L', shobj_description(oid, 'pg_database'))
+    SELECT 4, 0, format('COMMENT ON DATABASE {new} IS %L', shobj_description(oid, 'pg_database'))
       FROM pg_database WHERE datname = {old} AND shobj_description(oid, 'pg_database') IS NOT NULL
     UNION ALL
-    SELECT 5, format('ALTER DATABASE {new} CONNECTION LIMIT %s', datconnlimit)
+    SELECT 5, 0, format('ALTER DATABASE {new} CONNECTION LIMIT %s', datconnlimit)
       FROM pg_database WHERE datname = {old} AND datconnlimit <> -1
-) q ORDER BY step, statement
+) q ORDER BY step, n, statement
 """
 """What a database has that is in no dump of it: parameters, privileges, comment, limit."""
 
@@ -173,7 +174,8 @@ def _compared(stack: Stack, source: Source, name: str) -> census.Census:
 
 
 def _copy_properties(stack: Stack, made: Journal) -> None:
-    query = OWN_PROPERTIES.format(old=literal(made.database), new=identifier(made.incoming).replace("%", "%%"))
+    within = identifier(made.incoming).replace("%", "%%").replace("'", "''")  # a part of format()'s own literal
+    query = OWN_PROPERTIES.format(old=literal(made.database), new=within)
     with session(stack.db, "postgres", "take over the database's own settings") as sql:
         for row in sql.rows(query):
             sql.run(row["statement"])

@@ -51,8 +51,6 @@ def cleanup(stack: Stack, *, days: int, keep: int, dry: bool) -> list[Backup]:
     from devstack.errors import StackError
 
     def is_whole(backup: Backup) -> bool:
-        if backup.damage:
-            return False
         try:
             verify.check_content(stack, backup.path, backup.manifest)
         except StackError as error:

@@ -76,8 +76,7 @@ class Data(Project):
             database,
         ).splitlines()
         script = "".join(
-            f"SELECT '{t.replace(chr(39), chr(39) * 2)}', count(*), md5(string_agg(t::text, '' ORDER BY t::text))"
-            f" FROM ONLY {t} t;\n"
+            f"SELECT $name${t}$name$, count(*), md5(string_agg(t::text, '' ORDER BY t::text)) FROM ONLY {t} t;\n"
             for t in tables
         )
         return self.sql(script + OBJECTS + (SEQUENCES if sequences else ""), database)
@@ -85,7 +84,8 @@ class Data(Project):
     def databases(self) -> list[str]:
         """Those that are not PostgreSQL's own."""
         return self.sql(
-            "SELECT datname FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1', 'pristine') ORDER BY 1",
+            "SELECT datname FROM pg_database"
+            " WHERE datname NOT IN ('postgres', 'template0', 'template1', 'pristine') ORDER BY 1",
             "postgres",
         ).splitlines()
 
@@ -132,6 +132,14 @@ SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate, datct
 """
 
 
+COPY = """
+ALTER DATABASE nina ALLOW_CONNECTIONS false;
+SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = 'nina';
+CREATE DATABASE pristine TEMPLATE nina;
+ALTER DATABASE nina ALLOW_CONNECTIONS true;
+"""
+
+
 @pytest.fixture(scope="module")
 def rich(workspace: Path, cache: Path) -> Iterator[Data]:
     """A running stack with a rich schema. Its tests leave the database as it is."""
@@ -142,7 +150,7 @@ def rich(workspace: Path, cache: Path) -> Iterator[Data]:
 @pytest.fixture(scope="module")
 def spare(workspace: Path, cache: Path) -> Iterator[Data]:
     with _running(workspace, cache) as made:
-        made.sql("CREATE DATABASE pristine TEMPLATE nina", "postgres")
+        made.sql(COPY, "postgres")
         yield made
 
 

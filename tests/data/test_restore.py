@@ -135,14 +135,13 @@ def test_a_backup_that_is_not_as_its_manifest_says_is_refused_with_force_too(ric
 
     path = rich.backup()
     manifest = json.loads(Path(f"{path}.json").read_text())
-    for number, (changes, says) in enumerate(
-        [
-            ({"sha256": "0" * 64}, "SHA-256"),
-            ({"bytes": 5}, "its manifest says 5"),
-            ({"server_version": "99.1"}, "made by PostgreSQL 99.1"),
-            ({"extensions": {"no_such_thing": "1"}}, "needs the extension no_such_thing"),
-        ]
-    ):
+    wrong: list[tuple[dict[str, object], str]] = [
+        ({"sha256": "0" * 64}, "SHA-256"),
+        ({"bytes": 5}, "its manifest says 5"),
+        ({"server_version": "99.1"}, "made by PostgreSQL 99.1"),
+        ({"extensions": {"no_such_thing": "1"}}, "needs the extension no_such_thing"),
+    ]
+    for number, (changes, says) in enumerate(wrong):
         copy = tmp_path / f"{number}.sql.gz"
         shutil.copy(path, copy)
         Path(f"{copy}.json").write_text(json.dumps({**manifest, "file": copy.name, **changes}))

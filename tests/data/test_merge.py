@@ -1,0 +1,139 @@
+"""Merging: rows are added, what is there stays, all or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.data.conftest import Data
+
+
+def merged(data: Data, *flags: str) -> dict[str, Any]:
+    """Rows added and skipped by table, apart from those without either."""
+    answer = data.json("data.restore", "--merge", *flags)
+    return {t["name"]: (t["added"], t["skipped"]) for t in answer["tables"] if t["added"]}
+
+
+def test_missing_rows_come_back_and_those_that_are_there_stay(data: Data) -> None:
+    data.backup()
+    everything = data.rows_of()
+    data.sql("""
+        DELETE FROM people WHERE id > 450;
+        UPDATE people SET age = 99 WHERE id = 7;
+        INSERT INTO people (email) VALUES ('new@example.org');
+        DELETE FROM events WHERE n < 10;
+        DELETE FROM tree WHERE id > 50;
+        BEGIN; DELETE FROM hens WHERE id = 3; UPDATE hens SET egg = 1 WHERE egg = 3; DELETE FROM eggs WHERE id = 3;
+        DELETE FROM hens WHERE egg = 3; COMMIT;
+        ALTER TABLE keyless DISABLE RULE quiet;
+        DELETE FROM keyless WHERE word = 'once';
+        ALTER TABLE keyless ENABLE RULE quiet;
+        DELETE FROM base WHERE a = 1;
+        SELECT lo_unlink(424242);
+    """)
+    done = merged(data)
+    assert done["public.people"] == (50, 450)
+    assert done["public.events"] == (10, 391)
+    assert done["public.tree"] == (50, 50)
+    assert done["public.keyless"] == (1, 3)
+    assert done["public.base"] == (1, 1)
+    assert done["public.eggs"] == (1, 19)
+    assert data.query("SELECT age FROM people WHERE id = 7") == [(99,)]
+    assert data.query("SELECT count(*) FROM people") == [(501,)]
+    assert data.query("SELECT count(*) FROM people WHERE double_age = age * 2") == [(500,)]
+    assert data.sql("SELECT count(*) FROM log") == "0", "a trigger ran for rows that had been written before"
+    assert data.sql("SELECT count(*) FROM pg_largeobject_metadata") == "1"
+    assert data.rows_of() != everything
+    assert merged(data) == {}, "a second time adds nothing"
+    data.sql(
+        "INSERT INTO people (email) VALUES ('newer@example.org'); INSERT INTO vectors (e) SELECT e FROM vectors LIMIT 1"
+    )
+    assert "nina" in data.databases()
+    assert [name for name in data.databases() if name != "nina"] == []
+
+
+def test_sequences_go_past_what_the_backup_had_given_out(data: Data) -> None:
+    data.sql(
+        "INSERT INTO people (email) SELECT 'x' || g FROM generate_series(1, 50) g; SELECT nextval('free_sequence')"
+    )
+    data.backup()
+    data.sql("""
+        DELETE FROM people WHERE id > 400;
+        ALTER TABLE people ALTER COLUMN id RESTART WITH 401;
+        SELECT setval('free_sequence', 100); SELECT setval('falling', 40);
+    """)
+    merged(data)
+    assert data.query("SELECT last_value FROM people_id_seq") == [(550,)]
+    assert data.query("SELECT last_value FROM free_sequence") == [(114,)]
+    assert data.query("SELECT last_value FROM falling") == [(40,)]
+    data.sql("INSERT INTO people (email) VALUES ('next@example.org')")
+
+
+def test_rows_that_would_refer_to_nothing_are_refused_and_nothing_is_changed(data: Data) -> None:
+    data.backup()
+    data.sql("""
+        DELETE FROM "Mixed Case"."Täble ""quoted"" $(touch PWN); 'x'";
+        DELETE FROM people WHERE id = 5; INSERT INTO people (email) VALUES ('p5@example.org');
+        DELETE FROM vectors WHERE id > 10;
+    """)
+    before = data.print_of()
+    text = data.refused("data.restore", "--merge", says="would refer to rows that are not in people")
+    assert "nothing was changed" in text
+    assert data.print_of() == before
+    assert data.databases() == ["nina"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("DROP TABLE fast", "table public.fast is not there"),
+        ("ALTER TABLE fast DROP COLUMN note", "table public.fast has no column note"),
+        (
+            "ALTER TABLE vectors ALTER COLUMN id TYPE int",
+            "column id of table public.vectors is integer, in the backup bigint",
+        ),
+        (
+            "ALTER TABLE tree ADD COLUMN needed int; UPDATE tree SET needed = 1;"
+            " ALTER TABLE tree ALTER COLUMN needed SET NOT NULL; DELETE FROM tree WHERE id = 99",
+            "null value in column",
+        ),
+    ],
+)
+def test_another_schema_is_refused(data: Data, change: str, says: str) -> None:
+    data.backup()
+    data.sql(change)
+    before = data.print_of()
+    data.refused("data.restore", "--merge", "--no-safety-backup", says=says)
+    assert data.print_of() == before
+    assert data.databases() == ["nina"]
+
+
+def test_a_merge_killed_at_any_moment_has_added_all_or_nothing(data: Data) -> None:
+    data.sql(
+        "CREATE TABLE bulk (id int PRIMARY KEY, t text);"
+        " INSERT INTO bulk SELECT g, md5(g::text) FROM generate_series(1, 50000) g"
+    )
+    path = data.backup()
+    full = data.rows_of(sequences=False)
+    data.sql("DELETE FROM bulk WHERE id % 2 = 0; DELETE FROM vectors")
+    less = data.rows_of(sequences=False)
+    for _ in range(6):
+        process = data.popen("data.restore", "--merge", "--file", path.name, "--no-safety-backup")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(random.uniform(0.4, 2.2))
+        process.kill()
+        process.communicate()
+        data.inv("dev.up")
+        assert data.rows_of(sequences=False) in (full, less)
+        assert data.databases() == ["nina"]
+    data.inv("data.restore", "--merge", "--file", path.name)
+    assert data.rows_of(sequences=False) == full
+
+
+def test_a_schema_has_no_rows_to_merge(data: Data) -> None:
+    path = data.backup("--schema-only")
+    data.refused("data.restore", "--merge", "--file", path.name, says="no rows to merge", code=2)

@@ -1,0 +1,136 @@
+"""Cleanup: the last good backup stays, whatever the ages, proofs and pins."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from devstack.data.catalogue import Backup
+from devstack.data.manifest import Kind, Manifest, Verified, stamp
+from devstack.data.retention import expired
+from tests.data.conftest import Data
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
+PROOF = Verified(stamp(NOW), "read")
+
+
+def made(number: int, age: float, kind: Kind, verified: bool, pinned: bool, parent: int) -> Backup:
+    name = f"backup-{number:03}"
+    manifest = Manifest(
+        file=name,
+        sequence=number,
+        kind=kind,
+        layout="sql",
+        created=stamp(NOW - timedelta(days=age)),
+        seconds=1,
+        sha256="",
+        bytes=0,
+        raw_bytes=0,
+        environment="dev",
+        database="nina",
+        database_bytes=0,
+        owner="nina",
+        system_identifier="",
+        server_version="18",
+        tool_version="18",
+        verified=PROOF if verified else None,
+        pinned=pinned,
+        parent=f"backup-{number - parent:03}" if 0 < parent <= number else "",
+    )
+    return Backup(Path(name), manifest)
+
+
+ONE = st.tuples(
+    st.floats(-2, 40),
+    st.sampled_from(["full", "schema", "data"]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([0, 0, 1, 2]),
+)
+
+
+@given(st.lists(st.tuples(ONE, st.booleans()), max_size=25), st.integers(0, 30), st.integers(1, 4))
+def test_whatever_there_is_the_good_ones_stay(given_: list[tuple[tuple, bool]], days: int, keep: int) -> None:  # type: ignore[type-arg]
+    backups = [made(number, *one) for number, (one, _) in enumerate(given_)]
+    damaged = {backup.name for backup, (_, bad) in zip(backups, given_, strict=True) if bad}
+    gone = expired(backups, moment=NOW, days=days, keep=keep, is_whole=lambda b: b.name not in damaged)
+    names = {backup.name for backup in gone}
+    left = [backup for backup in backups if backup.name not in names]
+
+    def good(found: list[Backup]) -> list[str]:
+        return [
+            b.name
+            for b in found
+            if b.manifest.kind == "full" and b.manifest.verified and not b.manifest.parent and b.name not in damaged
+        ]
+
+    assert good(left)[-keep:] == good(backups)[-keep:]
+    assert all(NOW - backup.manifest.time > timedelta(days=days) for backup in gone)
+    assert not any(backup.manifest.pinned for backup in gone)
+    there = {backup.name for backup in backups}
+    for backup in left:
+        assert backup.manifest.parent not in there or backup.manifest.parent not in names
+    order = [backup.name for backup in gone]
+    for backup in gone:
+        assert backup.manifest.parent not in order or order.index(backup.manifest.parent) > order.index(backup.name)
+
+
+def aged(path: Path, days: float, **changes: object) -> None:
+    file = Path(f"{path}.json")
+    manifest = json.loads(file.read_text())
+    manifest["created"] = stamp(datetime.now(timezone.utc) - timedelta(days=days))
+    file.write_text(json.dumps({**manifest, **changes}))
+
+
+def test_old_ones_go_and_only_what_the_tool_made(data: Data) -> None:
+    made = [data.backup("--format", layout) for layout in ("sql", "directory", "custom", "sql", "sql")]
+    for path, days in zip(made, (30, 20, 10, 9, 8), strict=True):
+        aged(path, days)
+    data.inv("data.pin", made[2].name)
+    os.truncate(made[4], made[4].stat().st_size - 1)  # the newest is damaged: it does not count
+    foreign = ["README", "backup-20200101-000000.sql.gz", "notes.json", "backup-20200102-000000.sql.gz.json"]
+    for name in foreign:
+        (data.backups / name).write_text("{}")
+    (data.backups / "link.sql.gz").symlink_to("/etc/hostname")
+    (data.backups / "folder").mkdir()
+    before = data.files()
+    dry = [b["file"] for b in data.json("data.cleanup", "--dry-run")["removed"]]
+    assert data.files() == before
+    shown = data.inv("data.cleanup")
+    assert dry == [made[4].name, made[1].name, made[0].name]
+    assert f"{made[4].name} is not counted as good" in shown.stderr
+    assert [b["file"] for b in data.json("data.list")["backups"]] == [made[2].name, made[3].name]
+    for name in [*foreign, "link.sql.gz", "folder"]:
+        assert os.path.lexists(data.backups / name)
+    assert "nothing to remove" in data.inv("data.cleanup", "--days", "7").stdout
+    data.inv("data.unpin", made[2].name)
+    assert "1 backup older than 7 days" in data.inv("data.cleanup", "--keep", "1").stdout
+    assert [b["file"] for b in data.json("data.list")["backups"]] == [made[3].name]
+
+
+def test_keep_holds_more_and_bad_numbers_are_refused(data: Data) -> None:
+    for path in [data.backup() for _ in range(3)]:
+        aged(path, 50)
+    assert len(data.json("data.cleanup", "--keep", "2")["removed"]) == 1
+    data.refused("data.cleanup", "--days=-3", says="--days is 0", code=2)
+    data.refused("data.cleanup", "--keep", "0", says="--keep is 1", code=2)
+    data.refused("data.pin", "nothing", says="no backup of this tool")
+
+
+def test_a_removal_that_was_cut_off_is_completed(data: Data) -> None:
+    path, kept = data.backup(), data.backup()
+    path.rename(path.with_name(".nv-01234567.partial"))
+    assert [b["file"] for b in data.json("data.list")["backups"]] == [kept.name]
+    data.inv("data.cleanup")
+    assert sorted(p.name for p in data.backups.iterdir()) == [kept.name, f"{kept.name}.json"]
+
+
+def test_a_manifest_survives_being_written_and_read() -> None:
+    one = made(3, 1.5, "full", True, True, 1).manifest
+    assert msgspec.json.decode(msgspec.json.encode(one), type=Manifest) == one

@@ -1,0 +1,120 @@
+"""Proving backups: no damage passes, whatever the layout."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from invoke import Config, Context
+
+from devstack.data import catalogue, verify
+from devstack.data.catalogue import Backup
+from devstack.stack import Stack, open_stack
+from tests.data.conftest import Data
+from tests.data.test_backup import FILL
+
+LAYOUTS = ["sql", "custom", "directory"]
+
+
+@pytest.fixture(scope="module")
+def filled(rich: Data) -> Data:
+    rich.sql(FILL.replace("200000", "20000"))
+    return rich
+
+
+@pytest.fixture(scope="module")
+def opened(filled: Data) -> Stack:
+    config = Config(project_location=filled.root)
+    config.load_project()
+    return open_stack(Context(config), filled.root, filled.env)
+
+
+@pytest.fixture(params=LAYOUTS)
+def backup(filled: Data, request: pytest.FixtureRequest) -> Iterator[Backup]:
+    made = catalogue.read(filled.backup("--format", request.param))
+    assert made
+    yield made
+    shutil.rmtree(filled.backups)
+
+
+def largest(backup: Backup) -> Path:
+    """The file that holds most of it."""
+    if backup.manifest.layout != "directory":
+        return backup.path
+    return max(backup.path.iterdir(), key=lambda path: path.stat().st_size)
+
+
+def whole(stack: Stack, backup: Backup) -> bool:
+    try:
+        verify.check_content(stack, backup.path, backup.manifest)
+    except verify.Damaged:
+        return False
+    return True
+
+
+def test_cut_off_anywhere_it_is_damaged(opened: Stack, backup: Backup) -> None:
+    file = largest(backup)
+    content = file.read_bytes()
+    assert len(content) > 5 * 65536
+    assert whole(opened, backup)
+    for length in [0, 1, *range(65536, len(content), 65536), len(content) - 1]:
+        os.truncate(file, length)
+        assert not whole(opened, backup), length
+        file.write_bytes(content)
+    file.write_bytes(content + b"\0")
+    assert not whole(opened, backup)
+    file.write_bytes(content)
+    assert whole(opened, backup)
+
+
+def test_one_bit_anywhere_is_found(opened: Stack, backup: Backup) -> None:
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    file = largest(backup)
+    content = bytearray(file.read_bytes())
+    for _ in range(40):
+        bit = chance.randrange(len(content) * 8)
+        content[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(content)
+        assert not whole(opened, backup), (seed, bit)
+        content[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(content)
+    assert whole(opened, backup)
+
+
+def test_what_is_damaged_is_named_by_the_command_and_the_rest_goes_on(filled: Data) -> None:
+    good, bad = filled.backup(), filled.backup()
+    os.truncate(bad, bad.stat().st_size - 1)
+    done = filled.inv("data.verify", "--all", expect=1)
+    assert f"{good.name}  whole\n{bad.name}  damaged\n" in done.stdout
+    assert f"error: {bad.name} is damaged" in done.stderr
+    assert "damaged" in filled.inv("data.list").stdout
+    assert filled.json("data.verify", "--all", expect=1)["backups"][1]["damage"]
+    assert "whole" in filled.inv("data.verify", "--file", "latest").stdout
+    shutil.rmtree(filled.backups)
+
+
+def test_a_directory_with_a_file_too_many_or_too_few_is_damaged(opened: Stack, filled: Data) -> None:
+    made = catalogue.read(filled.backup("--format", "directory"))
+    assert made
+    extra = made.path / "extra"
+    extra.write_text("x")
+    assert not whole(opened, made)
+    extra.unlink()
+    assert whole(opened, made)
+    largest(made).unlink()
+    assert not whole(opened, made)
+
+
+def test_a_proof_by_restore_leaves_no_database_when_it_fails(filled: Data) -> None:
+    path = filled.backup()
+    databases = filled.databases()
+    filled.inv("data.verify", "--deep")
+    assert filled.json("data.list")["backups"][-1]["verified"]["how"] == "restore"
+    assert filled.databases() == databases
+    filled.refused("data.verify", "--file", "nothing-of-the-kind", says="is no backup of this tool")
+    assert path.exists()

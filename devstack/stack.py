@@ -276,12 +276,13 @@ class Stack:
 
     def _recover(self, service: Service) -> None:
         """A restore that was cut off may have left the database closed: it is put right before anything is asked."""
-        if service is self.db and self.paths.journal.exists() and not self.context.dry:
-            from devstack.data import recovery
+        if service is not self.db or self.context.dry or not self.paths.journal.exists():
+            return
+        from devstack.data import recovery
 
+        if recovery.is_cut_off(self):
             wait_until_answers(service.accepts, seconds=self.settings.stack.start_timeout, failed=lambda: "")
-            self.data_lock.acquire()
-            recovery.recover(self)
+            recovery.begin(self, changes=True)
 
     def _failure(self, service: Service, reason: str, logged: int) -> StackError:
         """What to say of a service that did not become ready; ``logged`` bytes of its log are older than the start."""

@@ -34,6 +34,13 @@ def begin(stack: Stack, *, changes: bool) -> None:
             stack.lock.release()
 
 
+def is_cut_off(stack: Stack) -> bool:
+    """Whether a restore, merge or undo did not end; asked while the stack's lock is held, which they hold to their end.
+    A proof by restore does not hold it, and may be going on."""
+    left = journal.read(stack.paths)
+    return left is None or left.operation != "verify"
+
+
 def recover(stack: Stack) -> None:
     """Put right what a killed command left; both locks are held.
 

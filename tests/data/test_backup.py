@@ -204,7 +204,7 @@ def test_a_backup_killed_at_any_moment_leaves_no_wrong_file_and_no_obstacle(data
     usual = time.monotonic() - began
     before, shape = data.files(), data.print_of()
     left = 0
-    for _ in range(8):
+    for _ in range(6):
         process = data.popen("data.backup", "--format", random.choice(["sql", "custom", "directory"]))
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(random.uniform(0.3, usual * 1.2))
@@ -328,7 +328,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="a small file system can be mounted by root alone")
 def test_a_full_disk_leaves_earlier_backups_and_nothing_else(data: Data, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "10m") as disk:
+    with small_disk(tmp_path / "disk", "5m") as disk:
         data.env["INVOKE_DATA_DIR"] = str(disk)
         first = data.backup()
         data.sql(FILL)

@@ -121,7 +121,7 @@ def test_a_merge_killed_at_any_moment_has_added_all_or_nothing(data: Data) -> No
     full = data.rows_of(sequences=False)
     data.sql("DELETE FROM bulk WHERE id % 2 = 0; DELETE FROM vectors")
     less = data.rows_of(sequences=False)
-    for _ in range(6):
+    for _ in range(4):
         process = data.popen("data.restore", "--merge", "--file", path.name, "--no-safety-backup")
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(random.uniform(0.4, 2.2))

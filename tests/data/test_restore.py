@@ -257,7 +257,7 @@ def test_a_restore_killed_at_any_moment_leaves_the_old_or_the_new_database_and_t
     data.inv("data.undo")
     assert data.rows_of() == old
     seen, cut = set(), 0
-    for _ in range(7):
+    for _ in range(5):
         process = data.popen("data.restore", "--file", path.name, "--no-safety-backup")
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(random.uniform(0.4, 2.0))
@@ -331,12 +331,9 @@ def test_killed_at_a_step_it_is_finished_or_undone(data: Data, command: str, ste
     assert ("finished" in note or "cut off" in note) or name == "clear"
     assert data.query("SELECT 1", data.pgb_port) == [(1,)]
     assert len(data.databases()) <= 2
-    data.inv("data.restore", "--file", path.name, "--no-safety-backup")
-    data.inv("data.undo")
-    data.inv("dev.status")
 
 
-@pytest.mark.parametrize("after", [0.0, 0.15, 0.4])
+@pytest.mark.parametrize("after", [0.0, 0.3])
 def test_when_postgres_is_killed_during_a_restore_the_old_database_is_there(data: Data, after: float) -> None:
     data.sql(f"ALTER TABLE fast SET LOGGED; {FILL}")  # a crash empties an unlogged one
     path = data.backup("--no-verify")
@@ -353,7 +350,7 @@ def test_when_postgres_is_killed_during_a_restore_the_old_database_is_there(data
     data.inv("db.start")
     assert data.rows_of(sequences=False) == old
     data.inv("data.restore", "--file", path.name)
-    assert data.query("SELECT count(*) FROM bulk") == [(200000,)]
+    assert data.sql("SELECT count(*) FROM bulk") == "200000"
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])

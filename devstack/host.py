@@ -301,13 +301,16 @@ def _usage(root: psutil.Process, children: Mapping[int, list[psutil.Process]]) -
     times = root.cpu_times()
     # a backend that has ended is in the times of the server that waited for it
     memory, cpu, count = _memory(root), times.user + times.system + times.children_user + times.children_system, 1
+    frozen = []
     below = list(children.get(root.pid, ()))
     for process in below:
         below += children.get(process.pid, ())
         with contextlib.suppress(psutil.Error):
             times = process.cpu_times()
             memory, cpu, count = memory + _memory(process), cpu + times.user + times.system, count + 1
-    return Usage(memory, cpu, count, frozen=root.status() == psutil.STATUS_STOPPED)
+            if process.status() == psutil.STATUS_STOPPED:
+                frozen.append(process.pid)
+    return Usage(memory, cpu, count, root.status() == psutil.STATUS_STOPPED, tuple(frozen))
 
 
 def _memory(process: psutil.Process) -> int:

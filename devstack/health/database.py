@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devstack import console
 from devstack.health.findings import Findings, Probe
 from devstack.health.records import Check, slow
 from devstack.services.postgres import Postgres
+from devstack.shell import sh
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812
@@ -100,6 +103,18 @@ def refused(db: Postgres, error: str) -> Check:
         return check(
             f"all its connections are taken ({_holders(db) or f'db.max_connections is {s.max_connections}'})",
             "inv db.stats shows by whom: end those, or raise db.max_connections",
+        )
+    if "pg_hba.conf" in error:
+        return check(
+            f"its pg_hba.conf does not let {s.user} in: {' '.join(error.split())}",
+            "inv db.start renders it again",
+            remedy="start",
+        )
+    if "Permission denied" in error:
+        owner = db.context.host.account or db.context.host.user
+        return check(
+            f"it may not read its own data: {' '.join(error.split())}",
+            str(sh("chown -R $owner $data", owner=owner, data=db.data)),
         )
     if "starting up" in error or "recovery" in error or "not yet accepting" in error:
         return check("it is recovering after a crash", "wait for it: inv health --wait 60")
@@ -213,11 +228,28 @@ def _lock(seconds: float, row: tuple[Any, ...] | None) -> Check:
     )
 
 
-def probe_disk(db: Postgres) -> Probe:
-    """The room on the disk of the data volume (POSIX: f_bavail is what an unprivileged account may use)."""
+def _moved_away(db: Postgres, pid: int) -> list[Check]:
+    """A server goes on in the folder that it was started in, wherever that has gone; the next start would not."""
+    cause, fix = f"the folder of its data is not at {db.data} any more", "put it back before anything is restarted"
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        now = Path(psutil.Process(pid).cwd())
+        if now.is_dir():
+            cause = f"{cause}: it is {now} now"
+            fix = f"before anything is restarted: {sh('mv $now $data', now=now, data=db.data)}"
+        elif str(now).endswith(" (deleted)"):
+            cause, fix = f"the folder of its data was deleted: {db.data}", "inv data.restore brings back a backup"
+    return [Check(name="data", verdict="unhealthy", cause=cause, fix=fix)]
+
+
+def probe_disk(db: Postgres, pid: int) -> Probe:
+    """The room on the disk of the data volume (POSIX: f_bavail is what an unprivileged account may use), and whether
+    the volume is there; ``pid`` is that of the server, 0 if it does not run."""
 
     def probe(findings: Findings) -> None:
         if not db.data.is_dir():
+            findings.extend(_moved_away(db, pid) if pid else [])
             return
         with findings.waiting_for(f"the disk of {db.data}"):
             info = os.statvfs(db.data)

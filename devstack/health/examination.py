@@ -81,7 +81,7 @@ def _plan(stack: Stack, states: Mapping[str, ServiceState]) -> list[tuple[str, P
         api.name: [probe_application(api)],
     }
     running = [(name, probe) for name, some in probes.items() if states[name].running for probe in some]
-    return [(db.name, probe_disk(db)), *running]
+    return [(db.name, probe_disk(db, states[db.name].pid)), *running]
 
 
 def _hanging(stack: Stack, service: Service, doing: str, answered: list[Check]) -> Check:

@@ -19,7 +19,7 @@ SETTLING = 5.0
 
 DID: dict[Remedy, str] = {
     "start": "started",
-    "resume": "its frozen process goes on (SIGCONT)",
+    "resume": "what was frozen goes on (SIGCONT)",
     "restart": "restarted",
     "settle": "role, database and extensions set up as the settings say",
     "reload": "configuration rendered again and read",
@@ -46,7 +46,10 @@ def heal(stack: Stack, found: Health) -> Iterator[Repair]:
             return
         for service in todo:
             tried.add((service.service, service.remedy))
-            yield _repair(stack, service)
+            repair = _repair(stack, service)
+            yield repair
+            if repair.failure and service.verdict != "degraded":
+                return  # those after it need it: they would fail for a reason that is not theirs
         if stack.context.dry:
             return
         stack.forget()

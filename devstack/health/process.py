@@ -8,6 +8,7 @@ from typing import Any
 
 from devstack import console
 from devstack.health.records import Check, slow
+from devstack.host import PortHolder
 from devstack.runtimes import Crash, ServiceState, Usage
 from devstack.services import Service
 from devstack.stack import Stack
@@ -49,6 +50,16 @@ def check_process(stack: Stack, service: Service, process: Process) -> Check:
             fix=f"inv dev.heal, or: kill -CONT {state.pid}",
             remedy="resume",
         )
+    if state.running and process.usage and process.usage.frozen_below:
+        pids = " ".join(map(str, process.usage.frozen_below))
+        return Check(
+            name="process",
+            verdict="degraded",
+            value=state.status,
+            cause=f"a part of it is frozen (SIGSTOP): pid {pids}",
+            fix=f"inv dev.heal, or: kill -CONT {pids}",
+            remedy="resume",
+        )
     if state.running:
         up = console.duration(int(process.up)).replace(".00", "")
         return Check(name="process", value=state.status, text=f"{state.status}, pid {state.pid}, up {up}")
@@ -56,27 +67,36 @@ def check_process(stack: Stack, service: Service, process: Process) -> Check:
 
 
 def _stopped(stack: Stack, service: Service) -> Check:
+    cause, fix = "it is stopped", f"inv {service.label}.start"
+    if holder := _foreign_holder(stack, service):
+        cause, fix = f"{cause}, and {holder}", f"end that, or set {service.label}.port; then inv dev.up"
+    elif service is stack.db and not stack.db.data_is_there():
+        cause = f"{cause}, and there are no data at {stack.db.data}"
+        fix = "inv db.start makes an empty database; data that were there must be put back before"
+    return Check(name="process", verdict="stopped", value="stopped", cause=cause, fix=fix, remedy="start")
+
+
+def _foreign_holder(stack: Stack, service: Service) -> PortHolder | None:
+    """Who keeps a service from its port; one that an earlier run of this stack left behind is ended at the start."""
     holder = stack.context.host.port_holder(stack.settings.stack.bind, service.port)
-    return Check(
-        name="process",
-        verdict="stopped",
-        value="stopped",
-        cause=f"it is stopped, and {holder}" if holder else "it is stopped",
-        fix=f"end that, or set {service.label}.port; then inv dev.up" if holder else f"inv {service.label}.start",
-        remedy="start",
-    )
+    return holder if holder and holder.stack != str(stack.paths.state) else None
 
 
 def _failed(stack: Stack, service: Service, state: ServiceState) -> Check:
     log = stack.context.log_tail(service.name, 15)
-    last = next((line.strip()[:160] for line in reversed(log) if line.strip()), "")
+    said = [line.strip()[:160] for line in log if line.strip()]
+    # PostgreSQL says why it ends before it says that it does
+    last = next((line for line in reversed(said) if "FATAL" in line or "PANIC" in line), said[-1] if said else "")
     cause = f"it is {state.status}" + (f" ({state.detail})" if state.detail else "")
+    fix = service.hint(log)
+    if holder := _foreign_holder(stack, service):
+        cause, fix = f"{cause}, and {holder}", f"end that, or set {service.label}.port; then inv dev.up"
     return Check(
         name="process",
         verdict="unhealthy",
         value=state.status,
         cause=f"{cause}; its last words: {last}" if last else cause,
-        fix=service.hint(log),
+        fix=fix,
         remedy="start",
         upstream=True,
     )

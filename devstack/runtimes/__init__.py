@@ -77,6 +77,8 @@ class Usage:
     processes: int = 0
     frozen: bool = False
     """Whether its main process is stopped, as by SIGSTOP: it is there and does nothing."""
+    frozen_below: tuple[int, ...] = ()
+    """The pids of the processes below it that are stopped."""
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,11 @@ def shorten(text: str, columns: int, *, plain: bool = False) -> str:
     return text if width(text) <= columns else crop(text, columns - width(mark)) + mark
 
 
+def printable(text: str) -> str:
+    """Somebody else's text without what a terminal would act on."""
+    return "".join(c if unicodedata.category(c) != "Cc" else "\ufffd" if readable() else "?" for c in text)
+
+
 def out(text: str = "") -> None:
     """A line of the answer."""
     print(text, flush=True)

@@ -556,10 +556,21 @@ def reachable_address(bind: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}.get(bind, bind)
 
 
+def shown_host(bind: str) -> str:
+    """The name for people of the machine that a service listens on as ``bind``."""
+    return "localhost" if bind in ("127.0.0.1", "0.0.0.0", "localhost") else bind
+
+
+def with_port(host: str, port: int) -> str:
+    """Host and port as in a URL: IPv6 addresses go into brackets."""
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def database_url(scheme: str, user: str, password: str, host: str, port: int, name: str) -> str:
-    """A PostgreSQL URL, each part percent-encoded. IPv6 hosts go into brackets."""
-    where = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{where}:{port}/{quote(name, safe='')}"
+    """A PostgreSQL URL, each part percent-encoded; ``***`` stays legible."""
+    return (
+        f"{scheme}://{quote(user, safe='')}:{quote(password, safe='*')}@{with_port(host, port)}/{quote(name, safe='')}"
+    )
 
 
 def from_invoke(config: Any, root: Path, environ: Mapping[str, str]) -> Settings:

@@ -224,7 +224,9 @@ class Stack:
         return self._snapshot[service.name]
 
     def _start(self, service: Service, *, running: bool) -> None:
-        if not running:
+        if running:
+            self._check_new_port(service)
+        else:
             self._free_port(service)
         if not self.context.dry:
             for name in (service.name, "supervisord"):
@@ -313,6 +315,16 @@ class Stack:
             if holder is None:
                 return
         raise self._port_taken(service, holder)
+
+    def _check_new_port(self, service: Service) -> None:
+        """Refuse to restart a service on a port that somebody else has: it would be stopped, and not come back.
+
+        :raises StackError: the port is taken; names the process.
+        """
+        holder = self.context.host.port_holder(self.settings.stack.bind, service.port)
+        known = holder and holder.pid not in (0, self._state(service).pid)  # 0: it may be the service itself
+        if holder and known and holder.stack != str(self.paths.state):
+            raise self._port_taken(service, holder)
 
     def _port_taken(self, service: Service, holder: PortHolder) -> StackError:
         path = f"{service.label}.port"

@@ -26,6 +26,10 @@ def heal(stack: Stack, *, every: float) -> int:
 
     pause = every
     shown = ""
+    if every:
+        console.note(
+            f"looking every {every:g} s; what is stopped is started again, also after inv dev.down: Ctrl-C ends it"
+        )
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             found = examine(stack)
@@ -52,8 +56,9 @@ def _say(stack: Stack, repair: Repair) -> None:
     if stack.context.dry:
         return
     width = max(map(len, stack.names))
-    console.out(f"{repair.name:<{width}}  {repair.cause}")
-    done = console.paint(repair.did, "good") if repair.did else console.paint(f"not repaired: {repair.failure}", "bad")
+    console.out(f"{repair.name:<{width}}  {console.printable(repair.cause)}")
+    failure = console.printable(f"not repaired: {repair.failure}")
+    done = console.paint(repair.did, "good") if repair.did else console.paint(failure, "bad")
     console.out(f"{'':<{width}}  {done}")
 
 
@@ -65,5 +70,5 @@ def _verdict(found: Health) -> str:
     for service in found.services:
         if service.verdict != "healthy":
             fix = f"; {service.fix}" if service.fix else ""
-            lines.append(f"{service.name} is {service.verdict}: {service.cause}{fix}")
+            lines.append(console.printable(f"{service.name} is {service.verdict}: {service.cause}{fix}"))
     return "\n".join(lines)

@@ -84,13 +84,18 @@ def endpoints(stack: Stack) -> None:
     """Where to go once everything is up."""
     if stack.context.dry:
         return
+    from devstack.settings import database_url, shown_host
+
     db, api = stack.settings.db, stack.api.address
-    host = "localhost" if stack.settings.stack.bind == "127.0.0.1" else stack.settings.stack.bind
+
+    def url(port: int) -> str:
+        return database_url("postgresql", db.user, "***", shown_host(stack.settings.stack.bind), port, db.name)
+
     rows = [
         ("API", api),
         ("Health", api + stack.settings.api.health_path),
-        ("PgBouncer", f"postgresql://{db.user}:***@{host}:{stack.settings.pgb.port}/{db.name}"),
-        ("Database", f"postgresql://{db.user}:***@{host}:{db.port}/{db.name}"),
+        ("PgBouncer", url(stack.settings.pgb.port)),
+        ("Database", url(db.port)),
     ]
     console.out()
     for line in console.table(rows):

@@ -127,6 +127,17 @@ def three_crashes(project: Project) -> None:
     wait_for(lambda: project.http("/health")[0] == 200)
 
 
+def reject_in_pg_hba(project: Project) -> None:
+    path = project.state / "config" / "pg_hba.conf"
+    path.write_text(re.sub(r"^host +all +all.*", "host all all all reject", path.read_text(), flags=re.MULTILINE))
+    os.kill(project.pids()["nv-db"], signal.SIGHUP)
+
+
+def freeze_checkpointer(project: Project) -> None:
+    below = psutil.Process(project.pids()["nv-db"]).children()
+    next(process for process in below if "checkpointer" in " ".join(process.cmdline())).suspend()
+
+
 DB, PGB, API = "nv-db", "nv-pgbouncer", "nv-api"
 HEALED, LEFT = True, False
 
@@ -257,6 +268,24 @@ MATRIX: dict[str, tuple[Callable[[Project], None], str, str, str, str, dict[str,
         "unhealthy",
         r"^nina is paused or disabled in PgBouncer: clients wait$",
         r"^inv dev\.heal resumes it$",
+        {},
+        HEALED,
+    ),
+    "login rejected in pg_hba.conf": (
+        reject_in_pg_hba,
+        "db",
+        "unhealthy",
+        r"^its pg_hba\.conf does not let nina in: .* rejects connection",
+        r"^inv db\.start renders it again$",
+        {"pgb": DB, "api": DB},
+        HEALED,
+    ),
+    "a process of the database frozen": (
+        freeze_checkpointer,
+        "db",
+        "degraded",
+        r"^a part of it is frozen \(SIGSTOP\): pid \d+$",
+        r"^inv dev\.heal, or: kill -CONT \d+$",
         {},
         HEALED,
     ),
@@ -394,6 +423,47 @@ connection.cursor().execute("LOCK TABLE locked")
 """
 
 
+def test_a_data_folder_that_is_moved_away_is_found_again(stack: Project) -> None:
+    data, away = stack.data, stack.data.with_name("away")
+    data.rename(away)
+    try:
+        found = health(stack)["db"]
+        healed = stack.popen("dev.heal")
+        healed.communicate(timeout=60)
+    finally:
+        assert not data.exists()
+        away.rename(data)
+    assert found["verdict"] == "unhealthy"
+    assert found["cause"] == f"the folder of its data is not at {data} any more: it is {away} now"
+    assert found["fix"] == f"before anything is restarted: mv {away} {data}"
+    assert healed.returncode == 1
+    assert well(stack)
+
+
+def test_statistics_do_not_wait_for_an_exclusive_lock(stack: Project) -> None:
+    stack.query("CREATE TABLE IF NOT EXISTS locked (id int); SELECT 1")
+    with contextlib.closing(stack.connect()) as holder:
+        holder.autocommit = False
+        with holder.cursor() as cursor:
+            cursor.execute("LOCK TABLE locked")
+        shown = stack.popen("db.stats").communicate(timeout=30)[0]
+        assert "not read: a transaction holds an exclusive lock on a table" in shown
+    stack.query("DROP TABLE locked; SELECT 1")
+
+
+def test_a_service_is_not_stopped_for_a_port_that_somebody_else_has(stack: Project) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        before = stack.pids()[DB]
+        found = health(stack, INVOKE_DB_PORT=port)["db"]
+        assert found["fix"] == "inv db.start restarts it with those"
+        refused = stack.popen("dev.heal", INVOKE_DB_PORT=port)
+        out, err = refused.communicate(timeout=60)
+        assert f"not repaired: port {port} of nv-db is taken" in out, (out, err)
+    assert stack.pids()[DB] == before
+    assert well(stack)
+
+
 def test_thresholds_are_settings(stack: Project) -> None:
     for variable, whose, check in (
         ("INVOKE_API_MEMORY_MB", "api", "memory"),
@@ -459,7 +529,10 @@ def test_a_stack_that_is_down_is_stopped_and_healed_only_where_there_are_data(pr
     project.env.update(CALM)
     found = health(project)
     assert found["verdict"] == "stopped"
-    assert {service["fix"] for service in found["services"]} == {"inv db.start", "inv pgb.start", "inv api.start"}
+    assert [service["fix"].split(" ")[:2] for service in found["services"]] == [
+        ["inv", f"{label}.start"] for label in ("db", "pgb", "api")
+    ]
+    assert "there are no data at" in found["db"]["cause"]
     refused = project.popen("dev.heal")
     out, _ = refused.communicate(timeout=60)
     assert refused.returncode == 1
@@ -521,6 +594,8 @@ def other(workspace: Path, cache: Path) -> Iterator[Project]:
     [
         ({"seconds": 0, "status": 200}, "healthy", "^$", "^$"),
         ({"seconds": 0, "status": 500}, "unhealthy", "^/up answers 500: the kettle is cold$", r"^inv api\.logs$"),
+        ({"seconds": 0, "status": 302}, "unhealthy", "^/up answers 302", r"^set api\.health_path to where /up leads"),
+        ({"seconds": 0, "status": 401}, "unhealthy", "^/up answers 401", r"^set api\.health_path to one that asks for"),
         ({"seconds": 0, "status": 404}, "unhealthy", "^/up answers 404", r"^set api\.health_path; /up is not there$"),
         ({"seconds": 0.3, "status": 200}, "degraded", r"^/up took \d+ ms \(target: <200 ms\)$", "inv metrics"),
         (

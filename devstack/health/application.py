@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -56,15 +57,25 @@ def _health_path(api: Api, findings: Findings) -> Check:
             ),
         )
     said = " ".join(api.context.mask(body.decode(errors="replace")).split())[:200]
+    broken = status >= 500
     return Check(
         name="http",
         verdict="unhealthy",
         value=str(status),
         cause=f"{path} answers {status}{f': {said}' if said else ''}",
-        fix=f"set api.health_path; {path} is not there" if status == 404 else "inv api.logs",
-        remedy="" if status == 404 else "restart",
-        upstream=status >= 500,
+        fix="inv api.logs" if broken else f"set api.health_path{_why_another(path, status)}",
+        remedy="restart" if broken else "",
+        upstream=broken,
     )
+
+
+def _why_another(path: str, status: int) -> str:
+    """What is wrong with a health path that is answered by an application which works."""
+    if status < 400:
+        return f" to where {path} leads: no redirection is followed"
+    if status in (401, 403):
+        return " to one that asks for no login"
+    return f"; {path} is not there" if status == 404 else " to one that answers GET with 2xx"
 
 
 def _silent(api: Api, error: OSError) -> Check:
@@ -99,7 +110,7 @@ def _latencies(requests: Requests | None, details: dict[str, Any]) -> list[Check
     for name, share in (("p50", 0.5), ("p95", 0.95)):
         seconds = requests.quantile(share) if requests else None
         ms = details.get(f"latency_ms_{name}") if seconds is None else seconds * 1000
-        if isinstance(ms, int | float):
+        if isinstance(ms, int | float) and not isinstance(ms, bool) and math.isfinite(ms):
             checks.append(Check(name=f"latency {name}", text=f"{ms:.1f} ms", value=round(ms, 3), unit="ms"))
     return checks
 
@@ -108,9 +119,9 @@ def _details(content: dict[str, Any]) -> list[Check]:
     """No application has to have this: what is not as expected is left out."""
     checks = []
     db = content.get("db")
-    if isinstance(db, dict) and isinstance(db.get("active_connections"), int):
+    if isinstance(db, dict) and type(db.get("active_connections")) is int:
         active, most = db["active_connections"], db.get("max_connections")
-        text = f"{active}{f' of {most}' if isinstance(most, int) else ''} connections of its pool in use"
+        text = f"{active}{f' of {most}' if type(most) is int else ''} connections of its pool in use"
         checks.append(Check(name="pool", text=text, value=active, unit="count"))
     provider = content.get("memory_provider")
     if isinstance(provider, dict) and isinstance(provider.get("healthy"), bool):

@@ -7,9 +7,9 @@ from msgspec.structs import replace
 from devstack.health.records import Check, ServiceHealth
 
 NOT_WELL = ("unhealthy", "stopped", "unknown")
-EXPLAINING = ("config", "credentials", "pool ")
+EXPLAINING = ("config", "credentials", "pool ", "settings")
 """What the names of checks begin with that are only degraded by themselves, but explain why nothing gets through."""
-EXPLAINED = ("console", "backend", "http", "answer", "memory provider")
+EXPLAINED = ("login", "console", "backend", "http", "answer", "memory provider")
 
 
 def blame(services: list[ServiceHealth]) -> list[ServiceHealth]:
@@ -23,7 +23,8 @@ def blame(services: list[ServiceHealth]) -> list[ServiceHealth]:
             cause = f"{root.name} is {state}"
             service = replace(service, because_of=root.name, cause=cause, fix="", remedy="")
         elif bad and not root and (reason := _explanation(service, bad)):
-            service = replace(service, cause=reason.cause, fix=reason.fix, remedy=reason.remedy)
+            remedy = "start" if reason.name == "settings" else reason.remedy  # a start applies them
+            service = replace(service, cause=reason.cause, fix=reason.fix, remedy=remedy)
         judged.append(service)
     return judged
 

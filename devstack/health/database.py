@@ -111,11 +111,7 @@ def refused(db: Postgres, error: str) -> Check:
             remedy="start",
         )
     if "Permission denied" in error:
-        owner = db.context.host.account or db.context.host.user
-        return check(
-            f"it may not read its own data: {' '.join(error.split())}",
-            str(sh("chown -R $owner $data", owner=owner, data=db.data)),
-        )
+        return check(f"it may not read its own data: {' '.join(error.split())}", db.take_back_data())
     if "starting up" in error or "recovery" in error or "not yet accepting" in error:
         return check("it is recovering after a crash", "wait for it: inv health --wait 60")
     if "shutting down" in error:

@@ -18,6 +18,7 @@ from devstack.health.process import Process, check_process, check_run, memory_li
 from devstack.health.records import Check, Health, ServiceHealth, together, worst
 from devstack.runtimes import Crash, ServiceState, Usage
 from devstack.services import Service
+from devstack.settings import database_url, shown_host
 from devstack.stack import Stack
 
 
@@ -137,8 +138,8 @@ def _address(service: Service) -> str:
 def _endpoints(stack: Stack) -> dict[str, str]:
     """Where a person goes; no password in it."""
     s = stack.settings
-    host = "localhost" if s.stack.bind == "127.0.0.1" else s.stack.bind
     found = {"api": stack.api.address, "health": stack.api.address + s.api.health_path}
     if s.api.metrics_path:
         found["metrics"] = stack.api.address + s.api.metrics_path
-    return {**found, "database": f"postgresql://{s.db.user}:***@{host}:{s.db.port}/{s.db.name}"}
+    url = database_url("postgresql", s.db.user, "***", shown_host(s.stack.bind), s.db.port, s.db.name)
+    return {**found, "database": url}

@@ -85,8 +85,9 @@ def _foreign_holder(stack: Stack, service: Service) -> PortHolder | None:
 def _failed(stack: Stack, service: Service, state: ServiceState) -> Check:
     log = stack.context.log_tail(service.name, 15)
     said = [line.strip()[:160] for line in log if line.strip()]
-    # PostgreSQL says why it ends before it says that it does
-    last = next((line for line in reversed(said) if "FATAL" in line or "PANIC" in line), said[-1] if said else "")
+    last = said[-1] if said else ""
+    if last.endswith("database system is shut down"):  # why is further up
+        last = next((line for line in reversed(said) if "FATAL" in line or "PANIC" in line), last)
     cause = f"it is {state.status}" + (f" ({state.detail})" if state.detail else "")
     fix = service.hint(log)
     if holder := _foreign_holder(stack, service):

@@ -74,13 +74,13 @@ def _service(service: ServiceHealth, style: Style, details: bool) -> list[str]:
 
 
 def _labelled(label: str, text: str) -> list[str]:
-    return [f"{label + ':':<8} {text}"] if text else []
+    return [f"{label + ':':<8} {console.printable(text)}"] if text else []
 
 
 def _check(check: Check) -> str:
     word = {"healthy": "ok", "degraded": "warn", "stopped": "--"}.get(check.verdict, "bad")
     mark = console.paint(word, COLOURS[check.verdict]) + " " * (4 - len(word))
-    return f"{mark}  {console.pad(check.name, 20)}  {check.text or check.cause}"
+    return f"{mark}  {console.pad(check.name, 20)}  {console.printable(check.text or check.cause)}"
 
 
 def _performance(health: Health) -> list[str]:

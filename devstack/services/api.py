@@ -13,7 +13,10 @@ from devstack.errors import UsageError
 from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
 from devstack.services.postgres import LIBPQ_VARIABLES
-from devstack.settings import URL_VARIABLE, Settings, database_url, reachable_address
+from devstack.settings import URL_VARIABLE, Settings, database_url, reachable_address, shown_host, with_port
+
+ANSWER_BYTES = 16 << 20
+"""More than any application says of itself; a path that streams for ever would fill the memory."""
 
 
 class Api:
@@ -37,12 +40,7 @@ class Api:
     @property
     def address(self) -> str:
         """The URL for a browser on this machine."""
-        host = (
-            "localhost"
-            if self.settings.stack.bind in ("127.0.0.1", "0.0.0.0", "localhost")
-            else self.settings.stack.bind
-        )
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return f"http://{with_port(shown_host(self.settings.stack.bind), self.port)}"
 
     @property
     def folder(self) -> Path:
@@ -158,7 +156,7 @@ class Api:
             raise NotReady(f"{path} answered {status}: {body[:500].decode(errors='replace').strip()}")
 
     def get(self, path: str, *, seconds: float = 5) -> tuple[int, bytes]:
-        """The status and body that a path of the application answers with.
+        """The status and body that a path of the application answers with, up to :data:`ANSWER_BYTES` of it.
 
         :raises OSError: no answer within ``seconds``, or none that is HTTP.
         """
@@ -168,7 +166,7 @@ class Api:
         try:
             connection.request("GET", path)
             response = connection.getresponse()
-            return response.status, response.read()
+            return response.status, response.read(ANSWER_BYTES)
         except http.client.HTTPException as error:
             raise OSError(f"it does not answer with HTTP ({type(error).__name__})") from None
         finally:

@@ -17,7 +17,7 @@ from devstack.providers import Programs
 from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
 from devstack.services.postgres import LIBPQ_VARIABLES, Postgres
-from devstack.settings import Settings, reachable_address
+from devstack.settings import Settings, reachable_address, with_port
 from devstack.templates import render
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class PgBouncer:
 
     @property
     def address(self) -> str:
-        return f"{self.settings.stack.bind}:{self.port}"
+        return with_port(self.settings.stack.bind, self.port)
 
     @property
     def ini(self) -> Path:

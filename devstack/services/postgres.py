@@ -15,7 +15,7 @@ from devstack.errors import UsageError
 from devstack.providers import STATEMENTS, Programs, search_postgres
 from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
-from devstack.settings import Settings, reachable_address
+from devstack.settings import Settings, reachable_address, with_port
 from devstack.shell import Command, argv, sh
 from devstack.templates import render
 
@@ -68,7 +68,7 @@ class Postgres:
 
     @property
     def address(self) -> str:
-        return f"{self.settings.stack.bind}:{self.port}"
+        return with_port(self.settings.stack.bind, self.port)
 
     @property
     def data(self) -> Path:
@@ -138,6 +138,11 @@ class Postgres:
     def data_is_there(self) -> bool:
         """Whether the data volume holds a cluster; a start makes one otherwise."""
         return self.context.host.read_file(self.data / "PG_VERSION") is not None
+
+    def take_back_data(self) -> Command:
+        """What gives the data to the account that the server runs as."""
+        host = self.context.host
+        return sh("chown -R $owner $data", owner=host.account or host.user, data=self.data)
 
     def prepare(self) -> ServiceSpec:
         paths, context = self.context.paths, self.context
@@ -403,6 +408,8 @@ class Postgres:
             return "correct db.parameters in invoke.yaml"
         if "could not create shared memory segment" in text or "Cannot allocate memory" in text:
             return "free memory, or lower db.max_connections and shared_buffers in db.parameters"
+        if "Permission denied" in text and str(self.data) in text:
+            return self.take_back_data()
         if "No space left on device" in text:
             return f"free some space on the disk of {self.data}"
         return f"look at the whole log: inv {self.label}.logs"

@@ -23,8 +23,10 @@ def blame(services: list[ServiceHealth]) -> list[ServiceHealth]:
             cause = f"{root.name} is {state}"
             service = replace(service, because_of=root.name, cause=cause, fix="", remedy="")
         elif bad and not root and (reason := _explanation(service, bad)):
-            remedy = "start" if reason.name == "settings" else reason.remedy  # a start applies them
-            service = replace(service, cause=reason.cause, fix=reason.fix, remedy=remedy)
+            if reason.name == "settings":  # likely, but not certainly
+                service = replace(service, cause=f"{reason.cause}; {service.cause}", fix=reason.fix)
+            else:
+                service = replace(service, cause=reason.cause, fix=reason.fix, remedy=reason.remedy)
         judged.append(service)
     return judged
 

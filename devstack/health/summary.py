@@ -65,9 +65,13 @@ def _service(service: ServiceHealth, style: Style, details: bool) -> list[str]:
     if service.verdict != "healthy":
         lines += _labelled("because" if service.because_of else "cause", service.cause)
         lines += _labelled("fix", service.fix)
-    more = [c for c in service.checks if c.verdict == "degraded" and c.cause != service.cause] if not details else []
+    more = (
+        [c for c in service.checks if c.verdict == "degraded" and c.cause not in service.cause] if not details else []
+    )
+    said = {service.fix}
     for check in more:
-        lines += [*_labelled("also", check.cause), *_labelled("fix", check.fix)]
+        lines += _labelled("also", check.cause) + (_labelled("fix", check.fix) if check.fix not in said else [])
+        said.add(check.fix)
     if details:
         lines += [_check(check) for check in service.checks]
     return lines

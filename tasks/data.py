@@ -80,7 +80,7 @@ def list_(c: Context, json: bool = False) -> None:
     """Show the backups of this environment."""
     from devstack.data import catalogue
 
-    stack = session.stack(c)
+    stack = session.stack(c, looking=True)
     folder = catalogue.folder_of(stack.settings)
     found = catalogue.backups(folder)
     if json:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devstack import console
+from devstack.data import restoring
 from devstack.health.findings import Findings, Probe
 from devstack.health.records import Check, slow
 from devstack.services.postgres import Postgres
@@ -237,6 +238,17 @@ def _moved_away(db: Postgres, pid: int) -> list[Check]:
         elif str(now).endswith(" (deleted)"):
             cause, fix = f"the folder of its data was deleted: {db.data}", "inv data.restore brings back a backup"
     return [Check(name="data", verdict="unhealthy", cause=cause, fix=fix)]
+
+
+def probe_restore(db: Postgres) -> Probe:
+    """What is being done to the data; nothing if nothing is."""
+
+    def probe(findings: Findings) -> None:
+        if doing := restoring(db.context.paths):
+            fix = "inv dev.up" if "cut off" in doing else "wait for it: inv health --wait 600"
+            findings.add(Check(name="restore", verdict="degraded", cause=doing, fix=fix))
+
+    return probe
 
 
 def probe_disk(db: Postgres, pid: int) -> Probe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import itertools
+import json
 import os
 import random
 import re
@@ -473,5 +474,13 @@ def test_health_is_told_what_is_going_on(rich: Data) -> None:
     process = rich.popen("data.restore", "--file", path.name, "--no-safety-backup")
     sentence = wait_for(lambda: restoring(paths))  # type: ignore[arg-type]
     assert re.fullmatch(rf"restoring {path.name} since \d\d:\d\d:\d\d UTC", sentence)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        found = json.loads(rich.popen("health", "--json").communicate(timeout=60)[0])
+    finally:
+        process.send_signal(signal.SIGCONT)
+    (check,) = (check for check in found["services"][0]["checks"] if check["name"] == "restore")
+    assert (check["verdict"], check["cause"]) == ("degraded", sentence)
+    assert check["fix"] == "wait for it: inv health --wait 600"
     process.communicate(timeout=60)
     assert restoring(paths) == ""  # type: ignore[arg-type]

@@ -440,17 +440,6 @@ def test_a_data_folder_that_is_moved_away_is_found_again(stack: Project) -> None
     assert well(stack)
 
 
-def test_statistics_do_not_wait_for_an_exclusive_lock(stack: Project) -> None:
-    stack.query("CREATE TABLE IF NOT EXISTS locked (id int); SELECT 1")
-    with contextlib.closing(stack.connect()) as holder:
-        holder.autocommit = False
-        with holder.cursor() as cursor:
-            cursor.execute("LOCK TABLE locked")
-        shown = stack.popen("db.stats").communicate(timeout=30)[0]
-        assert "not read: a transaction holds an exclusive lock on a table" in shown
-    stack.query("DROP TABLE locked; SELECT 1")
-
-
 def test_a_service_is_not_stopped_for_a_port_that_somebody_else_has(stack: Project) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-PATIENCE = "SET lock_timeout = '1s'; SET statement_timeout = '15s'"
-"""The size of a table waits for whoever holds an exclusive lock on it, for as long as that takes."""
-
 
 @dataclass(frozen=True)
 class Table:
@@ -54,8 +51,6 @@ def database_statistics(db: Postgres) -> list[Table]:
     except psycopg2.OperationalError as error:
         raise StackError(f"{db.name} does not answer", why=str(error).strip(), fix="inv db.start") from None
     try:
-        with connection.cursor() as cursor:
-            cursor.execute(PATIENCE)
         tables = [_answer(db, connection, query) for query in queries.DATABASE]
     finally:
         connection.close()
@@ -68,14 +63,12 @@ def _answer(db: Postgres, connection: Connection, query: queries.Query) -> Table
 
     :raises StackError: the connection broke.
     """
-    import psycopg2.errors
+    import psycopg2
 
     rows: list[Row] = []
     missing = ""
     try:
         rows = _rows(db, connection, _marked(query.sql))
-    except psycopg2.errors.LockNotAvailable:
-        missing = "not read: a transaction holds an exclusive lock on a table; inv health names one that takes long"
     except psycopg2.Error as error:
         missing = str(error).strip()
         if connection.closed:

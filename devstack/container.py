@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,34 @@ class ContainerContext:
         self._record(command, done.returncode, time.monotonic() - began)
         return done.returncode
 
+    def watch(self, command: str, *, folder: Path, env: Mapping[str, str]) -> tuple[int, list[str]]:
+        """Run a user's own command, each line on the screen as it comes; its exit code and its last lines."""
+        began = time.monotonic()
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", command],
+            cwd=folder,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        last: deque[str] = deque(maxlen=15)
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                last.append(self.mask(line.rstrip("\n")))
+                console.out(last[-1])
+            code = process.wait()
+        except BaseException:
+            _kill_tree(process.pid)
+            process.wait()
+            raise
+        finally:
+            self._record(command, process.returncode, time.monotonic() - began)
+        return code, list(last)
+
     def _record(self, command: str, exit_code: int, seconds: float) -> None:
         with self._log_lock:
             if self._log is None:
@@ -216,12 +245,13 @@ class ContainerContext:
                     ) from None
 
     @contextlib.contextmanager
-    def talk(self, command: Command, what: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    def talk(self, command: Command, what: str, **options: Any) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
         """A command's input and output as binary files, for a conversation with it; it ends when its input does.
+        ``options`` are those of :class:`subprocess.Popen`, such as ``env``.
 
         :raises StackError: at the end, when the command failed.
         """
-        with self._process(command, what, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        with self._process(command, what, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options) as process:
             assert process.stdin is not None
             assert process.stdout is not None
             yield process.stdin, process.stdout

@@ -103,6 +103,10 @@ class ApiSettings(_Section, frozen=True, kw_only=True):
 class DataSettings(_Section, frozen=True, kw_only=True):
     dir: Text = "backups"
     retention_days: Annotated[int, Meta(ge=1, le=36_500)] = 7
+    migrate: str = ""
+    migrate_status: str = ""
+    migrate_down: str = ""
+    embed: str = "api.embedding:embed"
 
 
 class HealthSettings(_Section, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from invoke import Context, Exit, task
 
 from devstack import console
 from devstack.errors import FAILED, UsageError
-from tasks import hooks, inventory, lifecycle, replacement, session
+from tasks import filling, hooks, inventory, lifecycle, replacement, session
 
 
 @task(
@@ -197,3 +197,39 @@ def _pin(c: Context, name: str, *, pinned: bool) -> None:
         return
     catalogue.change(stack, backup, pinned=pinned)
     console.out(f"{backup.name}  {'pinned: no cleanup removes it' if pinned else 'no longer pinned'}")
+
+
+@task(
+    optional=["down"],
+    auto_shortflags=False,
+    help={
+        "status": "only show which are applied",
+        "down": "take back the last one, or as many as it says",
+        "no_backup": "make no backup first",
+    },
+)
+def migrate(c: Context, status: bool = False, down: str | None = None, no_backup: bool = False) -> None:
+    """Apply the application's migrations, after a backup."""
+    from devstack.data import migrations
+
+    request = filling.migration(status=status, down=down, no_backup=no_backup)
+    stack = replacement.begin(c)
+    migrations.command_of(stack, request.action)
+    made = filling.backed_up(stack, request)
+    migrations.run(stack, request, made)
+
+
+@task(
+    positional=["path"],
+    auto_shortflags=False,
+    help={
+        "path": "an .sql or .csv file, or a folder of them",
+        "again": "also apply those that have changed since they were applied",
+        "json": "the answer as JSON",
+    },
+)
+def seed(c: Context, path: str, again: bool = False, json: bool = False) -> None:
+    """Apply SQL and CSV fixtures that are not applied yet."""
+    from devstack.data import fixtures
+
+    filling.seeded(fixtures.apply(replacement.begin(c), path, again=again), as_json=json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import string
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from devstack.container import ContainerContext
@@ -17,6 +18,9 @@ from devstack.settings import URL_VARIABLE, Settings, database_url, reachable_ad
 
 ANSWER_BYTES = 16 << 20
 """More than any application says of itself; a path that streams for ever would fill the memory."""
+
+UNSET = (*LIBPQ_VARIABLES, "PYTHONHOME", "VIRTUAL_ENV")
+"""The caller's variables that the application must not see."""
 
 
 class Api:
@@ -54,23 +58,24 @@ class Api:
 
     # the service
 
-    def urls(self) -> dict[str, str]:
-        """What the values of ``api.env`` may use."""
+    def urls(self, *, direct: bool = False) -> dict[str, str]:
+        """What the values of ``api.env`` may use; with ``direct``, all of them lead past PgBouncer."""
         db, scheme = self.settings.db, self.settings.api.url_scheme
         host, password = reachable_address(self.settings.stack.bind), self.credentials.db_password
+        port = db.port if direct else self.settings.pgb.port
         return {
-            "database_url": database_url(scheme, db.user, password, host, self.settings.pgb.port, db.name),
+            "database_url": database_url(scheme, db.user, password, host, port, db.name),
             "direct_url": database_url(scheme, db.user, password, host, db.port, db.name),
             "db_host": host,
-            "db_port": str(self.settings.pgb.port),
+            "db_port": str(port),
             "db_user": db.user,
             "db_password": password,
             "db_name": db.name,
         }
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, *, direct: bool = False) -> dict[str, str]:
         """The application's variables: those of ``.env``, the specification's, and ``api.env``, which wins."""
-        api, urls = self.settings.api, self.urls()
+        api, urls = self.settings.api, self.urls(direct=direct)
         env = {
             **self.settings.dotenv,
             URL_VARIABLE: urls["database_url"],
@@ -117,7 +122,7 @@ class Api:
             argv=words,
             cwd=self.folder,
             env=self.environment(),
-            unset=[*LIBPQ_VARIABLES, "PYTHONHOME", "VIRTUAL_ENV"],
+            unset=UNSET,
             stop_seconds=10,
             watch=[self.folder] if api.reload else [],
         )
@@ -126,6 +131,16 @@ class Api:
         return repr(self.spec())
 
     def prepare(self) -> ServiceSpec:
+        self.check()
+        return self.spec()
+
+    def surroundings(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """All variables of a command of the application's own that speaks to the database itself, not to PgBouncer."""
+        kept = {name: value for name, value in environ.items() if name not in UNSET}
+        return {**kept, **self.environment(direct=True)}
+
+    def check(self) -> None:
+        """:raises UsageError: its folder or its interpreter is not there."""
         if not self.folder.is_dir():
             raise UsageError(
                 f"the application's folder {self.folder} does not exist",
@@ -138,7 +153,6 @@ class Api:
                 why=f"api.python is {self.settings.api.python!r}, from {self.settings.origin('api.python')}",
                 fix="set api.python to the python of its virtual environment, or leave it empty for the stack's own",
             )
-        return self.spec()
 
     # asking it
 

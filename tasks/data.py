@@ -233,3 +233,29 @@ def seed(c: Context, path: str, again: bool = False, json: bool = False) -> None
     from devstack.data import fixtures
 
     filling.seeded(fixtures.apply(replacement.begin(c), path, again=again), as_json=json)
+
+
+@task(
+    auto_shortflags=False,
+    help={
+        "rows": "how many, for each table",
+        "seed": "a number that makes the same rows again; without it, others each time",
+        "table": "the table, as schema.name; the default is memories",
+        "all": "every table, parents first",
+        "json": "the answer as JSON",
+    },
+)
+def generate(
+    c: Context,
+    rows: int = 1000,
+    seed: str = "",
+    table: str = "",
+    all: bool = False,  # noqa: A002
+    json: bool = False,
+) -> None:
+    """Fill tables with made-up rows, the same for a seed."""
+    from devstack.data import generate as generator
+
+    request = filling.request(rows=rows, seed=seed, table=table, all_tables=all)
+    if made := generator.generate(replacement.begin(c), request):
+        filling.generated(made, as_json=json)

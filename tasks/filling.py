@@ -11,6 +11,7 @@ from devstack.errors import UsageError
 from tasks import inventory
 
 if TYPE_CHECKING:
+    from devstack.data import generate
     from devstack.data.catalogue import Backup
     from devstack.data.fixtures import Applied
     from devstack.data.migrations import Request
@@ -64,3 +65,30 @@ def seeded(applied: list[Applied], *, as_json: bool) -> None:
         rows = "" if one.rows is None else f"{one.rows:,} row{'' if one.rows == 1 else 's'}, "
         said = "already applied" if one.did == "unchanged" else f"{one.did}, {rows}{console.duration(one.seconds)}"
         console.out(f"{console.pad(one.file, width)}  {said}")
+
+
+def request(*, rows: int, seed: str, table: str, all_tables: bool) -> generate.Request:
+    """What `data.generate` is asked for.
+
+    :raises UsageError: a flag's value can't be used.
+    """
+    from devstack.data.generate import Request
+
+    if seed and not (seed.isascii() and seed.isdigit() and len(seed) <= 18):
+        raise UsageError(f"--seed {seed!r} is not a number", fix="0 or more")
+    made = Request(rows, int(seed) if seed else None, table, all_tables)
+    made.check()
+    return made
+
+
+def generated(made: generate.Generated, *, as_json: bool) -> None:
+    """What each table got."""
+    if as_json:
+        console.data(msgspec.to_builtins(made))
+        return
+    for filled in made.tables:
+        text = f"{filled.rows:,} row{'' if filled.rows == 1 else 's'} in {console.duration(filled.seconds)}"
+        if filled.index_seconds:
+            text += f", {console.duration(filled.index_seconds)} of it for the index of its vectors"
+        console.out(f"{filled.table}  {text}")
+    console.out(f"the same rows again, in an empty table: --seed {made.seed}")

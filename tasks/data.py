@@ -214,7 +214,7 @@ def migrate(c: Context, status: bool = False, down: str | None = None, no_backup
 
     request = filling.migration(status=status, down=down, no_backup=no_backup)
     stack = replacement.begin(c)
-    migrations.command_of(stack, request.action)
+    migrations.check(stack, request)
     made = filling.backed_up(stack, request)
     migrations.run(stack, request, made)
 
@@ -247,7 +247,7 @@ def seed(c: Context, path: str, again: bool = False, json: bool = False) -> None
 )
 def generate(
     c: Context,
-    rows: int = 1000,
+    rows: str = "1000",
     seed: str = "",
     table: str = "",
     all: bool = False,  # noqa: A002

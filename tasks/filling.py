@@ -67,18 +67,22 @@ def seeded(applied: list[Applied], *, as_json: bool) -> None:
         console.out(f"{console.pad(one.file, width)}  {said}")
 
 
-def request(*, rows: int, seed: str, table: str, all_tables: bool) -> generate.Request:
+def request(*, rows: str, seed: str, table: str, all_tables: bool) -> generate.Request:
     """What `data.generate` is asked for.
 
     :raises UsageError: a flag's value can't be used.
     """
     from devstack.data.generate import Request
 
-    if seed and not (seed.isascii() and seed.isdigit() and len(seed) <= 18):
-        raise UsageError(f"--seed {seed!r} is not a number", fix="0 or more")
-    made = Request(rows, int(seed) if seed else None, table, all_tables)
+    made = Request(_number("--rows", rows), _number("--seed", seed) if seed else None, table, all_tables)
     made.check()
     return made
+
+
+def _number(flag: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise UsageError(f"{flag} {text!r} is not a number", fix="write digits only")
+    return int(text)
 
 
 def generated(made: generate.Generated, *, as_json: bool) -> None:
@@ -89,6 +93,6 @@ def generated(made: generate.Generated, *, as_json: bool) -> None:
     for filled in made.tables:
         text = f"{filled.rows:,} row{'' if filled.rows == 1 else 's'} in {console.duration(filled.seconds)}"
         if filled.index_seconds:
-            text += f", {console.duration(filled.index_seconds)} of it for the index of its vectors"
+            text += f", {console.duration(filled.index_seconds)} of it for its indexes"
         console.out(f"{filled.table}  {text}")
     console.out(f"the same rows again, in an empty table: --seed {made.seed}")

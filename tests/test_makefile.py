@@ -40,6 +40,7 @@ SCRIPTS = {
     "backup-database.sh": "data.backup",
     "restore-database.sh": "data.restore",
     "cleanup-backups.sh": "data.cleanup",
+    "generate-test-data.sh": "data.generate",
 }
 
 

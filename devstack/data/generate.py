@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import secrets
 import sys
 import time
@@ -19,7 +20,7 @@ from devstack.data.columns import MIGRATION_TABLES, ForeignKey, Table, bounds_of
 from devstack.data.values import DISTINCT, ESCAPES, NULL, PROSE, TEXTS, Maker, Values
 from devstack.data.words import COUNT, Words
 from devstack.errors import StackError, UsageError
-from devstack.services.postgres import identifier, literal
+from devstack.services.postgres import identifier
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -30,7 +31,7 @@ CHUNK = 5_000
 PARENTS = 100_000
 """Rows of a parent that children are shared out to."""
 REBUILD = 1_000
-"""Rows from which on it is quicker to build an index of vectors anew than to add each row to it."""
+"""Rows from which on it is quicker to build an index of vectors anew than to add each row to it: three times here."""
 SETTINGS = """
 SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
 SET LOCAL maintenance_work_mem = '256MB'; SET LOCAL client_min_messages = error; SET LOCAL datestyle = 'ISO'
@@ -54,7 +55,7 @@ class Request(Struct, frozen=True):
 
 
 class Filled(Struct, frozen=True):
-    """What a table got, and how long that took; ``index_seconds`` of these for its index of vectors."""
+    """What a table got, and how long that took; ``index_seconds`` of these for its indexes."""
 
     table: str
     rows: int
@@ -168,13 +169,13 @@ class _Filling:
     def fill(self, rows: int) -> Filled:
         began = time.monotonic()
         self._plan(rows)
-        indexes = self._take_indexes() if self.vectors and rows >= REBUILD else []
+        indexes = self._take_indexes(rows) if self.vectors else []
         self._write(rows)
         built = time.monotonic()
         with ThreadPoolExecutor(1) as beside:
             for statement in [*indexes, f"ANALYZE {self.table.quoted}"]:
                 if statement in indexes and sys.stderr.isatty():
-                    console.note(f"{self.table.name}: building the index of its vectors anew")
+                    console.note(f"{self.table.name}: building its indexes anew")
                 self._wait(beside.submit(self.cursor.execute, statement))
         ended = time.monotonic()
         name = f"{self.table.schema}.{self.table.name}"
@@ -267,12 +268,12 @@ class _Filling:
         room = math.prod(map(len, lists)) - len(taken)
         if rows > room:
             raise self._too_many(rows, f"{', '.join(names)} can have {room:,} more different values together")
-        free = (values for values in _combinations(lists) if values not in taken)
+        others = (values for values in _combinations(lists) if values not in taken)
         last: list[Any] = [-1, ()]
 
         def row_of(i: int) -> tuple[str, ...]:
             if last[0] != i:
-                last[:] = [i, next(free)]
+                last[:] = [i, next(others)]
             values: tuple[str, ...] = last[1]
             return values
 
@@ -395,13 +396,17 @@ class _Filling:
         )
         return f"COPY nv_rows ({columns_}{', '.join(parts)}) FROM STDIN", insert
 
-    def _take_indexes(self) -> list[str]:
-        """Take the table's indexes of vectors away until its rows are written; how to make them again."""
+    def _take_indexes(self, rows: int) -> list[str]:
+        """Take the table's indexes away until its rows are written; how to make them again. None where the rows that
+        are there already would make that the longer way."""
+        self.cursor.execute(f"SELECT reltuples FROM pg_class WHERE oid = {self.table.oid}")
+        if rows < REBUILD or rows * 3 < self.cursor.fetchone()[0]:
+            return []
         self.cursor.execute(
             "SELECT i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid) FROM pg_index i"
-            " JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam"
-            f" WHERE i.indrelid = {literal(self.table.quoted)}::regclass AND a.amname IN ('hnsw', 'ivfflat')"
-            " AND NOT i.indisunique ORDER BY 1"
+            f" WHERE i.indrelid = {self.table.oid} AND NOT (i.indisunique OR i.indisclustered OR i.indisreplident)"
+            " AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)"
+            " AND obj_description(i.indexrelid, 'pg_class') IS NULL ORDER BY 1"
         )
         found = self.cursor.fetchall()
         for name, _ in found:

@@ -51,6 +51,15 @@ def command_of(stack: Stack, action: Action) -> str:
     )
 
 
+def check(stack: Stack, request: Request) -> None:
+    """Refuse what can't be run, before a backup is made for it.
+
+    :raises UsageError: the command, its folder or its interpreter is not there.
+    """
+    stack.api.check()
+    command_of(stack, request.action)
+
+
 def back_up_first(stack: Stack) -> Backup | None:
     """A proven backup of what is there; None if there is nothing yet.
 
@@ -67,7 +76,6 @@ def run(stack: Stack, request: Request, made: Backup | None) -> None:
 
     :raises StackError: it failed; with its own exit code.
     """
-    stack.api.check()
     command = command_of(stack, request.action)
     if stack.context.dry:
         console.out(f"{sh('cd $folder', folder=stack.api.folder)} && {command}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-COUNT = 300
-"""Of each kind: enough for 27 million different memories."""
+COUNT = 200
+"""Of each kind: enough for eight million different memories."""
 
 ASKED = (
     "asked about the {}",

@@ -138,6 +138,7 @@ NAME = r'("(?:[^"]|"")+"|[a-z_][\w$]*)'
 COMPARED = re.compile(rf"^{NAME} (>=|<=|<>|>|<|=) '?(-?\d+(?:\.\d+)?)'?$")
 SIZED = re.compile(rf"^(?:char_length|character_length|length) {NAME} (>=|<=|<>|>|<|=) (\d+)$")
 LISTED = re.compile(rf"^{NAME} = ANY ARRAY\[(.*)\]$")
+CAST = re.compile(r'::(?:"[^"]+"|[\w.])+(?: varying| precision| with(?:out)? time zone)?(?:\(\d+\))?(?:\[\])?')
 FILLED = re.compile(rf"^{NAME} <> ''$")
 
 
@@ -146,7 +147,7 @@ def bounds_of(table: Table) -> dict[str, Bounds]:
     found = {column.name: Bounds() for column in table.columns}
     for check in [*table.checks, *(check for column in table.columns for check in column.checks)]:
         # casts and brackets say nothing that matters here
-        text = re.sub(r"::[a-z_]+(?: varying| without time zone| with time zone)?(?:\(\d+\))?(?:\[\])?", "", check)
+        text = CAST.sub("", check)
         text = re.sub(r"[()]", " ", text.removeprefix("CHECK").removesuffix("NOT VALID"))
         if re.search(r"\b(OR|NOT|CASE)\b", text):
             continue

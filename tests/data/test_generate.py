@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import signal
+import struct
 import subprocess
+import termios
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
@@ -101,7 +104,7 @@ def test_a_seed_gives_the_same_rows_to_the_byte_another_one_others(shop: Project
 
 def test_the_same_seed_twice_is_refused_whole_and_no_seed_is_another_one(shop: Project) -> None:
     generate(shop, "--rows", "50", "--seed", "3")
-    done = shop.inv("data.generate", "--rows", "12000", "--seed", "3", expect=1)
+    done = shop.inv("data.generate", "--rows", "200", "--seed", "3", expect=1)
     assert "memories_pkey" in done.stderr
     assert "take another --seed" in done.stderr
     assert count(shop, "memories") == 50
@@ -184,10 +187,11 @@ def test_an_interruption_leaves_no_row_and_the_next_one_works(shop: Project) -> 
 
 
 def test_progress_is_shown_on_a_terminal_only(shop: Project) -> None:
-    assert shop.inv("data.generate", "--rows", "6000").stderr == ""
+    assert shop.inv("data.generate", "--rows", "900").stderr == ""
     master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     process = subprocess.Popen(
-        shop.command("data.generate", "--rows", "6000"), cwd=shop.root, env=shop.env, stdout=slave, stderr=slave
+        shop.command("data.generate", "--rows", "900"), cwd=shop.root, env=shop.env, stdout=slave, stderr=slave
     )
     os.close(slave)
     shown = b""
@@ -199,4 +203,4 @@ def test_progress_is_shown_on_a_terminal_only(shop: Project) -> None:
     os.close(master)
     assert process.wait() == 0
     assert b"memories:" in shown
-    assert b"6,000 rows in" in shown
+    assert b"900 rows in" in shown

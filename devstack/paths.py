@@ -78,6 +78,16 @@ class Paths:
         return self.state / "previous.json"
 
     @property
+    def schedule(self) -> Path:
+        """What the host's scheduler runs, and how that went; a reset leaves it."""
+        return self.state / "schedule"
+
+    @property
+    def aside(self) -> Path:
+        """What a reset is removing."""
+        return self.state / ".reset"
+
+    @property
     def lock(self) -> Path:
         return self.state / "lock"
 

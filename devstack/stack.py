@@ -103,6 +103,13 @@ class Stack:
         self._ended: set[str] = set()
         """Names of the services that this command has stopped."""
         self._looking = looking
+        self.renew()
+
+    def renew(self) -> None:
+        """Make the services, for an environment whose state may be as new as it is at the very first command."""
+        context, settings, looking = self.context, self.settings, self._looking
+        self._snapshot.clear()
+        self._ended.clear()
         if not looking:
             self._prepare_state()
         credentials = credentials_of(context, settings, looking=looking)
@@ -129,8 +136,8 @@ class Stack:
 
         :raises StackError: it did not become ready; it is stopped again then.
         """
-        service = self.service(label)
         self._begin()
+        service = self.service(label)
         offset = time.monotonic() - self.began
         began = time.monotonic()
         state = self._state(service)
@@ -227,7 +234,7 @@ class Stack:
         if running:
             self._check_new_port(service)
         else:
-            self._free_port(service)
+            self.free_port(service)
         if not self.context.dry:
             for name in (service.name, "supervisord"):
                 self.context.host.check_writable(self.paths.log / f"{name}.log")
@@ -300,7 +307,7 @@ class Stack:
             fix=service.hint([*lines, reason]),
         )
 
-    def _free_port(self, service: Service) -> None:
+    def free_port(self, service: Service) -> None:
         """Refuse to start beside somebody else; a process of this stack that outlived its supervisor is ended.
 
         :raises StackError: the port is taken; names the process.
@@ -344,8 +351,8 @@ class Stack:
 
     def stop(self, label: str) -> ServiceState:
         """Stop a service; the state that it was in. The engine goes with the last one."""
-        service = self.service(label)
         self._begin()
+        service = self.service(label)
         state = self._state(service)
         if state.status != "stopped" or self.context.dry:
             self._stop(service)
@@ -441,8 +448,13 @@ class Stack:
 
     def _begin(self) -> None:
         """Before the first change: nobody else is at it."""
-        if not self.context.dry:
-            self.lock.acquire()
+        if self.context.dry:
+            return
+        self.lock.acquire()
+        if self.paths.aside.exists():
+            from devstack import reset
+
+            reset.recover(self)
 
     def _prepare_state(self) -> None:
         """The environment's own folders; nothing in a dry run."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 from invoke import Context, Exit, task
 
-from tasks import diagnosis, healing, hooks, lifecycle, report, session
+from devstack import console
+from devstack.errors import FAILED, UsageError
+from tasks import diagnosis, healing, hooks, inventory, lifecycle, report, session
 
 
 @task(
@@ -78,3 +82,37 @@ def bundle(c: Context, output: str = "", json: bool = False) -> None:
 
     made = write_bundle(session.stack(c, looking=True), output, datetime.now(timezone.utc))
     diagnosis.show_bundle(made, as_json=json)
+
+
+@task(
+    post=[up],
+    auto_shortflags=False,
+    help={
+        "yes": "do not ask",
+        "no_backup": "do not back up the data first: they are lost then",
+        "logs": "remove the logs as well",
+    },
+)
+def reset(c: Context, yes: bool = False, no_backup: bool = False, logs: bool = False) -> None:
+    """Back up the data, remove them, and start anew."""
+    from devstack import reset as resets
+
+    stack = session.stack(c)
+    going = resets.doomed(stack, logs=logs)
+    lines = report.doomed(stack, going, backup=not no_backup, logs=logs)
+    if not yes and not stack.context.dry:
+        if not sys.stdin.isatty():
+            raise UsageError("dev.reset asks, and there is no terminal", evidence=lines, fix="add --yes")
+        for line in lines:
+            console.out(line)
+        if not report.confirmed():
+            raise Exit(message="nothing was changed", code=FAILED)
+    stack.hook("pre_down")
+    if no_backup:
+        console.note("no backup is made of the data: --no-backup")
+    elif made := resets.back_up(stack):
+        inventory.made(stack, made)
+    resets.remove(stack, logs=logs)
+    stack.hook("post_down")
+    for item in going:
+        report.removed(stack, item)

@@ -11,8 +11,10 @@ from invoke import Exit
 
 from devstack import console
 from devstack.errors import FAILED, StackError, UsageError
+from tasks.inventory import shown
 
 if TYPE_CHECKING:
+    from devstack.reset import Doomed
     from devstack.services.statistics import Table
     from devstack.stack import ServiceStatus, Stack, Started
 
@@ -78,6 +80,37 @@ def stopped(stack: Stack, label: str, was: str, seconds: float) -> None:
     width = max(map(len, stack.names))
     text = "was not running" if was == "stopped" else f"stopped in {console.duration(seconds)}"
     console.out(f"{stack.service(label).name:<{width}}  {text}")
+
+
+def doomed(stack: Stack, going: list[Doomed], *, backup: bool, logs: bool) -> list[str]:
+    """What a reset will remove, and what it leaves."""
+    from devstack.data.catalogue import folder_of
+
+    if not going:
+        return ["there is nothing to remove"]
+    rows = [(item.what, console.size(item.bytes), str(item.path)) for item in going]
+    where = f"{shown(stack, folder_of(stack.settings))}/"
+    first = f"first, a verified backup is made in {where}" if backup else "no backup is made: the data are lost"
+    stays = where if logs else f"{where} and {shown(stack, stack.paths.log)}/"
+    return [
+        "this will be removed:",
+        *(f"  {line}" for line in console.table(rows, right=(1,))),
+        first,
+        f"kept: {stays}",
+    ]
+
+
+def confirmed() -> bool:
+    """Whether a person on the terminal says yes."""
+    try:
+        return input("go on? (yes or no) ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def removed(stack: Stack, item: Doomed) -> None:
+    if not stack.context.dry:
+        console.out(f"removed {item.what}, {console.size(item.bytes)}: {item.path}")
 
 
 def endpoints(stack: Stack) -> None:

@@ -41,6 +41,7 @@ SCRIPTS = {
     "restore-database.sh": "data.restore",
     "cleanup-backups.sh": "data.cleanup",
     "generate-test-data.sh": "data.generate",
+    "reset-development.sh": "dev.reset",
 }
 
 

@@ -1,0 +1,171 @@
+"""Beginning anew: an environment's data and state are put aside in a moment, then removed.
+
+The data are renamed into ``.reset`` first. A reset that was cut off before that has changed nothing; one that was cut
+off after it is finished by the next command that starts or stops a service.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devstack import console
+from devstack.errors import StackError
+
+if TYPE_CHECKING:
+    from devstack.data.catalogue import Backup
+    from devstack.paths import Paths
+    from devstack.stack import Stack
+
+LABEL = "pre-reset"
+"""Of the backup that is made before."""
+
+
+@dataclass(frozen=True)
+class Doomed:
+    """Something that a reset removes."""
+
+    what: str
+    path: Path
+    bytes: int
+
+
+def doomed(stack: Stack, *, logs: bool) -> list[Doomed]:
+    """What a reset would remove now."""
+    paths = stack.paths
+    found = [Doomed("data", path, _bytes(path)) for path in _visible(paths.volumes)]
+    rest = [path for path in _going(paths) if path != paths.volumes]
+    if rest:
+        found.append(Doomed("state", paths.state, sum(map(_bytes, rest))))
+    if logs and (files := list(log_files(paths))):
+        found.append(Doomed("logs", paths.log, sum(map(_bytes, files))))
+    return found
+
+
+def back_up(stack: Stack) -> Backup | None:
+    """A proven backup of the database, which is started for it; None if there is none yet.
+
+    :raises StackError: it could not be made.
+    """
+    from devstack.data import backup, recovery
+
+    if stack.context.host.read_file(stack.db.data / "PG_VERSION") is None:
+        return None
+    ran = stack.context.states(stack.names)[stack.db.name].running
+    try:
+        stack.start("db")
+        recovery.begin(stack, changes=True)
+        return backup.create(stack, backup.Request(label=LABEL))
+    except StackError as error:
+        if not ran:
+            stack.stop("db")
+        raise StackError(
+            "there is no backup of the data, so nothing was removed",
+            why="\n".join(filter(None, [error.what, error.why])),
+            evidence=error.evidence,
+            fix=[*error.fix, "or go without one, and lose the data: inv dev.reset --no-backup"],
+        ) from None
+
+
+def remove(stack: Stack, *, logs: bool) -> None:
+    """Stop everything, then remove data and state, and the logs if asked.
+
+    :raises StackError: somebody else has a port that the fresh stack needs; nothing is removed then.
+    """
+    if not stack.context.dry:
+        stack.lock.acquire()
+        stack.data_lock.acquire()
+    for service in reversed(stack.services):
+        stack.stop(service.label)
+    for service in () if stack.context.dry else stack.services:
+        stack.free_port(service)
+    if logs:
+        for path in log_files(stack.paths):
+            _remove(stack, path)
+    if stack.context.dry:
+        for path in _going(stack.paths):
+            console.out(f"# remove {path}")
+        return
+    _finish(stack)
+
+
+def recover(stack: Stack) -> bool:
+    """Finish a reset that was cut off, with the lock held; whether there was one to finish."""
+    paths = stack.paths
+    if not paths.aside.is_dir():
+        return False
+    if paths.volumes.is_dir():
+        paths.aside.rmdir()
+        console.note("a reset was cut off before it removed anything: the data are as they were")
+        return False
+    console.note("finishing a reset that was cut off")
+    _finish(stack)
+    return True
+
+
+def _finish(stack: Stack) -> None:
+    """One rename decides: from the moment that the data are aside, the reset is to be finished."""
+    paths, host = stack.paths, stack.context.host
+    paths.aside.mkdir(mode=0o700, exist_ok=True)
+    if paths.volumes.is_dir():
+        paths.volumes.rename(paths.aside / paths.volumes.name)
+        _sync(paths.state)
+    for path in _going(paths):
+        host.remove(path)
+    host.remove(paths.aside)  # last: as long as it is there, the rest is to be removed
+    stack.renew()
+
+
+def _going(paths: Paths) -> Iterator[Path]:
+    """What the state's folder has, apart from what outlives a reset: locks, which are held, and the schedule."""
+    stays = {path.name for path in (paths.lock, paths.data_lock, paths.schedule, paths.aside)}
+    stays |= {f"{name}-holder" for name in (paths.lock.name, paths.data_lock.name)}
+    if paths.state.is_dir():
+        yield from (path for path in sorted(paths.state.iterdir()) if path.name not in stays)
+
+
+def log_files(paths: Paths) -> Iterator[Path]:
+    """The environment's logs; the folder may also hold those of other environments, and what is not ours."""
+    if paths.log.is_dir():
+        for pattern in ("*.log", "*.log.[0-9]*"):
+            yield from (path for path in sorted(paths.log.glob(pattern)) if path.is_file())
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _remove(stack: Stack, path: Path) -> None:
+    if stack.context.dry:
+        console.out(f"# remove {path}")
+    elif path.name == "devstack.log":
+        os.truncate(path, 0)  # this command goes on writing to it
+    else:
+        stack.context.host.remove(path)
+
+
+def _bytes(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; what goes meanwhile counts as nothing."""
+    if path.is_symlink():
+        return 0
+    if not path.is_dir():
+        return path.stat().st_size if path.exists() else 0
+    total = 0
+    for folder, _, files in os.walk(path):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

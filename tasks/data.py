@@ -259,3 +259,46 @@ def generate(
     request = filling.request(rows=rows, seed=seed, table=table, all_tables=all)
     if made := generator.generate(replacement.begin(c), request):
         filling.generated(made, as_json=json)
+
+
+@task(
+    auto_shortflags=False,
+    help={
+        "every": "daily, hourly, or a cron expression such as '30 3 * * mon-fri'",
+        "at": "the time of day, with --every daily; 03:00 if left out",
+        "remove": "take the entry out again",
+        "status": "what is installed, and how it goes; also without any flag",
+        "run": "what the host's scheduler calls: backup and cleanup, now",
+        "json": "the answer as JSON",
+    },
+)
+def schedule(
+    c: Context,
+    every: str = "",
+    at: str = "",
+    remove: bool = False,
+    status: bool = False,
+    run: bool = False,
+    json: bool = False,
+) -> None:
+    """Have the host's scheduler make backups."""
+    from devstack.data import schedule as schedules
+    from devstack.data import schedulers
+
+    if sum([bool(every), remove, status, run]) > 1:
+        raise UsageError("--every, --remove, --status and --run exclude each other", fix="give one of them")
+    if at and not every:
+        raise UsageError("--at goes with --every daily", fix=f"inv data.schedule --every daily --at {at}")
+    wanted = schedules.when(every, at) if every else None
+    stack = replacement.begin(c, running=False) if every or remove or run else session.stack(c)
+    if run:
+        schedules.run(stack)
+        return
+    scheduler = schedulers.find(stack)
+    if wanted:
+        schedules.install(stack, scheduler, *wanted)
+    elif remove:
+        inventory.unscheduled(schedules.remove(stack, scheduler), as_json=json)
+        return
+    if not stack.context.dry and inventory.schedule(stack, schedules.status(stack, scheduler), as_json=json):
+        raise Exit(code=FAILED)

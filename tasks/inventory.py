@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from devstack.data.catalogue import Backup
     from devstack.data.merge import Merged
     from devstack.data.restore import Restored, Undone
+    from devstack.data.schedule import Status
     from devstack.errors import StackError
     from devstack.stack import Stack
 
@@ -156,3 +157,38 @@ def merged(done: Merged, *, as_json: bool) -> None:
     console.out(f"{_count(sum(t.added for t in done.tables), 'row')} added, {console.duration(done.seconds)}")
     if done.safety:
         console.out(f"back: inv data.restore --file {done.safety}")
+
+
+def unscheduled(was: bool, *, as_json: bool) -> None:
+    if as_json:
+        console.data({"removed": was})
+    else:
+        console.out("the schedule is removed, the backups stay" if was else "there is no schedule")
+
+
+def schedule(stack: Stack, status: Status, *, as_json: bool) -> str:
+    """What is installed and how it goes; the trouble there is."""
+    import msgspec
+
+    log = shown(stack, stack.paths.log / "schedule.log")
+    if as_json:
+        console.data({**msgspec.to_builtins(status), "log": log})
+        return status.trouble
+    if not status.schedule:
+        console.out("there is no schedule; make one: inv data.schedule --every daily")
+        return ""
+    last = "never"
+    if run := status.last:
+        ended = "ok" if run.ok else console.paint("failed", "bad") if run.ended else "has not ended"
+        last = f"{run.began[:16].replace('T', ' ')} UTC, {ended}{f': {run.said}' if run.said else ''}"
+    rows = [
+        ("schedule", f"{status.schedule.every}, {status.where}"),
+        ("last run", last),
+        ("next run", status.next),
+        ("log", log),
+    ]
+    for line in console.table(rows):
+        console.out(line)
+    if status.trouble:
+        console.out(console.paint(f"\n{status.trouble}", "warn"))
+    return status.trouble

@@ -1,0 +1,6 @@
+#!/bin/sh
+# Rendered by nv-devstack (inv data.schedule): what the host's scheduler runs.
+$exports
+cd $root || exit 1
+mkdir -p $folder && exec >> $log 2>&1 || exit 1
+exec $python $inv --search-root $root data.schedule --run

@@ -52,6 +52,15 @@ class StackLock:
         with open(os.open(self._holder, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(f"{os.getpid()} {' '.join(['inv', *sys.argv[1:]])}\n")
 
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody else has it."""
+        if not self._lock.is_locked:
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                return False
+        return True
+
     def release(self) -> None:
         """Let other commands go on; before anything that takes as long as the user likes."""
         if self._lock.is_locked:

@@ -73,8 +73,13 @@ class Paths:
         return self.state / "journal.json"
 
     @property
+    def swap(self) -> Path:
+        """What a restore of a cluster's copy is at."""
+        return self.state / "swap.json"
+
+    @property
     def previous(self) -> Path:
-        """Which database the last restore kept."""
+        """Which database, or cluster, the last restore kept."""
         return self.state / "previous.json"
 
     @property

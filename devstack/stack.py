@@ -455,6 +455,10 @@ class Stack:
             from devstack import reset
 
             reset.recover(self)
+        if self.paths.swap.exists() and self.data_lock.try_acquire():
+            from devstack.data import cluster
+
+            cluster.put_right(self)
 
     def _prepare_state(self) -> None:
         """The environment's own folders; nothing in a dry run."""

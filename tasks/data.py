@@ -20,6 +20,7 @@ from tasks import filling, hooks, inventory, lifecycle, replacement, session
         "format": "sql (compressed by gzip), custom or directory",
         "jobs": "processes that dump at the same time, with --format directory",
         "output": "another file or folder to write to",
+        "incremental": "the cluster's files, from the second one on only what changed (PostgreSQL 17)",
         "no_verify": "do not read it back",
         "json": "the answer as JSON",
     },
@@ -32,21 +33,25 @@ def backup(
     format: str = "sql",  # noqa: A002
     jobs: int = 1,
     output: str = "",
+    incremental: bool = False,
     no_verify: bool = False,
     json: bool = False,
 ) -> None:
     """Make a backup of the database, and prove it."""
     from devstack.data import backup as backups
+    from devstack.data import incremental as increments
 
     if schema_only and data_only:
         raise UsageError("--schema-only and --data-only exclude each other", fix="leave both out for everything")
-    if format not in backups.SUFFIX:
+    if incremental and (schema_only or data_only or output or format != "sql"):
+        raise UsageError("--incremental goes with --label, --no-verify and --json alone", fix="leave the others out")
+    if format not in backups.FORMATS:
         raise UsageError(f"--format {format!r} is not known", fix="sql, custom or directory")
     kind = "schema" if schema_only else "data" if data_only else "full"
     request = backups.Request(kind, format, jobs, label, output, not no_verify)  # type: ignore[arg-type]
     request.check()
     stack = replacement.begin(c)
-    made = backups.create(stack, request)
+    made = (increments if incremental else backups).create(stack, request)
     if made and json:
         console.data(inventory.data(made))
     elif made:
@@ -134,7 +139,7 @@ def restore(
     stack = replacement.begin(c, changes=True, running=False)
     picked = inventory.choose(stack) if choose else file
     found = source.choose(stack, file=picked, at=at, force=force)
-    if merge and found.kind == "schema":
+    if merge and (found.kind == "schema" or found.layout == "cluster"):
         raise UsageError(f"{found.name} has no rows to merge", fix="name a full or a data backup")
     stack.quiet = True
     replacement.chosen.append(replacement.Restore(found, merge, not no_safety_backup, json))

@@ -32,7 +32,10 @@ def shown(stack: Stack, path: Path) -> str:
 def made(stack: Stack, backup: Backup) -> None:
     m = backup.manifest
     size = console.size(m.bytes) + (f" ({console.size(m.raw_bytes)} of SQL)" if m.raw_bytes else "")
-    held = f"{_count(len(m.tables), 'table')}, {_count(m.rows, 'row')}"
+    if m.layout == "cluster":
+        held = f"what changed since {m.parent}" if m.parent else "the whole cluster"
+    else:
+        held = f"{_count(len(m.tables), 'table')}, {_count(m.rows, 'row')}"
     proof = "verified" if m.verified else console.paint("not verified", "warn")
     console.out(f"{shown(stack, backup.path)}  {size}, {held}, {proof}, {console.duration(m.seconds)}")
 
@@ -63,8 +66,19 @@ def listing(stack: Stack, found: list[Backup], folder: Path) -> None:
         m = backup.manifest
         verified = f"{HOW[m.verified.how]} {m.verified.when[:16].replace('T', ' ')}" if m.verified else "no"
         state = backup.damage and console.paint(f"damaged: {backup.damage}", "bad")
-        notes = ", ".join(filter(None, [m.label, "pinned" if m.pinned else "", state]))
-        rows.append((backup.name, m.kind, age(backup), console.size(m.bytes), f"{m.rows:,}", verified, notes))
+        notes = ", ".join(filter(None, [m.label, m.parent and f"on {m.parent}", "pinned" if m.pinned else "", state]))
+        count = f"{m.rows:,}" if m.layout != "cluster" else "-"
+        rows.append(
+            (
+                backup.name,
+                m.kind,
+                age(backup),
+                console.size(m.bytes),
+                count,
+                verified,
+                notes,
+            )
+        )
     header = ("backup", "kind", "age", "size", "rows", "verified (UTC)", "label")
     for line in console.table(rows, header, right=(3, 4)):
         console.out(line)

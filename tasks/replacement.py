@@ -68,13 +68,15 @@ def safety_backup(c: Context) -> None:
 @task
 def switch_over(c: Context) -> None:
     """Restore beside the database in use, and switch; or merge."""
-    from devstack.data import merge, restore
+    from devstack.data import cluster, merge, restore
 
     stack, wanted = session.stack(c), chosen[-1]
     if stack.context.dry:
         console.out(f"# restore {wanted.source.path} into a new database, compare it with its manifest, switch to it")
     elif wanted.merge:
         inventory.merged(merge.merge(stack, wanted.source, wanted.safety), as_json=wanted.as_json)
+    elif wanted.source.layout == "cluster":
+        inventory.restored(cluster.replace(stack, wanted.source, wanted.safety), as_json=wanted.as_json)
     else:
         inventory.restored(restore.replace(stack, wanted.source, wanted.safety), as_json=wanted.as_json)
 

@@ -28,8 +28,9 @@ from devstack.shell import Command
 if TYPE_CHECKING:
     from devstack.stack import Stack
 
-SUFFIX: dict[Layout, str] = {"sql": "sql.gz", "custom": "dump", "directory": "dir"}
-STAMPED = re.compile(r"backup-(?:schema-|data-)?(\d{8}-\d{6})\.")
+SUFFIX: dict[Layout, str] = {"sql": "sql.gz", "custom": "dump", "directory": "dir", "cluster": "cluster"}
+FORMATS = ("sql", "custom", "directory")
+STAMPED = re.compile(r"backup-(?:[a-z]+-)?(\d{8}-\d{6})\.")
 
 ABOUT = """
 SELECT pg_database_size(oid) AS database_bytes, pg_get_userbyid(datdba) AS owner,
@@ -83,18 +84,18 @@ def create(stack: Stack, request: Request) -> Backup | None:
             manifest = _write(stack, request, partial, began, created)
             if request.verify:
                 verify.check_content(stack, partial.path, manifest)
-                manifest = _with(manifest, verified=Verified(stamp(now()), "read"))
+                manifest = changed(manifest, verified=Verified(stamp(now()), "read"))
             sequence = 1 + max((b.manifest.sequence for b in catalogue.backups(folder)), default=0)
             path, manifest = partial.publish(
-                name, lambda file: _with(manifest, file=file, sequence=sequence, seconds=_since(began))
+                name, lambda file: changed(manifest, file=file, sequence=sequence, seconds=since(began))
             )
     except FileExistsError as error:
         raise UsageError(f"{error.filename or error} exists", fix="name another file; none is replaced") from None
     except OSError as error:
-        raise _not_written(folder, error.strerror or str(error)) from None
+        raise not_written(folder, error.strerror or str(error)) from None
     except StackError as error:
         if FULL in (evidence := "\n".join(error.evidence)):  # pg_dump's own words, where it writes itself
-            raise _not_written(folder, evidence) from None
+            raise not_written(folder, evidence) from None
         raise
     return Backup(path, manifest)
 
@@ -102,7 +103,7 @@ def create(stack: Stack, request: Request) -> Backup | None:
 FULL = os.strerror(errno.ENOSPC)
 
 
-def _not_written(folder: Path, why: str) -> StackError:
+def not_written(folder: Path, why: str) -> StackError:
     return StackError(
         "the backup could not be written",
         why=f"{why}; nothing is left of it, earlier backups are as they were",
@@ -110,13 +111,13 @@ def _not_written(folder: Path, why: str) -> StackError:
     )
 
 
-def _with(manifest: Manifest, **changes: object) -> Manifest:
+def changed(manifest: Manifest, **changes: object) -> Manifest:
     import msgspec
 
     return msgspec.structs.replace(manifest, **changes)
 
 
-def _since(began: float) -> float:
+def since(began: float) -> float:
     return round(time.monotonic() - began, 3)
 
 
@@ -158,7 +159,7 @@ def _write(stack: Stack, request: Request, partial: Aside, began: float, created
         kind=request.kind,
         layout=request.layout,
         created=stamp(created),
-        seconds=_since(began),
+        seconds=since(began),
         label=request.label,
         safety=request.safety,
         sha256=directory_hash(files) if files else written.sha256,
@@ -179,7 +180,7 @@ def _write(stack: Stack, request: Request, partial: Aside, began: float, created
 def _dump(stack: Stack, request: Request, snapshot: str, path: Path) -> Command:
     """pg_dump on the database itself, never through the pooler: https://www.postgresql.org/docs/current/app-pgdump.html"""
     words = ["pg_dump", "-w", "--lock-wait-timeout=60000", f"--snapshot={snapshot}"]
-    words += {"full": [], "schema": ["--schema-only"], "data": ["--data-only"]}[request.kind]
+    words += {"schema": ["--schema-only"], "data": ["--data-only"]}.get(request.kind, [])
     words += {
         "sql": ["-Fp"],
         "custom": ["-Fc", "-Z1"],
@@ -224,11 +225,11 @@ def _target(stack: Stack, request: Request) -> tuple[Path, Callable[[], str]]:
                 raise UsageError(f"{path} exists", fix="name another file; none is replaced")
             return path.parent, lambda: path.name
         folder = path
-    names = _names(folder, request, now())
-    return folder, lambda: next(names)
+    stamped = names(folder, request.kind, request.layout, now())
+    return folder, lambda: next(stamped)
 
 
-def _names(folder: Path, request: Request, moment: datetime) -> Iterator[str]:
+def names(folder: Path, kind: Kind, layout: Layout, moment: datetime) -> Iterator[str]:
     """Names by the second, in UTC. One that is taken gives way to the next second's, so that they sort as they were
     made; a clock that was set back does not change that."""
     taken = [m[1] for path in folder.glob("backup-*") if (m := STAMPED.match(path.name))] if folder.is_dir() else []
@@ -237,7 +238,7 @@ def _names(folder: Path, request: Request, moment: datetime) -> Iterator[str]:
     with contextlib.suppress(ValueError):
         if newest >= stamped:
             moment = datetime.strptime(f"{newest}+0000", "%Y%m%d-%H%M%S%z") + timedelta(seconds=1)
-    prefix = "backup-" if request.kind == "full" else f"backup-{request.kind}-"
+    prefix = "backup-" if kind == "full" else f"backup-{kind}-"
     while True:
-        yield f"{prefix}{moment:%Y%m%d-%H%M%S}.{SUFFIX[request.layout]}"
+        yield f"{prefix}{moment:%Y%m%d-%H%M%S}.{SUFFIX[layout]}"
         moment += timedelta(seconds=1)

@@ -32,7 +32,7 @@ class Backup:
     @property
     def damage(self) -> str:
         """What a look at the file's size shows; empty if it is as it was written."""
-        if self.manifest.layout == "directory":
+        if self.manifest.layout in ("directory", "cluster"):
             missing = [name for name in self.manifest.files if not (self.path / name).is_file()]
             return f"{missing[0]} is missing" if missing else ""
         size = self.path.stat().st_size
@@ -59,7 +59,7 @@ def read(path: Path) -> Backup | None:
         manifest = decode(path_of(path).read_bytes())
     except (OSError, ValueError):
         return None
-    fits = path.is_dir() if manifest.layout == "directory" else path.is_file()
+    fits = path.is_dir() if manifest.layout in ("directory", "cluster") else path.is_file()
     return Backup(path, manifest) if fits and manifest.file == path.name else None
 
 

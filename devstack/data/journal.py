@@ -39,6 +39,8 @@ class Previous(Struct, frozen=True, kw_only=True):
     of: str
     when: str
     why: str
+    directory: bool = False
+    """Whether it is a whole cluster's folder, beside the one in use."""
 
 
 def write(stack: Stack, journal: Journal) -> None:

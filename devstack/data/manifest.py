@@ -9,8 +9,8 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
-Kind = Literal["full", "schema", "data"]
-Layout = Literal["sql", "custom", "directory"]
+Kind = Literal["full", "schema", "data", "base", "incremental"]
+Layout = Literal["sql", "custom", "directory", "cluster"]
 
 FORMAT = 1
 """Of the manifest; one with a higher number is not understood."""
@@ -58,6 +58,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     large_objects: int = 0
     parent: str = ""
     """The backup that this one depends on."""
+    lineage: str = ""
+    """Of a cluster's copy: which restore its cluster came from."""
     verified: Verified | None = None
     pinned: bool = False
     safety: bool = False

@@ -70,6 +70,7 @@ def recover(stack: Stack) -> None:
 
 def settle(stack: Stack, done: journal.Journal) -> None:
     """After a switch: remember what was put aside, let go of what an earlier restore had kept."""
+    was = journal.read_previous(stack.paths)
     journal.write_previous(
         stack,
         Previous(name=done.outgoing, of=done.database, when=stamp(now()), why=f"{done.operation} of {done.about}"),
@@ -79,4 +80,6 @@ def settle(stack: Stack, done: journal.Journal) -> None:
             load.drop(stack, done.previous)
         except StackError as error:
             console.note(f"{done.previous} could not be dropped: {error.why}")
+    if was and was.directory:
+        stack.context.host.remove(stack.db.data.with_name(was.name))
     journal.clear(stack)

@@ -207,6 +207,10 @@ def undo(stack: Stack) -> Undone:
     """
     previous = journal.read_previous(stack.paths)
     name = stack.settings.db.name
+    if previous and previous.directory:
+        from devstack.data import cluster
+
+        return cluster.undo(stack, previous)
     if previous is None or previous.of != name or previous.name not in switch.databases(stack):
         raise StackError(
             "there is nothing to undo",

@@ -30,14 +30,13 @@ def expired(
     old = [b for b in backups if b.manifest.time < limit]
     if not old:
         return []
-    good = [b for b in reversed(backups) if b.manifest.kind == "full" and b.manifest.verified and not b.manifest.parent]
     kept = {b.name for b in backups if b not in old or b.manifest.pinned}
-    left = max(keep, 1)
-    for backup in good:
-        # one that was damaged since does not count
-        if left and is_whole(backup):
-            kept.add(backup.name)
-            left -= 1
+    for kinds, left in ((("full",), max(keep, 1)), (("base", "incremental"), 1)):
+        for backup in (b for b in reversed(backups) if b.manifest.kind in kinds and b.manifest.verified):
+            # one that was damaged since does not count
+            if left and is_whole(backup):
+                kept.add(backup.name)
+                left -= 1
     parents = {b.name: b.manifest.parent for b in backups}
     for name in list(kept):
         while name := parents.get(name, ""):
@@ -47,12 +46,13 @@ def expired(
 
 def cleanup(stack: Stack, *, days: int, keep: int, dry: bool) -> list[Backup]:
     """Remove what :func:`expired` says; what it was. In a dry run nothing is removed."""
-    from devstack.data import verify
+    from devstack.data import incremental, verify
     from devstack.errors import StackError
 
     def is_whole(backup: Backup) -> bool:
         try:
-            verify.check_content(stack, backup.path, backup.manifest)
+            for member in incremental.chain(backup, catalogue.backups(folder)):
+                verify.check_content(stack, member.path, member.manifest)
         except StackError as error:
             console.note(f"{backup.name} is not counted as good: {error.why}")
             return False

@@ -36,7 +36,11 @@ def verify(stack: Stack, backup: Backup, *, deep: bool = False) -> Backup:
     :raises Damaged: it is not whole, or does not hold what its manifest says.
     """
     check_content(stack, backup.path, backup.manifest)
-    if deep:
+    if deep and backup.manifest.layout == "cluster":
+        from devstack.data import cluster
+
+        cluster.try_chain(stack, backup)
+    elif deep:
         try:
             with load.scratch(stack, "verify", backup.name) as name:
                 load.load(stack, load.Source.of(backup), name)
@@ -55,7 +59,9 @@ def check_content(stack: Stack, path: Path, manifest: Manifest) -> None:
     name = manifest.file or "the new backup"
     try:
         with meter(f"verifying {name}", manifest.bytes) as progress:
-            if manifest.layout == "directory":
+            if manifest.layout == "cluster":
+                _check_cluster(stack, path, manifest)
+            elif manifest.layout == "directory":
                 _check_directory(stack, path, manifest, progress)
             else:
                 with path.open("rb") as file:
@@ -103,6 +109,17 @@ def _check_directory(stack: Stack, path: Path, manifest: Manifest, progress: Met
     if directory_hash(manifest.files) != manifest.sha256:
         raise Wrong("the manifest contradicts itself")
     read_directory(stack, path)
+
+
+def _check_cluster(stack: Stack, path: Path, manifest: Manifest) -> None:
+    """https://www.postgresql.org/docs/current/app-pgverifybackup.html"""
+    for name, digest in manifest.files.items():
+        if (path / name).is_symlink() or sha256_of(path / name) != digest:
+            raise Wrong(f"the SHA-256 of {name} is not the one in its manifest")
+    try:
+        stack.context.run(stack.db.as_superuser(["pg_verifybackup", "-q", str(path)], "postgres"), "verify it")
+    except StackError as error:
+        raise Wrong("pg_verifybackup found it changed", error.evidence[:5]) from None
 
 
 def verify_all(stack: Stack, found: list[Backup], *, deep: bool) -> list[tuple[Backup, StackError | None]]:

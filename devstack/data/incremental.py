@@ -1,0 +1,214 @@
+"""Copies of the whole cluster's files, and of what changed in them since the last copy: PostgreSQL 17 and later.
+
+https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-INCREMENTAL-BACKUP
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devstack import console
+from devstack.data import backup, catalogue, verify
+from devstack.data.aside import Aside, aside
+from devstack.data.catalogue import Backup
+from devstack.data.manifest import Manifest, Verified, now, stamp
+from devstack.data.session import session
+from devstack.data.streams import meter, sha256_of
+from devstack.errors import StackError, UsageError
+from devstack.shell import Command
+
+if TYPE_CHECKING:
+    from devstack.stack import Stack
+
+LIST = "backup_manifest"
+"""PostgreSQL's own list of the files in a copy, with their checksums and its own."""
+
+LINEAGE = "nv-lineage"
+"""A file in the data folder, new with each restore. The server can't tell a cluster from what it was restored from:
+both go on with the same numbers, and a copy of one would be taken for what a copy of the other can build on."""
+
+
+def check_version(stack: Stack) -> None:
+    """:raises UsageError: this PostgreSQL is too old."""
+    if stack.db.programs.major < 17:
+        raise UsageError(
+            "--incremental needs PostgreSQL 17 or later",
+            why=f"this is {stack.db.programs.version} in {stack.db.programs.bin}",
+            fix="leave --incremental out: a dump works with every version",
+        )
+
+
+def create(stack: Stack, request: backup.Request) -> Backup | None:
+    """Copy what changed since the last copy, or everything where there is nothing to build on; None in a dry run.
+
+    :raises StackError: it could not be made; nothing is left behind then.
+    """
+    check_version(stack)
+    request.check()
+    folder = catalogue.folder_of(stack.settings)
+    if stack.context.dry:
+        console.out(_command(stack, folder / "backup-base-….cluster", None))
+        return None
+    catalogue.prepare(stack)
+    began, created = time.monotonic(), now()
+    with session(stack.db, stack.settings.db.name, "look at the database") as sql:
+        (about,) = sql.rows(backup.ABOUT)
+    summarizing = _summarize(stack)
+    parent, why = _parent(stack, catalogue.backups(folder), about["system_identifier"])
+    if parent and not summarizing:
+        parent, why = None, "summarize_wal was off until now"
+    try:
+        with aside(folder, directory=True) as partial:
+            parent = _copy(stack, partial, parent, why)
+            made = _manifest(stack, request, partial.path, parent, about)
+            if request.verify:
+                verify.check_content(stack, partial.path, made)
+                made = backup.changed(made, verified=Verified(stamp(now()), "read"))
+            sequence = 1 + max((b.manifest.sequence for b in catalogue.backups(folder)), default=0)
+            names = backup.names(folder, made.kind, made.layout, now())
+            path, made = partial.publish(
+                lambda: next(names),
+                lambda file: backup.changed(
+                    made, file=file, sequence=sequence, created=stamp(created), seconds=backup.since(began)
+                ),
+            )
+    except OSError as error:
+        raise backup.not_written(folder, error.strerror or str(error)) from None
+    except StackError as error:
+        if backup.FULL in (evidence := "\n".join(error.evidence)):
+            raise backup.not_written(folder, evidence) from None
+        raise
+    return Backup(path, made)
+
+
+def _summarize(stack: Stack) -> bool:
+    """Have the server note which blocks change, from the first copy on; whether it did already.
+
+    :raises UsageError: the settings say that it must not.
+    """
+    with session(stack.db, "postgres", "have the server note what changes") as sql:
+        if sql.value("SELECT current_setting('summarize_wal')") == "on":
+            return True
+        sql.run("ALTER SYSTEM SET summarize_wal = on")
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            sql.run("SELECT pg_reload_conf()")
+            if sql.run("SHOW summarize_wal") == ["on"]:
+                return False
+            time.sleep(0.02)
+    raise UsageError(
+        "--incremental needs PostgreSQL's parameter summarize_wal",
+        why="db.parameters sets it to off",
+        fix=f"take it out of {stack.settings.origin('db.parameters')}, then `inv db.start`",
+    )
+
+
+def _parent(stack: Stack, found: list[Backup], identifier: str) -> tuple[Backup | None, str]:
+    """The copy to build on, or why there is none."""
+    own = (identifier, lineage(stack))
+    copies = [b for b in found if b.manifest.layout == "cluster"]
+    copies = [b for b in copies if (b.manifest.system_identifier, b.manifest.lineage) == own]
+    if not copies:
+        return None, "there is none of this cluster to build on"
+    newest = copies[-1]
+    try:
+        members = chain(newest, found)
+        for member in members:
+            if member.damage or sha256_of(member.path / LIST) != member.manifest.files[LIST]:
+                return None, f"{member.name} is damaged"
+    except (OSError, StackError) as error:
+        return None, getattr(error, "why", "") or str(error)
+    days = stack.settings.data.retention_days
+    if now() - members[0].manifest.time > timedelta(days=days):
+        return None, f"the last one is more than {days} days old"  # so that a cleanup can let the old chain go
+    return newest, ""
+
+
+def lineage(stack: Stack) -> str:
+    return (stack.context.host.read_file(stack.db.data / LINEAGE) or b"").decode(errors="replace").strip()
+
+
+def chain(backup: Backup, found: list[Backup]) -> list[Backup]:
+    """A copy and all that it builds on, the full one first.
+
+    :raises StackError: one of them is missing.
+    """
+    named = {b.name: b for b in found}
+    members = [backup]
+    while parent := members[0].manifest.parent:
+        if parent not in named or named[parent] in members:
+            raise StackError(
+                f"{backup.name} can't be used",
+                why=f"it builds on {parent}, which is not there",
+                fix="use another one: inv data.list",
+            )
+        members.insert(0, named[parent])
+    return members
+
+
+def _copy(stack: Stack, partial: Aside, parent: Backup | None, why: str) -> Backup | None:
+    """Copy; what it builds on in the end."""
+    what = "copy the cluster"
+    with meter("copying the cluster"):
+        if parent:
+            try:
+                with stack.context.stream_out(_command(stack, partial.path, parent), what):
+                    pass
+                return parent
+            except StackError as error:
+                said = " ".join(error.evidence)
+                if "summar" not in said and "timeline" not in said:
+                    raise
+                why = error.evidence[-1].removeprefix("pg_basebackup: ") if error.evidence else error.why
+                for path in partial.path.iterdir():
+                    stack.context.host.remove(path)
+        console.note(f"everything is copied: {why}; the next one will be incremental")
+        free = shutil.disk_usage(partial.path).free
+        with session(stack.db, "postgres", "read the cluster's size") as sql:
+            needed = sql.value("SELECT sum(pg_database_size(oid))::bigint FROM pg_database")
+        if free < needed:
+            raise StackError(
+                f"there is not enough room in {partial.path.parent}",
+                why=f"{console.size(free)} are free, the cluster has {console.size(needed)}",
+                fix="free some space: inv data.cleanup",
+            )
+        with stack.context.stream_out(_command(stack, partial.path, None), what):
+            pass
+    return None
+
+
+def _command(stack: Stack, path: Path, parent: Backup | None) -> Command:
+    """https://www.postgresql.org/docs/current/app-pgbasebackup.html"""
+    words = ["pg_basebackup", "-w", "-D", str(path), "-c", "fast", "-X", "stream", "--manifest-checksums=SHA256"]
+    if parent:
+        words.append(f"--incremental={parent.path / LIST}")
+    return stack.db.as_superuser(words, "postgres")
+
+
+def _manifest(
+    stack: Stack, request: backup.Request, path: Path, parent: Backup | None, about: dict[str, Any]
+) -> Manifest:
+    digest = sha256_of(path / LIST)
+    return Manifest(
+        file="",
+        sequence=0,
+        kind="incremental" if parent else "base",
+        layout="cluster",
+        created=stamp(now()),
+        seconds=0,
+        label=request.label,
+        sha256=digest,
+        bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        raw_bytes=0,
+        files={LIST: digest},
+        environment=stack.settings.stack.env,
+        database=stack.settings.db.name,
+        tool_version=stack.db.programs.version,
+        parent=parent.name if parent else "",
+        lineage=lineage(stack),
+        **about,
+    )

@@ -1,0 +1,172 @@
+"""Copies of a cluster and what builds on them: small, proven before they are combined, and with a way back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from devstack.data import incremental
+from devstack.data.catalogue import Backup, backups
+from devstack.data.retention import expired
+from devstack.errors import UsageError
+from tests.conftest import wait_for
+from tests.data.conftest import Data, _project
+
+KILLED_AT = """
+import os, sys
+count, seen = int(sys.argv[1]), 0
+def audit(event, args):
+    global seen
+    if event == "os.rename" and (str(args[0]).endswith(("/nv-db-data", ".incoming")) or seen == 2):
+        seen += 1
+        if seen == count:
+            os.kill(os.getpid(), 9)
+    if event == "subprocess.Popen" and count == 0 and "pg_verifybackup -q" in str(args) and "incoming" in str(args):
+        os.kill(os.getpid(), 9)
+sys.addaudithook(audit)
+from invoke.main import program
+program.run(["inv", *sys.argv[2:]])
+"""
+"""``inv``, killed before the n-th rename of a data folder; 3: after both; 0: when the combined copy is to be verified."""
+
+
+@pytest.fixture(scope="module")
+def stack(workspace: Path, cache: Path) -> Iterator[Data]:
+    with _project(workspace, cache) as made:
+        made.inv("dev.up")
+        made.sql(
+            "CREATE TABLE bulk AS SELECT g AS id, md5(g::text) || md5((g * 3)::text) AS text"
+            " FROM generate_series(1, 400000) g; CREATE TABLE mark (text text); INSERT INTO mark VALUES ('none')"
+        )
+        yield made
+
+
+@pytest.fixture(scope="module")
+def chain(stack: Data) -> list[Path]:
+    """A full copy and two that build on it, each with a mark of its own."""
+    made = []
+    for name in ("base", "one", "two"):
+        stack.sql(f"UPDATE mark SET text = '{name}'; UPDATE bulk SET text = '{name}' || text WHERE id <= 4000")
+        made.append(stack.backup("--incremental", "--label", name))
+    stack.sql("UPDATE mark SET text = 'now'")
+    return made
+
+
+def mark(stack: Data) -> str:
+    return stack.sql("SELECT text FROM mark")
+
+
+def size(path: Path) -> int:
+    """Without the log of the copy itself, 16 MB at least: pg_wal has whole segments."""
+    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file() and f.parent.name != "pg_wal")
+
+
+def test_each_builds_on_the_one_before_and_is_small(stack: Data, chain: list[Path]) -> None:
+    listed = stack.json("data.list")["backups"]
+    assert [b["kind"] for b in listed] == ["base", "incremental", "incremental"]
+    assert [b["parent"] for b in listed] == ["", chain[0].name, chain[1].name]
+    assert all(b["verified"] for b in listed)
+    assert size(chain[2]) < size(chain[0]) * 0.1
+    assert not [p for p in chain[0].parent.rglob("*") if p.stat().st_mode & 0o077]
+    said = stack.inv("data.verify", "--deep", "--file", chain[2].name).stdout
+    assert "whole, restored" in said
+    assert mark(stack) == "now"
+    assert [p.name for p in stack.data.parent.iterdir()] == ["nv-db-data"]
+
+
+def test_a_restore_is_exact_and_undo_swaps_back(stack: Data, chain: list[Path]) -> None:
+    rows = stack.rows_of()
+    stack.inv("data.restore", "--file", chain[1].name)
+    assert mark(stack) == "one"
+    assert stack.sql("SELECT count(*), count(*) FILTER (WHERE text LIKE 'onebase%') FROM bulk") == "400000|4000"
+    assert stack.query("SELECT 1", port=stack.pgb_port) == [(1,)]
+    assert len(list(stack.data.parent.iterdir())) == 2
+    stack.inv("data.undo")
+    assert stack.rows_of() == rows
+    stack.inv("data.undo")
+    assert mark(stack) == "one"
+    # the copies of another line of history have the same numbers, and are nothing to build on
+    made = [stack.json("data.backup", "--incremental")]
+    assert made[-1]["kind"] == "base"
+    stack.inv("data.undo")
+    assert mark(stack) == "now"
+    made.append(stack.json("data.backup", "--incremental"))
+    assert (made[-1]["kind"], made[-1]["parent"]) == ("incremental", chain[2].name)
+    stack.inv("data.verify", "--deep", "--file", made[-1]["file"])
+    for backup in made:
+        shutil.rmtree(backup["path"])
+        Path(f"{backup['path']}.json").unlink()
+
+
+@pytest.mark.parametrize(("count", "new"), [(0, False), (1, False), (2, False), (3, True)])
+def test_killed_in_the_middle_the_next_command_has_a_whole_database(
+    stack: Data, chain: list[Path], count: int, new: bool
+) -> None:
+    command = [sys.executable, "-c", KILLED_AT, str(count), "data.restore", "--no-safety-backup"]
+    killed = subprocess.run(
+        [*command, "--file", chain[0].name], cwd=stack.root, env=stack.env, capture_output=True, text=True, timeout=60
+    )
+    assert killed.returncode == -9, killed.stderr
+    wait_for(lambda: stack.inv("db.start"))
+    assert mark(stack) == ("base" if new else "now")
+    if new:
+        stack.inv("data.undo")
+        assert mark(stack) == "now"
+    assert not list(stack.data.parent.glob(".*"))
+    assert not (stack.state / "swap.json").exists()
+
+
+def test_a_damaged_or_missing_member_is_found_before_anything_is_touched(stack: Data, chain: list[Path]) -> None:
+    victim = max((p for p in (chain[0] / "base").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = victim.read_bytes()
+    victim.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+    said = stack.refused("data.restore", "--file", chain[2].name, says=f"{chain[0].name} is damaged")
+    assert "checksum mismatch" in said
+    stack.refused("data.verify", "--file", chain[0].name, says="is damaged")
+    victim.write_bytes(content)
+    away = stack.folder / "away"
+    chain[1].rename(away)
+    stack.refused("data.restore", "--file", chain[2].name, says=f"builds on {chain[1].name}, which is not there")
+    away.rename(chain[1])
+    assert mark(stack) == "now"
+    assert not list(stack.data.parent.glob(".*"))
+
+
+def test_retention_keeps_chains_and_the_newest_copy(stack: Data, chain: list[Path]) -> None:
+    found = [b for b in backups(stack.backups) if b.manifest.layout == "cluster"]
+
+    def left(ages: list[int]) -> list[str]:
+        import msgspec
+
+        moment = datetime.now(timezone.utc)
+        aged = [
+            Backup(b.path, msgspec.structs.replace(b.manifest, created=(moment - timedelta(days=age)).isoformat()))
+            for b, age in zip(found, ages, strict=True)
+        ]
+        gone = expired(aged, moment=moment, days=7, keep=1, is_whole=lambda _: True)
+        return [b.manifest.label for b in aged if b not in gone]
+
+    assert left([20, 10, 1]) == ["base", "one", "two"]
+    assert left([20, 19, 18]) == ["base", "one", "two"]
+
+
+def test_what_can_not_be_is_said(stack: Data) -> None:
+    old = SimpleNamespace(db=SimpleNamespace(programs=SimpleNamespace(major=16, version="16.4", bin=Path("/x"))))
+    with pytest.raises(UsageError, match="needs PostgreSQL 17"):
+        incremental.check_version(old)  # type: ignore[arg-type]
+    stack.refused("data.backup", "--incremental", "--schema-only", says="--incremental goes with", code=2)
+    env = json.dumps({**json.loads(stack.env["INVOKE_DB_PARAMETERS"]), "summarize_wal": False})
+    before = os.listdir(stack.backups)
+    stack.inv("db.start", INVOKE_DB_PARAMETERS=env)
+    stack.refused("data.backup", "--incremental", says="db.parameters sets it to off", code=2, INVOKE_DB_PARAMETERS=env)
+    assert sorted(os.listdir(stack.backups)) == sorted(before)
+    stack.inv("db.start")

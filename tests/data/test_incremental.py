@@ -36,7 +36,7 @@ sys.addaudithook(audit)
 from invoke.main import program
 program.run(["inv", *sys.argv[2:]])
 """
-"""``inv``, killed before the n-th rename of a data folder; 3: after both; 0: when the combined copy is to be verified."""
+"""``inv``, killed before the n-th rename of a data folder; 3: after both; 0: when the combined copy is verified."""
 
 
 @pytest.fixture(scope="module")

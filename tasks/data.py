@@ -295,7 +295,7 @@ def schedule(
     if at and not every:
         raise UsageError("--at goes with --every daily", fix=f"inv data.schedule --every daily --at {at}")
     wanted = schedules.when(every, at) if every else None
-    stack = replacement.begin(c, running=False) if every or remove or run else session.stack(c)
+    stack = replacement.begin(c, running=False) if every or remove or run else session.stack(c, looking=True)
     if run:
         schedules.run(stack)
         return

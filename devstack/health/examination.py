@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from devstack.errors import StackError
 from devstack.health.application import probe_application
 from devstack.health.blame import blame
-from devstack.health.database import probe_database, probe_disk, probe_restore
+from devstack.health.database import probe_data, probe_database, probe_disk
 from devstack.health.findings import Findings, Probe, run_all
 from devstack.health.pooler import probe_backend, probe_configuration, probe_console
 from devstack.health.process import Process, check_process, check_run, memory_limit
@@ -82,7 +82,7 @@ def _plan(stack: Stack, states: Mapping[str, ServiceState]) -> list[tuple[str, P
         api.name: [probe_application(api)],
     }
     running = [(name, probe) for name, some in probes.items() if states[name].running for probe in some]
-    data: list[Probe] = [probe_restore(db), probe_disk(db, states[db.name].pid)]
+    data: list[Probe] = [probe_data(stack), probe_disk(db, states[db.name].pid)]
     return [*((db.name, probe) for probe in data), *running]
 
 

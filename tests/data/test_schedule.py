@@ -222,6 +222,29 @@ def test_an_old_backup_is_overdue_by_its_schedule(stack: Data, tmp_path: Path) -
     )
 
 
+def test_health_is_degraded_while_a_backup_is_overdue(stack: Data) -> None:
+    shutil.rmtree(stack.backups, ignore_errors=True)
+    record = {"every": "hourly", "expression": "0 * * * *", "installed": "2026-01-01T00:00:00+00:00"}
+    folder = stack.state / "schedule"
+    folder.mkdir()
+    (folder / "schedule.json").write_text(json.dumps(record))
+
+    def check() -> dict[str, str] | None:
+        found = json.loads(stack.popen("health", "--json").communicate(timeout=60)[0])
+        return next((check for check in found["services"][0]["checks"] if check["name"] == "backups"), None)
+
+    try:
+        late = check()
+        assert late is not None
+        assert late["verdict"] == "degraded"
+        assert late["cause"].startswith("there is no verified backup, and the schedule of ")
+        assert late["fix"].startswith("inv data.backup")
+        stack.backup()
+        assert check() is None
+    finally:
+        shutil.rmtree(folder)
+
+
 @pytest.mark.parametrize(
     "flags",
     [("--every", "daily", "--at", "25:00"), ("--every", "hourly", "--at", "03:00"), ("--at", "03:00"),

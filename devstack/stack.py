@@ -362,10 +362,11 @@ class Stack:
     def _stop(self, service: Service) -> None:
         self._snapshot.pop(service.name, None)
         self._ended.add(service.name)
+        if not self.context.dry:
+            self.context.host.remove(self._applied(service).path)  # first: who looks meanwhile sees it is on purpose
         self.context.stop(service.name)
         if self.context.dry:
             return
-        self.context.host.remove(self._applied(service).path)
 
         def stopped() -> None:
             state = self.context.states(self.names)[service.name]

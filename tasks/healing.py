@@ -27,14 +27,12 @@ def heal(stack: Stack, *, every: float) -> int:
     pause = every
     shown = ""
     if every:
-        console.note(
-            f"looking every {every:g} s; what is stopped is started again, also after inv dev.down: Ctrl-C ends it"
-        )
+        console.note(f"looking every {every:g} s until Ctrl-C; what a command stops meanwhile stays stopped")
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             found = examine(stack)
             done = []
-            for repair in repairs(stack, found):
+            for repair in repairs(stack, found, asked=not every):
                 done.append(repair)
                 _say(stack, repair)
             if stack.context.dry:

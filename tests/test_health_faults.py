@@ -503,11 +503,19 @@ def test_watching_heals_again_and_again_until_it_is_told_to_stop(stack: Project)
         for name in (DB, API):
             os.kill(stack.pids()[name], signal.SIGSTOP)
             wait_for(lambda: well(stack), 30)
+        stack.inv("api.stop")  # on purpose: it stays so
+        os.kill(stack.pids()[DB], signal.SIGSTOP)
+        wait_for(lambda: health(stack)["db"]["verdict"] == "healthy", 30)
+        assert health(stack)["api"]["verdict"] == "stopped"
+        stack.inv("api.start")
+        supervisorctl(stack, "stop", f"{API}:*")  # by no command of ours
+        wait_for(lambda: well(stack), 30)
     finally:
         healer.send_signal(signal.SIGINT)
         out, err = healer.communicate(timeout=30)
     assert healer.returncode == 0, (out, err)
-    assert out.count("(SIGCONT)") == 2
+    assert out.count("(SIGCONT)") == 3
+    assert out.count("started") == 1
     assert out.endswith("everything is healthy\n")
 
 

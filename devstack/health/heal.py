@@ -37,11 +37,13 @@ class Repair:
     failure: str = ""
 
 
-def heal(stack: Stack, found: Health) -> Iterator[Repair]:
-    """Repair, look again, until nothing is left that can be repaired."""
+def heal(stack: Stack, found: Health, *, asked: bool = True) -> Iterator[Repair]:
+    """Repair, look again, until nothing is left that can be repaired. What a command stopped is started only if
+    somebody asks for it now."""
     tried: set[tuple[str, Remedy]] = set()
     for _ in range(ROUNDS):
-        todo = [s for s in found.services if s.remedy and s.because_of is None and (s.service, s.remedy) not in tried]
+        faults = [s for s in found.services if s.remedy and s.because_of is None and (s.service, s.remedy) not in tried]
+        todo = [service for service in faults if asked or not _on_purpose(stack, service)]
         if not todo:
             return
         for service in todo:
@@ -54,6 +56,11 @@ def heal(stack: Stack, found: Health) -> Iterator[Repair]:
             return
         stack.forget()
         found = examine_again(stack)
+
+
+def _on_purpose(stack: Stack, service: ServiceHealth) -> bool:
+    """Whether a service was stopped by a command: it has not been ready since then."""
+    return service.verdict == "stopped" and not stack.ready_since(stack.service(service.service))
 
 
 def examine_again(stack: Stack) -> Health:

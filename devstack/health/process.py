@@ -63,6 +63,9 @@ def check_process(stack: Stack, service: Service, process: Process) -> Check:
     if state.running:
         up = console.duration(int(process.up)).replace(".00", "")
         return Check(name="process", value=state.status, text=f"{state.status}, pid {state.pid}, up {up}")
+    if state.status == "stopping":
+        fix = f"inv {service.label}.start, once it has"
+        return Check(name="process", verdict="stopped", value=state.status, cause="it is stopping", fix=fix)
     return _stopped(stack, service) if state.status == "stopped" else _failed(stack, service, state)
 
 

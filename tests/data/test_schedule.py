@@ -187,6 +187,7 @@ def test_an_old_backup_is_overdue_by_its_schedule(stack: Data, tmp_path: Path) -
 
     from devstack.data.schedule import overdue
 
+    stack.inv("db.start")
     shutil.rmtree(stack.backups, ignore_errors=True)
     made = stack.backup("--schema-only"), stack.backup("--no-verify"), stack.backup()
     shutil.copytree(stack.backups, tmp_path / "b")

@@ -47,6 +47,7 @@ class Workspace:
         return {
             **kept,
             "NV_ENV": env,
+            "INVOKE_STACK_RUNTIME": "native",
             "INVOKE_STACK_STATE_DIR": str(self.folder / "state"),
             "INVOKE_STACK_CACHE_DIR": str(self.folder / "cache"),
             **{f"INVOKE_{service.upper()}_PORT": str(port) for service, port in ports.items()},

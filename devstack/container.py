@@ -15,7 +15,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -27,7 +28,9 @@ from devstack.host import Host
 from devstack.mishaps import fix_of
 from devstack.paths import Paths
 from devstack.runtimes import Crash, EngineError, File, Runtime, ServiceSpec, ServiceState, Step, Usage
+from devstack.runtimes.containers import Containers
 from devstack.shell import TIMED_OUT, Command, Request, sh
+from devstack.threads import run_at_once
 
 if TYPE_CHECKING:
     import logging
@@ -79,6 +82,7 @@ class ContainerContext:
         self._log: logging.Logger | None = None
         self._log_lock = threading.Lock()
         self._engine_up: bool | None = None
+        self._addresses: dict[str, str] = {}
 
     @property
     def dry(self) -> bool:
@@ -335,40 +339,76 @@ class ContainerContext:
 
         :raises StackError: it runs and does not answer as it should.
         """
-        result = self.read(self.runtime.states())
+        result = self.read(self.runtime.states(names))
         if result.exited == TIMED_OUT:
             raise StackError(
                 f"the {self.runtime.name} runtime does not say what runs",
                 why=result.stderr.strip(),
                 fix=self.runtime.unstick(),
             )
-        self._engine_up = bool(result.ok)
+        if self.runtime.contained and not result.ok:
+            lines = result.stderr.strip().splitlines()
+            raise StackError(
+                f"{self.runtime.name} does not answer",
+                why=self.mask(lines[-1]) if lines else f"it ended with exit code {result.exited}",
+                evidence=[self.mask(line) for line in lines[:-1][-5:]],
+                fix=self.runtime.unstick(),
+            )
         try:
-            return self.runtime.parse_states(result.stdout if result.ok else "", names)
+            states = self.runtime.parse_states(result.stdout if result.ok else "", names)
         except EngineError as error:
             raise StackError(
                 f"the {self.runtime.name} runtime can't say what runs",
                 why=str(error),
                 fix="it may be on its way down: try again in a moment",
             ) from None
+        states = {name: _not_ours(state) if state.foreign else state for name, state in states.items()}
+        # an engine of containers always runs; what is to be there for them, is if one of them runs
+        self._engine_up = any(s.running for s in states.values()) if self.runtime.contained else bool(result.ok)
+        self._addresses.update({name: state.address for name, state in states.items()})
+        return states
 
-    def crashes(self) -> dict[str, list[Crash]]:
-        """How services ended that were not told to, by name, the last one last; nothing where the engine can't say."""
-        result = self.read(self.runtime.crashes())
+    def address(self, name: str) -> str:
+        """A running service's own address, where it has one; empty otherwise."""
+        if name not in self._addresses:
+            self.states([name])
+        return self._addresses.get(name, "")
+
+    def crashes(self, names: Sequence[str], since: float) -> dict[str, list[Crash]]:
+        """How services ended that were not told to, by name, the last one last; nothing where the engine can't say.
+        Those before ``since``, in seconds since the epoch, may be left out."""
+        result = self.read(self.runtime.crashes(names, since))
         with contextlib.suppress(EngineError):
             return self.runtime.parse_crashes(result.stdout) if result.ok else {}
         return {}
 
     def usage(self, states: Mapping[str, ServiceState]) -> dict[str, Usage]:
         """What each running service uses."""
-        pids = {name: state.pid for name, state in states.items() if state.pid}
-        return self.host.usage(pids)
+        running = {name: state for name, state in states.items() if state.running}
+        here = {n: s.pid for n, s in running.items() if s.pid and (not s.id or self.host.is_here(s.pid, s.id))}
+        found = self.host.usage(here)
+        if isinstance(self.runtime, Containers):
+            rest = [name for name, state in running.items() if name not in found and not state.paused]
+            run_at_once([partial(self._ask_usage, name, found) for name in rest], ENGINE_SECONDS)
+            for name in running:
+                if running[name].paused:
+                    found[name] = replace(found.get(name, Usage()), frozen=True)
+        return found
+
+    def _ask_usage(self, name: str, found: dict[str, Usage]) -> None:
+        assert isinstance(self.runtime, Containers)
+        answer = self.probe(self.runtime.usage(name), ENGINE_SECONDS)
+        with contextlib.suppress(EngineError):
+            if answer.ok and (usage := self.runtime.parse_usage(answer.text)):
+                found[name] = usage
 
     def resume(self, state: ServiceState) -> None:
         """Let a service's frozen processes go on."""
+        if state.paused and isinstance(self.runtime, Containers) and (command := self.runtime.resume(state.name)):
+            self.run(command, f"let {state.name} go on")
         if self.dry:
             console.out(f"# let pid {state.pid} and its children go on (SIGCONT)")
-        elif state.pid:
+        elif state.pid and (not state.id or self.host.is_here(state.pid, state.id)):
             self.host.resume(state.pid)
 
     def engine_runs(self) -> bool:
@@ -384,6 +424,9 @@ class ContainerContext:
         """
         if self.engine_runs():
             return
+        if self.runtime.contained:
+            self.perform(self.runtime.engine_start(), "make the network")
+            return
         self.make_run_dir()
         try:
             self.perform(self.runtime.engine_start(), f"start the {self.runtime.name} runtime's supervisor")
@@ -398,9 +441,10 @@ class ContainerContext:
 
         :raises StackError: it still runs after :data:`ENGINE_SECONDS`.
         """
-        self.perform(self.runtime.engine_stop(), "stop the supervisor")
+        what = "remove the network" if self.runtime.contained else "stop the supervisor"
+        self.perform(self.runtime.engine_stop(), what)
         self._engine_up = False
-        if self.dry:
+        if self.dry or self.runtime.contained:
             return
         deadline = time.monotonic() + ENGINE_SECONDS
         while still := self._engine_remains():
@@ -419,22 +463,30 @@ class ContainerContext:
         pid = self.runtime.engine_pid()
         if pid and self.host.read_file(pid) is not None:
             return f"{pid} is still there"
-        answer = self.read(self.runtime.states())
+        answer = self.read(self.runtime.states(()))
         return "it still answers" if answer.ok else answer.stderr.strip() if answer.exited == TIMED_OUT else ""
 
-    def start(self, spec: ServiceSpec) -> None:
-        """Define a service that does not run, and start it.
+    def start(self, spec: ServiceSpec, *, defined: bool = False) -> None:
+        """Define a service that does not run, and start it; ``defined`` if the engine has an old one of this name.
 
         :raises StackError: the engine refused.
         """
-        self._checked(self.runtime.run(spec), self.runtime.check_run, f"start {spec.name}")
+        self._addresses.pop(spec.name, None)
+        try:
+            self._checked(self.runtime.run(spec, defined=defined), self.runtime.check_run, f"start {spec.name}")
+        finally:
+            if isinstance(self.runtime, Containers) and not self.dry:
+                self.host.remove(self.runtime.env_file(spec.name))  # the engine has read it
 
-    def stop(self, name: str) -> None:
-        """Tell a service to stop; it has once :meth:`states` says so.
+    def stop(self, name: str, *, signal: str = "TERM", seconds: int = 10) -> None:
+        """Tell a service to stop; it has once :meth:`states` says so. Signal and patience are for engines that did not
+        learn them at its start.
 
         :raises StackError: the engine refused.
         """
-        self._checked(self.runtime.stop(name), self.runtime.check_stop, f"stop {name}")
+        self._addresses.pop(name, None)
+        steps = self.runtime.stop(name, signal=signal, seconds=seconds)
+        self._checked(steps, self.runtime.check_stop, f"stop {name}")
 
     def _checked(self, steps: Sequence[Step], check: Callable[[str], None], what: str) -> None:
         answer = self.perform(steps, what)
@@ -445,9 +497,21 @@ class ContainerContext:
         except EngineError as error:
             raise StackError(f"could not {what}", why=f"{self.runtime.name} says: {error}") from None
 
-    def exec(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> Command:
+    def exec(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None, *, user: str = "") -> Command:
         """A command in the surroundings of a service: to run, read or stream."""
-        return self.runtime.exec(name, argv, env or {})
+        return self.runtime.exec(name, argv, env or {}, user=user)
+
+    def write_inside(self, name: str, path: Path, content: str, *, user: str = "") -> None:
+        """Write a file that only its owner can read into a running container, whole or not at all.
+
+        :raises StackError: it could not be written.
+        """
+        if self.dry:
+            console.out(f"# write {path} in {name} (0600, {len(content.encode())} bytes)")
+            return
+        script = 'umask 077 && mkdir -p "${1%/*}" && cat >"$1.new" && mv "$1.new" "$1"'
+        command = self.exec(name, ["sh", "-c", script, "sh", str(path)], user=user)
+        self.stream_in(command, [content.encode()], f"write {path} in {name}")
 
     def log_size(self, name: str) -> int:
         """Bytes of a service's log; 0 when it has none."""
@@ -458,6 +522,12 @@ class ContainerContext:
         """The last lines of a service's log after the first ``skip`` bytes, without secrets."""
         result = self.read(self.runtime.logs(name, tail=lines, follow=False, skip=skip))
         return [self.mask(line) for line in result.stdout.splitlines()] if result.ok else []
+
+
+def _not_ours(state: ServiceState) -> ServiceState:
+    """What is said of a service whose name somebody else has taken: it is never touched."""
+    detail = f"a container named {state.name} belongs to {state.foreign}"
+    return ServiceState(state.name, detail=detail, foreign=state.foreign, defined=True)
 
 
 def _kill_tree(pid: int) -> None:

@@ -266,6 +266,14 @@ class Host:
                 found[name] = _usage(psutil.Process(pid), children)
         return found
 
+    def is_here(self, pid: int, container: str) -> bool:
+        """Whether a container's process is one of this machine's: an engine may run in a virtual machine, and its
+        process ids mean something else here."""
+        try:
+            return container in Path(f"/proc/{pid}/cgroup").read_text()
+        except OSError:
+            return False
+
     def resume(self, pid: int) -> None:
         """Let a process and all that it started go on, should they be stopped."""
         import psutil

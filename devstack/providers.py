@@ -45,6 +45,8 @@ class Programs:
     env: Mapping[str, str] = field(default_factory=dict)
     tracks_statements: bool = False
     """Whether a PostgreSQL has :data:`STATEMENTS`."""
+    image: str = ""
+    """The image that they are in, where they run in containers."""
 
     @property
     def major(self) -> int:

@@ -36,6 +36,9 @@ UrlPath = Annotated[str, Meta(pattern=r"^/\S*\Z", description="a path that begin
 OptionalUrlPath = Annotated[
     str, Meta(pattern=r"^(/\S*)?\Z", description="a path that begins with / and has no spaces, or nothing")
 ]
+_IMAGE = r"[A-Za-z0-9][\w.:/@-]*"
+Image = Annotated[str, Meta(pattern=rf"^{_IMAGE}\Z", description="an image's name, such as pgvector/pgvector:pg17")]
+OptionalImage = Annotated[str, Meta(pattern=rf"^({_IMAGE})?\Z", description="an image's name, or nothing")]
 Megabytes = Annotated[int, Meta(ge=8, le=10_000_000)]
 Percent = Annotated[int, Meta(ge=1, le=100)]
 LogLevel = Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"]
@@ -47,12 +50,13 @@ class _Section(Struct, frozen=True, kw_only=True):
 
 class StackSettings(_Section, frozen=True, kw_only=True):
     env: Environment = "dev"
-    runtime: Literal["auto", "native"] = "auto"
+    runtime: Literal["auto", "apple", "docker", "podman", "native"] = "auto"
     bind: Text = "127.0.0.1"
     account: str = ""
     state_dir: str = ""
     cache_dir: str = ""
     log_dir: Text = "logs"
+    ca_bundle: str = ""
     start_timeout: Seconds = 60
     stop_timeout: Seconds = 60
     lock_timeout: Seconds = 120
@@ -69,6 +73,7 @@ class DbSettings(_Section, frozen=True, kw_only=True):
     memory_mb: Megabytes = 1024
     track_statements: bool = True
     bin_dir: str = ""
+    image: Image = "pgvector/pgvector:pg17"
 
 
 class PgbSettings(_Section, frozen=True, kw_only=True):
@@ -79,6 +84,8 @@ class PgbSettings(_Section, frozen=True, kw_only=True):
     parameters: dict[str, str | int | float | bool] = field(default_factory=dict)
     memory_mb: Megabytes = 64
     binary: str = ""
+    image: OptionalImage = ""
+    base_image: Image = "debian:bookworm-slim"
 
 
 class ApiSettings(_Section, frozen=True, kw_only=True):
@@ -97,6 +104,8 @@ class ApiSettings(_Section, frozen=True, kw_only=True):
     debug: bool = False
     memory_provider: Text = "native"
     memory_mb: Megabytes = 512
+    image: OptionalImage = ""
+    base_image: Image = "python:3.12-slim"
     jwt_secret: str | None = None
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
-from msgspec import Struct
 
-from devstack import console, providers
+from devstack import console, engines, providers
+from devstack.choices import Choices
 from devstack.container import ContainerContext
 from devstack.credentials import credentials_of
 from devstack.errors import StackError, UsageError
@@ -24,8 +23,7 @@ from devstack.host import Host, PortHolder
 from devstack.lock import StackLock
 from devstack.paths import paths_of
 from devstack.providers import Programs
-from devstack.runtimes import ServiceState
-from devstack.runtimes.native import Native
+from devstack.runtimes import Crash, ServiceState
 from devstack.services import NotReady, Service, wait_until_answers
 from devstack.services.api import Api
 from devstack.services.pgbouncer import PgBouncer
@@ -34,21 +32,6 @@ from devstack.settings import Settings, from_invoke
 
 if TYPE_CHECKING:
     from invoke import Context
-
-
-class Choices(Struct, kw_only=True):
-    """What was chosen for an environment at its first start. Never what runs: that is asked of the engine."""
-
-    runtime: str = ""
-    postgres_bin: str = ""
-    postgres_version: str = ""
-    extensions: list[str] = []
-    """What the PostgreSQL was chosen for."""
-    tracks_statements: bool | None = None
-    """Whether the PostgreSQL has pg_stat_statements; None: it was chosen before anybody asked."""
-    pgbouncer: str = ""
-    """The program's path and time of change, which tell that :attr:`pgbouncer_version` is still true."""
-    pgbouncer_version: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,6 +96,15 @@ class Stack:
         if not looking:
             self._prepare_state()
         credentials = credentials_of(context, settings, looking=looking)
+        if context.runtime.contained:
+            from devstack.services.contained import ContainedApi, ContainedPgBouncer, ContainedPostgres
+            from devstack.services.images import Images
+
+            images = Images(context, settings, lambda: self.chosen, self._choose)
+            self.db: Postgres = ContainedPostgres(context, settings, credentials, images)
+            self.pgb: PgBouncer = ContainedPgBouncer(context, settings, credentials, self.db, images)
+            self.api: Api = ContainedApi(context, settings, credentials, self.pgb, images)
+            return
         self.db = Postgres(context, settings, credentials, self._postgres)
         self.pgb = PgBouncer(context, settings, credentials, self.db, self._pgbouncer)
         self.api = Api(context, settings, credentials)
@@ -141,6 +133,7 @@ class Stack:
         offset = time.monotonic() - self.began
         began = time.monotonic()
         state = self._state(service)
+        self._check_ours(state)
         did: Literal["started", "restarted", "running"] = "started"
         why = ""
         if state.running:
@@ -205,6 +198,19 @@ class Stack:
         except OSError:
             return 0.0
 
+    def _check_ours(self, state: ServiceState) -> None:
+        """:raises StackError: somebody else's container has the name."""
+        if state.foreign:
+            program = getattr(self.context.runtime, "program", "")
+            raise StackError(
+                f"the name {state.name} is taken",
+                why=f"{state.detail}: it was not touched",
+                fix=[
+                    f"look at it: {program} inspect {state.name}; unneeded: {program} rm --force {state.name}",
+                    "or give this stack other names: NV_ENV=mine inv dev.up",
+                ],
+            )
+
     def _why_restart(self, service: Service) -> str:
         """Why a running service can't stay as it is; empty when it can."""
         self._recover(service)
@@ -249,15 +255,15 @@ class Stack:
             threading.Thread(target=_import_clients, daemon=True).start()
         self.context.start_engine()
         logged = 0 if self.context.dry else self.context.log_size(service.name)
-        self._snapshot.pop(service.name, None)
+        was = self._snapshot.pop(service.name, None)
         try:
-            self.context.start(spec)
+            self.context.start(spec, defined=was is not None and was.defined)
         except UsageError:  # a template that can't be filled in
             with contextlib.suppress(StackError):
                 self._stop_engine_if_idle()
             raise
         except StackError as error:
-            raise self._failure(service, error.why, logged) from None
+            raise self._failure(service, error.why, logged, error.evidence) from None
         if self.context.dry:
             console.out(f"# wait until {service.name} answers (at most {self.settings.stack.start_timeout:g} s)")
             service.settle()
@@ -293,9 +299,10 @@ class Stack:
             wait_until_answers(service.accepts, seconds=self.settings.stack.start_timeout, failed=lambda: "")
             recovery.begin(self, changes=True)
 
-    def _failure(self, service: Service, reason: str, logged: int) -> StackError:
-        """What to say of a service that did not become ready; ``logged`` bytes of its log are older than the start."""
-        evidence = self.context.log_tail(service.name, 15, skip=logged)
+    def _failure(self, service: Service, reason: str, logged: int, refusal: Sequence[str] = ()) -> StackError:
+        """What to say of a service that did not become ready; ``logged`` bytes of its log are older than the start.
+        The engine's ``refusal`` to start it tells more than a log that others have written."""
+        evidence = list(refusal) or self.context.log_tail(service.name, 15, skip=logged)
         with contextlib.suppress(StackError):
             self._stop(service)
             self._stop_engine_if_idle()
@@ -303,7 +310,7 @@ class Stack:
         return StackError(
             f"{service.name} did not become ready",
             why=self.context.mask(reason),
-            evidence=[*lines, f"(log: {self.paths.log / service.name}.log)"],
+            evidence=lines if refusal else [*lines, f"(log: {self.paths.log / service.name}.log)"],
             fix=service.hint([*lines, reason]),
         )
 
@@ -354,7 +361,7 @@ class Stack:
         self._begin()
         service = self.service(label)
         state = self._state(service)
-        if state.status != "stopped" or self.context.dry:
+        if state.status != "stopped" or self.context.dry or (state.defined and not state.foreign):
             self._stop(service)
         self._stop_engine_if_idle()
         return state
@@ -364,12 +371,15 @@ class Stack:
         self._ended.add(service.name)
         if not self.context.dry:
             self.context.host.remove(self._applied(service).path)  # first: who looks meanwhile sees it is on purpose
-        self.context.stop(service.name)
+        # a native service learnt its signal at its start, and its program may be gone by now
+        signal = service.stop_signal if self.context.runtime.contained else "TERM"
+        self.context.stop(service.name, signal=signal, seconds=int(self.settings.stack.stop_timeout))
         if self.context.dry:
             return
 
         def stopped() -> None:
-            state = self.context.states(self.names)[service.name]
+            self._snapshot = self.context.states(self.names)
+            state = self._snapshot[service.name]
             # one that had failed for good keeps that state: it does not run, and is not tried again
             if state.status not in ("stopped", "failed"):
                 raise NotReady(f"it is {state.status}")
@@ -387,12 +397,19 @@ class Stack:
     def _stop_engine_if_idle(self) -> None:
         if self.context.dry:
             self.context.stop_engine()
-        elif self.context.engine_runs():
-            states = self.context.states(self.names)
-            if all(s.status == "stopped" or (s.status == "failed" and s.name in self._ended) for s in states.values()):
+        elif self.context.runtime.contained or self.context.engine_runs():
+            states = self._snapshot if self.context.runtime.contained else self.context.states(self.names)
+            if states and all(
+                s.status == "stopped" or (s.status == "failed" and s.name in self._ended) for s in states.values()
+            ):
                 self.context.stop_engine()
 
     # look
+
+    def crashes(self) -> dict[str, list[Crash]]:
+        """How services ended that were not told to, by name, at least since they were made ready."""
+        ready = (self.ready_since(service) for service in self.services)
+        return self.context.crashes(self.names, min((when for when in ready if when), default=time.time()))
 
     def status(self) -> list[ServiceStatus]:
         """Every service as it is now."""
@@ -561,5 +578,5 @@ def open_stack(c: Context, root: Path, environ: Mapping[str, str], *, looking: b
     host = Host(settings.stack.account)
     xdg = {name: value for name, value in environ.items() if name.startswith("XDG_")}
     paths = paths_of(settings, home=_home(), xdg=xdg, uid=host.uid)
-    runtime = Native(paths, settings.templates, sys.executable, host.account, host.is_root)
+    runtime = engines.make(engines.choose(settings, paths, environ), settings, paths, host)
     return Stack(ContainerContext(c, runtime, host, paths), settings, environ, looking=looking)

@@ -52,6 +52,7 @@ class Project:
         self.db_port, self.pgb_port, self.api_port = free_ports(3)
         self.env = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("INVOKE_", "NV_", "PG", "NINAIVALAIGAL_"))},
+            "INVOKE_STACK_RUNTIME": "native",
             "INVOKE_STACK_STATE_DIR": str(self.state_base),
             "INVOKE_STACK_CACHE_DIR": str(cache),
             "INVOKE_DB_PORT": str(self.db_port),

@@ -112,7 +112,7 @@ def test_a_service_stops_by_a_request_that_is_answered_at_once() -> None:
 
 
 def test_states_are_asked_of_all_services_at_once() -> None:
-    assert native().states() == (
+    assert native().states(["nv-db"]) == (
         CURL.replace("-m 30", "-m 3")
         + "'<methodCall><methodName>supervisor.getAllProcessInfo</methodName><params></params></methodCall>'"
         " http://supervisor/RPC2"
@@ -557,7 +557,7 @@ def test_a_real_supervisord_runs_a_service_brings_it_back_and_leaves_nothing(
     process.kill()
     again = wait_for(lambda: (s := engine.states(["nv-x"])["nv-x"]).running and s.pid not in (0, state.pid) and s)
     assert psutil.Process(again.pid).ppid() == supervisord.pid
-    (crash,) = engine.crashes()["nv-x"]
+    (crash,) = engine.crashes(["nv-x"], 0)["nv-x"]
     assert crash.how == "terminated by SIGKILL"
     assert began - 1 <= crash.when <= time.time()
 
@@ -565,7 +565,7 @@ def test_a_real_supervisord_runs_a_service_brings_it_back_and_leaves_nothing(
     engine.start(service(engine, "echo another; exec sleep 1001"))
     third = wait_for(lambda: (s := engine.states(["nv-x"])["nv-x"]).running and s.pid not in (0, again.pid) and s)
     assert not psutil.pid_exists(again.pid)
-    assert len(engine.crashes()["nv-x"]) == 1  # what it is told to do is no crash
+    assert len(engine.crashes(["nv-x"], 0)["nv-x"]) == 1  # what it is told to do is no crash
 
     engine.stop("nv-x")
     wait_for(lambda: engine.states(["nv-x"])["nv-x"].status == "stopped")

@@ -97,7 +97,7 @@ def _health(stack: Stack) -> Any:
 
 def _services(stack: Stack) -> list[dict[str, Any]]:
     states = stack.context.states(stack.names)
-    crashes, usage = stack.context.crashes(), stack.context.usage(states)
+    crashes, usage = stack.crashes(), stack.context.usage(states)
     return [
         {
             **asdict(states[service.name]),

@@ -56,7 +56,7 @@ def _examine(stack: Stack, states: Mapping[str, ServiceState]) -> list[ServiceHe
 
     def ask_engine(_: Findings) -> None:
         usage.update(stack.context.usage(states))
-        crashes.append(stack.context.crashes())
+        crashes.append(stack.crashes())
 
     plan = [("", ask_engine), *_plan(stack, states)]
     found = run_all([probe for _, probe in plan], stack.settings.health.timeout)

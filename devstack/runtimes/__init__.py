@@ -18,6 +18,27 @@ Status = Literal["running", "starting", "stopping", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
+class Inside:
+    """What a service needs where it runs in a container of its own."""
+
+    image: str
+    ports: Mapping[int, int] = field(default_factory=dict)
+    """The port on the host by the port inside."""
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    """The path inside by the volume's name."""
+    folders: Mapping[Path, str] = field(default_factory=dict)
+    """The path inside, read-only, by the folder on the host."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """What is written before the service starts, by the path inside; what is there already stays."""
+    setup: str = ""
+    """Lines of sh(1) between those files and the service. They may set ``$as``, a prefix of the service's command."""
+    memory_mb: int = 512
+    shm_mb: int = 64
+    network: bool = True
+    """Whether it is to reach the other services."""
+
+
+@dataclass(frozen=True)
 class ServiceSpec:
     """What a service is, in every runtime."""
 
@@ -36,6 +57,8 @@ class ServiceSpec:
     """Seconds in which a failed start is left to the engine's own next try."""
     watch: Sequence[Path] = ()
     """Folders whose source, when it changes, restarts the service."""
+    inside: Inside | None = None
+    """Set where it runs in a container; ``argv``, ``cwd`` and ``env`` are then those inside."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +73,16 @@ class ServiceState:
     exit_code: int | None = None
     detail: str = ""
     """Why it is not running, in the engine's words."""
+    paused: bool = False
+    """Whether the engine keeps all of it frozen."""
+    defined: bool = False
+    """Whether the engine has something of this name, running or not."""
+    foreign: str = ""
+    """Whose it is, if it is not this stack's."""
+    address: str = ""
+    """Its own address, where it has one; it may be another one at each start."""
+    id: str = ""
+    """The engine's own name for it, if it has one."""
 
     @property
     def running(self) -> bool:
@@ -103,6 +136,8 @@ class Runtime(Protocol):
     """The verbs of an engine."""
 
     name: str
+    contained: bool
+    """Whether each service has a file system and an address of its own."""
 
     def engine_start(self) -> Sequence[Step]:
         """Bring up what services run under."""
@@ -113,10 +148,10 @@ class Runtime(Protocol):
     def engine_pid(self) -> Path | None:
         """A file that exists as long as the engine does, if there is one."""
 
-    def run(self, spec: ServiceSpec) -> Sequence[Step]:
-        """Define a service that does not run and start it."""
+    def run(self, spec: ServiceSpec, *, defined: bool = False) -> Sequence[Step]:
+        """Define a service that does not run and start it; ``defined`` if the engine has an old one of this name."""
 
-    def stop(self, name: str) -> Sequence[Step]:
+    def stop(self, name: str, *, signal: str = "TERM", seconds: int = 10) -> Sequence[Step]:
         """Tell a service to stop; :meth:`states` shows when it has."""
 
     def check_run(self, answer: str) -> None:
@@ -131,14 +166,14 @@ class Runtime(Protocol):
         :raises EngineError: the engine refused.
         """
 
-    def states(self) -> Command:
-        """Ask for all services."""
+    def states(self, names: Sequence[str]) -> Command:
+        """Ask for services."""
 
     def parse_states(self, answer: str, names: Sequence[str]) -> dict[str, ServiceState]:
         """Read what :meth:`states` printed; services that the engine does not know are stopped."""
 
-    def crashes(self) -> Command:
-        """Ask which services ended that were not told to."""
+    def crashes(self, names: Sequence[str], since: float) -> Command:
+        """Ask which services ended that were not told to, after a time in seconds since the epoch."""
 
     def parse_crashes(self, answer: str) -> dict[str, list[Crash]]:
         """Read what :meth:`crashes` printed: by service, the last one last."""
@@ -146,8 +181,8 @@ class Runtime(Protocol):
     def unstick(self) -> str:
         """What a person does about an engine that runs and does not answer."""
 
-    def exec(self, name: str, argv: Sequence[str], env: Mapping[str, str]) -> Command:
-        """A command in the surroundings of a service."""
+    def exec(self, name: str, argv: Sequence[str], env: Mapping[str, str], *, user: str = "") -> Command:
+        """A command in the surroundings of a service, under another account of its own system if need be."""
 
     def as_account(self, command: Command) -> Command:
         """A command under the account that the services with ``own_account`` run as."""

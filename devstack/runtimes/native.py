@@ -14,6 +14,7 @@ from typing import Any
 
 from devstack.paths import Paths
 from devstack.runtimes import Crash, EngineError, File, ServiceSpec, ServiceState, Status, Step
+from devstack.runtimes.launcher import launcher
 from devstack.shell import Command, Request, argv, chain, post, sh
 from devstack.templates import render
 
@@ -56,6 +57,7 @@ class Native:
     """The dialect of Supervisor."""
 
     name = "native"
+    contained = False
 
     def __init__(self, paths: Paths, templates: Path, python: str, account: str, is_root: bool) -> None:
         self.paths = paths
@@ -101,7 +103,7 @@ class Native:
 
     # services
 
-    def run(self, spec: ServiceSpec) -> Sequence[Step]:
+    def run(self, spec: ServiceSpec, *, defined: bool = False) -> Sequence[Step]:
         programs = [spec, self._reloader(spec)] if spec.watch else [spec]
         conf = "\n".join(self._program(program) for program in programs)
         if spec.watch:
@@ -141,16 +143,9 @@ class Native:
         return ServiceSpec(name=name, argv=[*words, *map(str, spec.watch)], cwd=self.paths.state, env=env)
 
     def launch_script(self, spec: ServiceSpec) -> str:
-        """A script that becomes the service: it carries the variables, so that no secret is on a command line."""
-        lines = ["# Rendered by nv-devstack at every start."]
-        if spec.unset:
-            lines.append(f"unset {argv(spec.unset)}")
-        env = {**spec.env, "NV_STACK": str(self.paths.state), "NV_SERVICE": spec.name}
-        lines += [f"export {key}={argv([value])}" for key, value in sorted(env.items())]
-        lines += [sh("cd $cwd || exit 1", cwd=spec.cwd), f"exec {argv(spec.argv)}"]
-        return "\n".join(lines) + "\n"
+        return launcher(spec, {"NV_STACK": str(self.paths.state), "NV_SERVICE": spec.name})
 
-    def stop(self, name: str) -> Sequence[Step]:
+    def stop(self, name: str, *, signal: str = "TERM", seconds: int = 10) -> Sequence[Step]:
         return [post(self.socket, URL, _request("supervisor.stopProcessGroup", name, wait=False))]
 
     def check_run(self, answer: str) -> None:
@@ -167,7 +162,7 @@ class Native:
             if _fault(str(error)) not in BENIGN_FAULTS["stop"]:
                 raise
 
-    def states(self) -> Request:
+    def states(self, names: Sequence[str]) -> Request:
         return post(self.socket, URL, _request("supervisor.getAllProcessInfo"), timeout=ANSWER_SECONDS)
 
     def parse_states(self, answer: str, names: Sequence[str]) -> dict[str, ServiceState]:
@@ -175,7 +170,7 @@ class Native:
         known = {info["name"]: info for info in infos}
         return {name: _state(name, known.get(name)) for name in names}
 
-    def crashes(self) -> Request:
+    def crashes(self, names: Sequence[str], since: float) -> Request:
         return post(self.socket, URL, _request("supervisor.readLog", -LOG_BYTES, 0), timeout=ANSWER_SECONDS)
 
     def parse_crashes(self, answer: str) -> dict[str, list[Crash]]:
@@ -188,7 +183,7 @@ class Native:
     def unstick(self) -> str:
         return f'let it go on: kill -CONT "$(cat {argv([self.paths.run / "supervisord.pid"])})"'
 
-    def exec(self, name: str, argv_: Sequence[str], env: Mapping[str, str]) -> Command:
+    def exec(self, name: str, argv_: Sequence[str], env: Mapping[str, str], *, user: str = "") -> Command:
         # not through env(1), which takes a program's path with = in it for another variable
         return Command(" ".join([*(f"{key}={argv([value])}" for key, value in env.items()), argv(argv_)]))
 

@@ -38,6 +38,10 @@ class Service(Protocol):
     def address(self) -> str:
         """What a person opens or connects to."""
 
+    @property
+    def stop_signal(self) -> str:
+        """What it is told to end by, without SIG."""
+
     def fingerprint(self) -> str:
         """Changes when a running service must be restarted to be as the settings say."""
 

@@ -27,6 +27,7 @@ class Api:
     """The application service."""
 
     label = "api"
+    stop_signal = "TERM"
 
     def __init__(self, context: ContainerContext, settings: Settings, credentials: Credentials) -> None:
         self.context = context
@@ -59,23 +60,42 @@ class Api:
     # the service
 
     def urls(self, *, direct: bool = False) -> dict[str, str]:
-        """What the values of ``api.env`` may use; with ``direct``, all of them lead past PgBouncer."""
-        db, scheme = self.settings.db, self.settings.api.url_scheme
-        host, password = reachable_address(self.settings.stack.bind), self.credentials.db_password
-        port = db.port if direct else self.settings.pgb.port
+        """What commands on this machine reach the database by; with ``direct``, all of it leads past PgBouncer."""
+        reach = reachable_address(self.settings.stack.bind)
+        return self._urls((reach, self.settings.db.port), None if direct else (reach, self.settings.pgb.port))
+
+    def _urls(self, db: tuple[str, int], pooler: tuple[str, int] | None) -> dict[str, str]:
+        scheme, password, settings = self.settings.api.url_scheme, self.credentials.db_password, self.settings.db
+        host, port = pooler or db
         return {
-            "database_url": database_url(scheme, db.user, password, host, port, db.name),
-            "direct_url": database_url(scheme, db.user, password, host, db.port, db.name),
+            "database_url": database_url(scheme, settings.user, password, host, port, settings.name),
+            "direct_url": database_url(scheme, settings.user, password, *db, settings.name),
             "db_host": host,
             "db_port": str(port),
-            "db_user": db.user,
+            "db_user": settings.user,
             "db_password": password,
-            "db_name": db.name,
+            "db_name": settings.name,
         }
+
+    def peer_urls(self, *, direct: bool = False) -> dict[str, str]:
+        """The same for the application itself: what the values of ``api.env`` may use."""
+        return self.urls(direct=direct)
+
+    def places(self) -> dict[str, str]:
+        """Where the application and its interpreter look for modules and programs."""
+        return {
+            "PYTHONPATH": os.pathsep.join([str(self.folder), str(self.folder.parent)]),
+            "PATH": os.pathsep.join([str(Path(self.python).parent), *os.get_exec_path()]),
+        }
+
+    @property
+    def listens(self) -> tuple[str, int]:
+        """What uvicorn itself binds to."""
+        return self.settings.stack.bind, self.port
 
     def environment(self, *, direct: bool = False) -> dict[str, str]:
         """The application's variables: those of ``.env``, the specification's, and ``api.env``, which wins."""
-        api, urls = self.settings.api, self.urls(direct=direct)
+        api, urls = self.settings.api, self.peer_urls(direct=direct)
         env = {
             **self.settings.dotenv,
             URL_VARIABLE: urls["database_url"],
@@ -84,9 +104,8 @@ class Api:
             "MEMORY_PROVIDER": api.memory_provider,
             "NINAIVALAIGAL_DEBUG": str(int(api.debug)),
             "LOG_LEVEL": api.log_level,
-            "PYTHONPATH": os.pathsep.join([str(self.folder), str(self.folder.parent)]),
             "PYTHONUNBUFFERED": "1",
-            "PATH": os.pathsep.join([str(Path(self.python).parent), *os.get_exec_path()]),
+            **self.places(),
         }
         for key, value in api.env.items():
             try:
@@ -101,16 +120,16 @@ class Api:
         return env
 
     def spec(self) -> ServiceSpec:
-        api = self.settings.api
+        api, (address, port) = self.settings.api, self.listens
         words = [
             self.python,
             "-m",
             "uvicorn",
             api.app,
             "--host",
-            self.settings.stack.bind,
+            address,
             "--port",
-            str(api.port),
+            str(port),
         ]
         words += ["--log-level", api.log_level.lower(), "--timeout-graceful-shutdown", "5"]
         if api.app.endswith("()"):
@@ -141,17 +160,21 @@ class Api:
 
     def check(self) -> None:
         """:raises UsageError: its folder or its interpreter is not there."""
-        if not self.folder.is_dir():
-            raise UsageError(
-                f"the application's folder {self.folder} does not exist",
-                why=f"api.dir is {self.settings.api.dir!r}, from {self.settings.origin('api.dir')}",
-                fix="set api.dir to the folder that `uvicorn` is to run in",
-            )
+        self.check_folder()
         if not os.access(self.python, os.X_OK):
             raise UsageError(
                 f"the application's interpreter {self.python} can't be run",
                 why=f"api.python is {self.settings.api.python!r}, from {self.settings.origin('api.python')}",
                 fix="set api.python to the python of its virtual environment, or leave it empty for the stack's own",
+            )
+
+    def check_folder(self) -> None:
+        """:raises UsageError: its folder is not there."""
+        if not self.folder.is_dir():
+            raise UsageError(
+                f"the application's folder {self.folder} does not exist",
+                why=f"api.dir is {self.settings.api.dir!r}, from {self.settings.origin('api.dir')}",
+                fix="set api.dir to the folder that `uvicorn` is to run in",
             )
 
     # asking it

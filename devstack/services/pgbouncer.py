@@ -67,19 +67,37 @@ class PgBouncer:
     def userlist(self) -> Path:
         return self.context.paths.config / "userlist.txt"
 
+    @property
+    def folder(self) -> Path:
+        """Where PgBouncer itself finds both files."""
+        return self.context.paths.config
+
+    @property
+    def listens(self) -> tuple[str, int]:
+        """What PgBouncer itself binds to."""
+        return self.settings.stack.bind, self.port
+
+    @property
+    def peer(self) -> tuple[str, int]:
+        """What the application reaches it by."""
+        return reachable_address(self.settings.stack.bind), self.port
+
     # the service
 
+    @property
+    def stop_signal(self) -> str:
+        """From 1.23 on SIGTERM waits for clients to leave: https://www.pgbouncer.org/usage.html#signals"""
+        return "QUIT" if _version(self.programs.version) >= (1, 23) else "TERM"
+
     def spec(self) -> ServiceSpec:
-        # from 1.23 on SIGTERM waits for clients to leave: https://www.pgbouncer.org/usage.html#signals
-        at_once = "QUIT" if _version(self.programs.version) >= (1, 23) else "TERM"
         return ServiceSpec(
             name=self.name,
-            argv=[self.programs.path("pgbouncer"), str(self.ini)],
+            argv=[self.programs.path("pgbouncer"), str(self.folder / self.ini.name)],
             cwd=self.context.paths.state,
             env={**self.programs.env, "TZ": "UTC"},  # its log has the local time, whose zone's name says too little
             unset=LIBPQ_VARIABLES,
             own_account=True,
-            stop_signal=at_once,
+            stop_signal=self.stop_signal,
             stop_seconds=10,
         )
 
@@ -88,16 +106,16 @@ class PgBouncer:
 
     def render_ini(self) -> str:
         """pgbouncer.ini (https://www.pgbouncer.org/config.html)."""
-        s = self.settings
+        s, (host, port), (address, own_port) = self.settings, self.database.peer, self.listens
         return render(
             s.templates / "pgbouncer.ini",
             alias=_name(s.db.name),
-            db_host=reachable_address(s.stack.bind),
-            db_port=s.db.port,
+            db_host=host,
+            db_port=port,
             db_name=_value(s.db.name),
-            listen_addr=s.stack.bind,
-            listen_port=s.pgb.port,
-            auth_file=self.userlist,
+            listen_addr=address,
+            listen_port=own_port,
+            auth_file=self.folder / self.userlist.name,
             admin=ADMIN,
             pool_mode=s.pgb.pool_mode,
             max_client_conn=s.pgb.max_client_conn,
@@ -134,13 +152,13 @@ class PgBouncer:
     def _check(self, ini: str) -> None:
         """Let PgBouncer itself read the configuration. It has no mode for this, but with nowhere to listen it reads
         everything, says so and ends."""
-        file = self.ini.with_name("pgbouncer-check.ini")
-        self.context.write_file(file, f"{ini}\n[pgbouncer]\nlisten_addr =\nunix_socket_dir =\n", account=True)
+        file = self.folder / "pgbouncer-check.ini"
+        self._put(file, f"{ini}\n[pgbouncer]\nlisten_addr =\nunix_socket_dir =\n")
         if self.context.dry:
             return
         command = self.context.exec(self.name, [self.programs.path("pgbouncer"), str(file)], self.programs.env)
         result = self.context.read(self.context.runtime.as_account(command))
-        self.context.host.remove(file)
+        self._take_away(file)
         lines = [
             line for line in (result.stdout + result.stderr).splitlines() if " ERROR " in line or " FATAL " in line
         ]
@@ -152,6 +170,12 @@ class PgBouncer:
                 evidence=complaints or (result.stdout + result.stderr).splitlines()[-5:],
                 fix="correct the section pgb in invoke.yaml, or templates/pgbouncer.ini; nothing was changed",
             )
+
+    def _put(self, file: Path, content: str) -> None:
+        self.context.write_file(file, content, account=True)
+
+    def _take_away(self, file: Path) -> None:
+        self.context.host.remove(file)
 
     # asking it
 
@@ -265,8 +289,8 @@ class PgBouncer:
         loaded = {str(row["key"]): str(row["value"]) for row in config}
         wanted = _parameters(self.render_ini())
         found = [Difference(k, loaded[k], v) for k, v in wanted.items() if k in loaded and loaded[k] != v]
-        alias, db = _name(self.settings.db.name), self.settings.db
-        target = {"host": reachable_address(self.settings.stack.bind), "port": str(db.port), "database": db.name}
+        alias, (host, port) = _name(self.settings.db.name), self.database.peer
+        target = {"host": host, "port": str(port), "database": self.settings.db.name}
         for row in databases or []:
             if row["name"] == alias:
                 found += [Difference(f"{k} of {alias}", str(row[k]), v) for k, v in target.items() if str(row[k]) != v]
@@ -302,6 +326,8 @@ class PgBouncer:
         text = "\n".join(evidence)
         if "password authentication failed" in text or "SASL" in text or "wrong password" in text:
             return "inv pgb.stop; inv pgb.start renders userlist.txt from the role's verifier again"
+        if "DNS lookup failed" in text:
+            return "containers do not find each other by name: podman needs the package aardvark-dns; then inv dev.up"
         return f"look at the whole log: inv {self.label}.logs"
 
 

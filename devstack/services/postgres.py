@@ -38,6 +38,8 @@ class Postgres:
     """The database service."""
 
     label = "db"
+    stop_signal = "INT"
+    """Fast shutdown: https://www.postgresql.org/docs/current/server-shutdown.html"""
 
     def __init__(
         self,
@@ -80,20 +82,35 @@ class Postgres:
         return self.context.paths.run / "db"
 
     @property
+    def rules(self) -> Path:
+        """The folder of pg_hba.conf and pg_ident.conf."""
+        return self.context.paths.config
+
+    @property
     def passfile(self) -> Path:
         return self.context.paths.config / "pgpass"
+
+    @property
+    def listens(self) -> tuple[str, int]:
+        """What the server itself binds to."""
+        return self.settings.stack.bind, self.port
+
+    @property
+    def peer(self) -> tuple[str, int]:
+        """What the other services reach it by."""
+        return reachable_address(self.settings.stack.bind), self.port
 
     # the service
 
     def spec(self) -> ServiceSpec:
-        db = self.settings.db
+        db, (address, port) = self.settings.db, self.listens
         parameters: dict[str, Any] = {
-            "port": db.port,
-            "listen_addresses": self.settings.stack.bind,
+            "port": port,
+            "listen_addresses": address,
             "unix_socket_directories": self.sockets,
             "unix_socket_permissions": "0700",
-            "hba_file": self.context.paths.config / "pg_hba.conf",
-            "ident_file": self.context.paths.config / "pg_ident.conf",
+            "hba_file": self.rules / "pg_hba.conf",
+            "ident_file": self.rules / "pg_ident.conf",
             "max_connections": db.max_connections,
             "log_line_prefix": "%m [%p] ",
             "log_timezone": "UTC",
@@ -111,7 +128,7 @@ class Postgres:
             env=self.programs.env,
             unset=LIBPQ_VARIABLES,
             own_account=True,
-            stop_signal="INT",  # fast shutdown: https://www.postgresql.org/docs/current/server-shutdown.html
+            stop_signal=self.stop_signal,
             stop_seconds=int(self.settings.stack.stop_timeout),
             grace=5.0,  # after a crash the old server's lock file and memory may be there for a moment
         )
@@ -162,9 +179,12 @@ class Postgres:
         return render(self.settings.templates / template, **values)
 
     def _ident(self) -> str:
-        names = {self.context.host.user, self.context.host.account} - {""}
-        lines = "\n".join(f"nv  {_ident_quote(name)}  {SUPERUSER}" for name in sorted(names))
+        lines = "\n".join(f"nv  {_ident_quote(name)}  {SUPERUSER}" for name in sorted(self._idents()))
         return self._render("pg_ident.conf", lines=lines)
+
+    def _idents(self) -> set[str]:
+        """The system's accounts that may come in as the superuser."""
+        return {self.context.host.user, self.context.host.account} - {""}
 
     def _initialise(self) -> None:
         """Make the cluster aside and rename it: a data folder with its final name is whole."""
@@ -172,27 +192,23 @@ class Postgres:
         if not self.context.dry:
             self.context.host.remove(aside)
         self.context.make_dir(aside, 0o700, account=True)
-        options = [
-            "-D",
-            str(aside),
-            "-U",
-            SUPERUSER,
-            "--auth=scram-sha-256",
-            "--auth-local=peer",
-            "--encoding=UTF8",
-        ]
+        initdb = self.context.exec(
+            self.name, [self.programs.path("initdb"), "-D", str(aside), *self.initdb_options()], self.programs.env
+        )
+        move = sh("mv $aside $data", aside=aside, data=self.data)
+        self.context.run(self.context.runtime.as_account(initdb), "initialise the database's data folder")
+        self.context.run(move, "put the database's data folder in its place")
+        self._fresh = True
+
+    def initdb_options(self) -> list[str]:
+        """https://www.postgresql.org/docs/current/app-initdb.html"""
+        options = ["-U", SUPERUSER, "--auth=scram-sha-256", "--auth-local=peer", "--encoding=UTF8"]
         if self.programs.major >= 17:
             # the same order of texts and the same upper case on every system
             options += ["--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         else:
             options += ["--locale=C.UTF-8"]
-        if self.programs.major < 18:
-            options += ["--data-checksums"]
-        initdb = self.context.exec(self.name, [self.programs.path("initdb"), *options], self.programs.env)
-        move = sh("mv $aside $data", aside=aside, data=self.data)
-        self.context.run(self.context.runtime.as_account(initdb), "initialise the database's data folder")
-        self.context.run(move, "put the database's data folder in its place")
-        self._fresh = True
+        return options if self.programs.major >= 18 else [*options, "--data-checksums"]
 
     def _check_major(self) -> None:
         content = self.context.host.read_file(self.data / "PG_VERSION") or b""
@@ -351,7 +367,7 @@ class Postgres:
         return {
             **self.programs.env,
             "PGHOST": str(self.sockets),
-            "PGPORT": str(self.port),
+            "PGPORT": str(self.listens[1]),
             "PGUSER": SUPERUSER,
             "PGDATABASE": database,
         }
@@ -366,18 +382,27 @@ class Postgres:
 
     def as_owner(self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None) -> Command:
         """The same as the application's role, by password file."""
-        host, user = reachable_address(self.settings.stack.bind), self.settings.db.user
-        values = {"host": host, "port": self.port, "name": "*", "user": user, "password": self.credentials.db_password}
-        self.context.write_file(self.passfile, pgpass_line(values))
+        (host, port), user = self.own_address, self.settings.db.user
+        values = {"host": host, "port": port, "name": "*", "user": user, "password": self.credentials.db_password}
+        self.write_passfile(pgpass_line(values))
         variables = {
             **self.programs.env,
             "PGHOST": host,
-            "PGPORT": str(self.port),
+            "PGPORT": str(port),
             "PGUSER": user,
             "PGDATABASE": database,
             "PGPASSFILE": str(self.passfile),
         }
         return self._program(words, {**variables, **(env or {})})
+
+    @property
+    def own_address(self) -> tuple[str, int]:
+        """What programs beside the server reach it by, where a password is asked for."""
+        return self.peer
+
+    def write_passfile(self, content: str) -> None:
+        """Put the password file where those programs read it."""
+        self.context.write_file(self.passfile, content)
 
     def _program(self, words: Sequence[str], env: Mapping[str, str]) -> Command:
         return self.context.exec(self.name, [self.programs.path(words[0]), *words[1:]], env)

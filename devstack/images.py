@@ -1,0 +1,116 @@
+"""The images that are built here: what goes into a build, and a name that changes whenever that does."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from devstack.errors import UsageError
+from devstack.settings import Settings
+
+CONTAINERFILE = "Containerfile"
+SERVER = "uvicorn"
+PACKAGE = re.compile(r"[A-Za-z0-9][\w.-]*")
+LOCAL = re.compile(r"(-e|--editable)\b|\.{0,2}/|\.(\[|$)")
+"""A line of requirements.txt that is no package from elsewhere: the source is there anyway."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """A build's folder and arguments."""
+
+    name: str
+    files: Mapping[str, str]
+    arguments: Mapping[str, str]
+
+    @property
+    def tag(self) -> str:
+        """The image's name, with a digest of all that it is built from: one that is there needs no build."""
+        digest = hashlib.sha256(repr((sorted(self.files.items()), sorted(self.arguments.items()))).encode())
+        return f"{self.name}:{digest.hexdigest()[:12]}"
+
+
+def pgbouncer(settings: Settings) -> Build:
+    """nv-pgbouncer's image."""
+    base = settings.pgb.base_image
+    return Build("localhost/nv-pgbouncer", {CONTAINERFILE: _containerfile(settings, "pgbouncer")}, {"BASE": base})
+
+
+def api(settings: Settings, folder: Path) -> Build:
+    """nv-api's image: the packages that the application in ``folder`` asks for.
+
+    :raises UsageError: it says nowhere which, or ``stack.ca_bundle`` can't be read.
+    """
+    files = {
+        CONTAINERFILE: _containerfile(settings, "api"),
+        "requirements.txt": "\n".join(requirements(folder)) + "\n",
+        "ca-bundle.crt": _bundle(settings),
+    }
+    return Build("localhost/nv-api", files, {"BASE": settings.api.base_image})
+
+
+def _containerfile(settings: Settings, name: str) -> str:
+    return (settings.templates / "containers" / f"{name}.Containerfile").read_text(encoding="utf-8")
+
+
+def _bundle(settings: Settings) -> str:
+    if not settings.stack.ca_bundle:
+        return ""
+    path = settings.root / Path(settings.stack.ca_bundle).expanduser()
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UsageError(
+            f"the certificates in {path} can't be read",
+            why=f"{error.strerror}; stack.ca_bundle names it, from {settings.origin('stack.ca_bundle')}",
+            fix="name a file of certificates (PEM), or leave stack.ca_bundle empty",
+        ) from None
+
+
+def requirements(folder: Path) -> list[str]:
+    """The packages that an application asks for, in its folder or the one above, and the server that runs it.
+
+    :raises UsageError: neither folder has a requirements.txt, or a pyproject.toml with dependencies.
+    """
+    for place in (folder, folder.parent):
+        for name, read in (("requirements.txt", _from_text), ("pyproject.toml", _from_project)):
+            file = place / name
+            if file.is_file() and (found := list(read(file))):
+                names = {match[0].lower() for line in found if (match := PACKAGE.match(line))}
+                return found if SERVER in names else [*found, SERVER]
+    raise UsageError(
+        f"nobody says which packages the application in {folder} needs",
+        why="neither it nor the folder above has a requirements.txt, or a pyproject.toml with dependencies",
+        fix="write one; or set api.image to an image that has them, and uvicorn",
+    )
+
+
+def _from_text(file: Path) -> Iterator[str]:
+    """https://pip.pypa.io/en/stable/reference/requirements-file-format/"""
+    for line in file.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+        text = re.sub(r"(^|\s)#.*", "", line).strip()
+        if included := re.match(r"(?:-r|--requirement)[ =]*(\S+)", text):
+            other = file.parent / included[1]
+            if not other.is_file():
+                raise UsageError(f"{file} names {included[1]}, which is not there", fix=f"correct {file}")
+            yield from _from_text(other)
+        elif text and not LOCAL.match(text):
+            yield text
+
+
+def _from_project(file: Path) -> Iterator[str]:
+    """https://packaging.python.org/en/latest/specifications/pyproject-toml/#dependencies-optional-dependencies"""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{file} can't be read", why=str(error), fix="mend the file") from None
+    yield from content.get("project", {}).get("dependencies", [])

@@ -1,0 +1,172 @@
+"""Apple's ``container`` (https://github.com/apple/container, docs/command-reference.md): each container is a small
+virtual machine with an address of its own.
+
+Not docker's command line: no restart policy, no events, no names between containers, options only as words of their own
+or joined by ``=``. Read from its release 1.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from devstack.runtimes import Crash, ServiceSpec, ServiceState, Status, Usage
+from devstack.runtimes.containers import BOOT, Containers, loads, seconds_of
+from devstack.shell import Command, sh
+
+LEAST_MB = 200
+"""A virtual machine has no less memory."""
+
+STATUS: dict[str, Status] = {"running": "running", "stopping": "stopping", "stopped": "stopped", "unknown": "failed"}
+
+FOLLOW = """\
+tail=$tail last=
+while :; do
+    now=$$($program inspect $name 2>/dev/null | grep startedDate)
+    if [ -n "$$now" ] && [ "$$now" != "$$last" ]; then
+        last=$$now
+        $program logs -f -n $$tail $name 2>&1
+        tail=100000
+    fi
+    sleep 0.5
+done"""
+
+
+class Apple(Containers):
+    """The dialect of Apple's container."""
+
+    name = "apple"
+    program = "container"
+    named = False
+
+    def unstick(self) -> str:
+        return "container system start"
+
+    # services
+
+    def create(self, spec: ServiceSpec, env: Path) -> Command:
+        assert spec.inside
+        return self.sh(
+            "run --detach --name $name --shm-size $shm $common --env-file $env $published"
+            " --entrypoint /bin/sh $image -c $boot",
+            name=spec.name,
+            shm=f"{spec.inside.shm_mb}M",
+            common=self._common(spec),
+            env=env,
+            published=self.published(spec),
+            image=spec.inside.image,
+            boot=BOOT,
+        )
+
+    def once(self, spec: ServiceSpec) -> Command:
+        assert spec.inside
+        return self.sh(
+            "run --rm --interactive $common $env --workdir $cwd --entrypoint $program_ $image $arguments",
+            common=self._common(spec),
+            env=[f"--env={key}={value}" for key, value in spec.env.items()],
+            cwd=spec.cwd,
+            program_=spec.argv[0],
+            image=spec.inside.image,
+            arguments=list(spec.argv[1:]),
+        )
+
+    def _common(self, spec: ServiceSpec) -> list[str]:
+        assert spec.inside
+        memory = max(LEAST_MB, spec.inside.memory_mb)
+        return [f"--label={self.label}", f"--memory={memory}M", *self.mounted(spec)]
+
+    def halt(self, name: str, signal: str, seconds: int) -> Command:
+        return self.sh(
+            "stop --signal $signal --time $seconds $name >/dev/null",
+            signal=f"SIG{signal}",
+            seconds=seconds,
+            name=name,
+        )
+
+    def remove(self, name: str) -> Command:
+        return self.sh("delete --force $name >/dev/null", name=name)
+
+    def resume(self, name: str) -> Command | None:
+        return None
+
+    def states(self, names: Sequence[str]) -> Command:
+        return self.sh("list --all --format json")
+
+    def state_of(self, found: dict[str, Any]) -> ServiceState:
+        state, configuration = found.get("status") or {}, found.get("configuration") or {}
+        status = STATUS.get(state.get("state", ""), "failed")
+        networks = state.get("networks") or [{}]
+        return ServiceState(
+            name=str(found.get("id") or configuration.get("id", "")),
+            status=status,
+            started=seconds_of(str(state.get("startedDate", ""))) if status == "running" else 0.0,
+            # what a command of ours stops is removed, and the engine knows no exit code
+            detail="" if status in ("running", "stopping") else "it ended",
+            defined=True,
+            foreign=self.whose(configuration.get("labels")),
+            address=str(networks[0].get("ipv4Address", "")).partition("/")[0],
+        )
+
+    def crashes(self, names: Sequence[str], since: float) -> Command:
+        """Nothing to ask: it starts nothing again by itself."""
+        return sh("true")
+
+    def parse_crashes(self, answer: str) -> dict[str, list[Crash]]:
+        return {}
+
+    def usage(self, name: str) -> Command:
+        return self.sh("stats --no-stream --format json $name", name=name)
+
+    def parse_usage(self, answer: str) -> Usage | None:
+        for found in loads(answer or "[]"):
+            memory, cpu = int(found.get("memoryUsageBytes") or 0), int(found.get("cpuUsageUsec") or 0)
+            return Usage(memory, cpu / 1e6, int(found.get("numProcesses") or 0))
+        return None
+
+    # logs
+
+    def log_command(self, name: str, tail: int) -> Command:
+        return self.sh("logs -n $tail $name", tail=tail, name=name)
+
+    def follow_script(self, name: str, tail: int) -> str:
+        return sh(FOLLOW, tail=tail, program=self.program, name=name)
+
+    # images and volumes
+
+    def image(self, image: str) -> Command:
+        return self.sh("image inspect $image", image=image)
+
+    def image_id(self, answer: str) -> str:
+        (found, *_) = loads(answer) or [{}]
+        configuration = found.get("configuration") or {}
+        return str((configuration.get("descriptor") or {}).get("digest", "") or found.get("id", ""))
+
+    def pull(self, image: str) -> Command:
+        return self.sh("image pull $image", image=image)
+
+    def build(self, tag: str, file: Path, context: Path, arguments: Mapping[str, str]) -> Command:
+        return self.sh(
+            "build --progress plain --tag $tag --label $label $arguments --file $file $context",
+            tag=tag,
+            label="nv-devstack.image=1",
+            arguments=[f"--build-arg={key}={value}" for key, value in arguments.items()],
+            file=file,
+            context=context,
+        )
+
+    def save(self, images: Sequence[str], file: Path) -> Command:
+        return self.sh("image save --output $file $images", file=file, images=images)
+
+    def load(self, file: Path) -> Command:
+        return self.sh("image load --input $file", file=file)
+
+    def volume(self, name: str) -> Command:
+        return self.sh("volume inspect $name", name=name)
+
+    def volume_labels(self, answer: str) -> Mapping[str, str]:
+        (found, *_) = loads(answer) or [{}]
+        return (found.get("configuration") or {}).get("labels") or {}
+
+    def volume_remove(self, name: str) -> Command:
+        return self.sh("volume delete $name >/dev/null", name=name)

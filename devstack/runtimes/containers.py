@@ -1,0 +1,288 @@
+"""What the container engines have in common: each service is a container, made anew at each start.
+
+The engine is told nothing secret on a command line: the script that becomes the service, with its variables and files,
+travels in one variable of an env file that only its owner can read.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from devstack.paths import Paths
+from devstack.runtimes import Crash, EngineError, File, ServiceSpec, ServiceState, Status, Step, Usage
+from devstack.runtimes.launcher import launcher
+from devstack.shell import Command, sh
+
+LABEL = "nv-devstack.stack"
+"""On all that is ours: the state folder of the stack that it belongs to."""
+
+BOOT = 'eval "$(printf %s "$NV_START" | base64 -d)"'
+"""What a container's shell is given: the variable holds the rest."""
+
+BASE = "BASE"
+"""The build argument that names an image."""
+
+
+class Containers(ABC):
+    """A dialect of docker's command line; what the engines do not share is left to them."""
+
+    name: str
+    contained = True
+    program: str
+    """The engine's command."""
+    named: bool
+    """Whether containers find each other by name."""
+
+    def __init__(self, paths: Paths, *, network: str, bind: str) -> None:
+        self.paths = paths
+        self.network = network
+        self.bind = bind
+
+    @property
+    def label(self) -> str:
+        return f"{LABEL}={self.paths.state}"
+
+    def sh(self, template: str, /, **values: Any) -> Command:
+        """A command of the engine, whose name the template leaves out."""
+        return sh(f"{self.program} {template}", **values)
+
+    # the engine: it runs, or the user starts it
+
+    def engine_start(self) -> Sequence[Step]:
+        return []
+
+    def engine_stop(self) -> Sequence[Step]:
+        return []
+
+    def engine_pid(self) -> Path | None:
+        return None
+
+    def unstick(self) -> str:
+        return f"{self.program} does not answer: restart it"
+
+    # services
+
+    def env_file(self, name: str) -> Path:
+        return self.paths.config / "containers" / f"{name}.env"
+
+    def env_lines(self, spec: ServiceSpec) -> str:
+        """https://docs.docker.com/reference/cli/docker/container/run/#env: a value is the rest of its line, as it is.
+        So nothing but letters and digits is given that way."""
+        script = launcher(spec, {"NV_STACK": str(self.paths.state), "NV_SERVICE": spec.name})
+        encoded = base64.b64encode(f"unset NV_START\n{script}".encode()).decode()
+        return f"NV_START={encoded}\n"
+
+    def run(self, spec: ServiceSpec, *, defined: bool = False) -> Sequence[Step]:
+        env = File(self.env_file(spec.name), self.env_lines(spec))
+        removed = [self.remove(spec.name)] if defined else []
+        return [env, *removed, self.create(spec, env.path)]
+
+    @abstractmethod
+    def create(self, spec: ServiceSpec, env: Path) -> Command:
+        """Make a service's container and start it."""
+
+    @abstractmethod
+    def once(self, spec: ServiceSpec) -> Command:
+        """A container for one command, which reads our input, and goes with its end. Its variables are not secret."""
+
+    def published(self, spec: ServiceSpec) -> list[str]:
+        """Ports on the host's side, always with an address: without one they would be open to the network."""
+        assert spec.inside
+        host = f"[{self.bind}]" if ":" in self.bind else self.bind
+        return [f"--publish={host}:{port}:{inside}" for inside, port in spec.inside.ports.items()]
+
+    def mounted(self, spec: ServiceSpec) -> list[str]:
+        assert spec.inside
+        volumes = [f"--volume={name}:{path}" for name, path in spec.inside.volumes.items()]
+        folders = [f"--volume={folder}:{path}:ro" for folder, path in spec.inside.folders.items()]
+        return [*volumes, *folders]
+
+    def stop(self, name: str, *, signal: str = "TERM", seconds: int = 10) -> Sequence[Step]:
+        """Its log is kept: with the container, the engine would throw it away."""
+        log = self.log_kept(name)
+        keep = self.sh("logs $name >>$log 2>&1 || true", name=name, log=log)
+        return [self.halt(name, signal, seconds), keep, self.remove(name)]
+
+    @abstractmethod
+    def halt(self, name: str, signal: str, seconds: int) -> Command:
+        """End a container, running or not; it stays."""
+
+    @abstractmethod
+    def remove(self, name: str) -> Command:
+        """Remove a container, running or not, with what the image made for it alone."""
+
+    @abstractmethod
+    def resume(self, name: str) -> Command | None:
+        """Let a container go on that the engine has frozen."""
+
+    def check_run(self, answer: str) -> None:
+        """Nothing: the exit code has said it."""
+        return
+
+    def check_stop(self, answer: str) -> None:
+        """Nothing: the exit code has said it."""
+        return
+
+    @abstractmethod
+    def states(self, names: Sequence[str]) -> Command: ...
+
+    def parse_states(self, answer: str, names: Sequence[str]) -> dict[str, ServiceState]:
+        known = {state.name: state for state in map(self.state_of, loads(answer or "[]"))}
+        return {name: known.get(name, ServiceState(name)) for name in names}
+
+    @abstractmethod
+    def state_of(self, found: dict[str, Any]) -> ServiceState:
+        """Read one entry of the answer to :meth:`states`."""
+
+    def whose(self, labels: Mapping[str, str] | None) -> str:
+        """Whose something with these labels is; empty if it is ours."""
+        owner = (labels or {}).get(LABEL, "")
+        if owner == str(self.paths.state):
+            return ""
+        return f"the stack in {owner}" if owner else "somebody else"
+
+    @abstractmethod
+    def crashes(self, names: Sequence[str], since: float) -> Command: ...
+
+    @abstractmethod
+    def parse_crashes(self, answer: str) -> dict[str, list[Crash]]: ...
+
+    def exec(self, name: str, argv_: Sequence[str], env: Mapping[str, str], *, user: str = "") -> Command:
+        words = [*(["--user", user] if user else []), *(f"--env={key}={value}" for key, value in env.items())]
+        return self.sh("exec -i $words $name $argv", words=words, name=name, argv=argv_)
+
+    def shell(self, name: str, argv_: Sequence[str], env: Mapping[str, str], *, user: str = "") -> Command:
+        """The same for a person at a terminal."""
+        return Command(self.exec(name, argv_, env, user=user).replace(" exec -i ", " exec -i -t ", 1))
+
+    def as_account(self, command: Command) -> Command:
+        return command
+
+    def usage(self, name: str) -> Command:
+        """What a container uses, from its own control group (https://docs.kernel.org/admin-guide/cgroup-v2.html)."""
+        return self.exec(name, ["sh", "-c", USAGE], {})
+
+    def parse_usage(self, answer: str) -> Usage | None:
+        """Read what :meth:`usage` printed: bytes without the cache that the kernel can drop, as docker counts them."""
+        lines = answer.splitlines()
+        if not lines or not lines[0].isdigit():
+            return None
+        values = dict(pair for pair in (line.split(" ", 1) for line in lines[1:]) if len(pair) == 2)
+        try:
+            memory = int(lines[0]) - int(values.get("inactive_file", 0))
+            return Usage(memory, int(values["usage_usec"]) / 1e6, max(1, int(values.get("pids", 1)) - 2))
+        except (KeyError, ValueError):
+            return None
+
+    # logs
+
+    def log_kept(self, name: str) -> Path:
+        return self.paths.log / f"{name}.log"
+
+    def log_file(self, name: str) -> Path | None:
+        return None
+
+    def logs(self, name: str, *, tail: int, follow: bool, skip: int = 0) -> Command:
+        """Those of the container; without one, those of the last."""
+        kept = sh("tail -n $tail $log 2>/dev/null", tail=tail, log=self.log_kept(name))
+        if not follow:
+            return Command(f"{{ {self.log_command(name, tail)} 2>&1 || {kept}; }}")
+        return sh("sh -c $script", script=self.follow_script(name, tail))
+
+    @abstractmethod
+    def log_command(self, name: str, tail: int) -> Command: ...
+
+    @abstractmethod
+    def follow_script(self, name: str, tail: int) -> str:
+        """Lines of sh(1) that never end: a container that ends ends its log too, and the next one of this name is
+        waited for."""
+
+    # images and volumes
+
+    @abstractmethod
+    def image(self, image: str) -> Command:
+        """Ask for an image: its description as JSON, or failure."""
+
+    @abstractmethod
+    def image_id(self, answer: str) -> str:
+        """The engine's own name for an image's content, in the answer to :meth:`image`."""
+
+    @abstractmethod
+    def pull(self, image: str) -> Command: ...
+
+    @abstractmethod
+    def build(self, tag: str, file: Path, context: Path, arguments: Mapping[str, str]) -> Command: ...
+
+    @abstractmethod
+    def save(self, images: Sequence[str], file: Path) -> Command: ...
+
+    @abstractmethod
+    def load(self, file: Path) -> Command: ...
+
+    @abstractmethod
+    def volume(self, name: str) -> Command:
+        """Ask for a volume: its description as JSON, or failure."""
+
+    @abstractmethod
+    def volume_labels(self, answer: str) -> Mapping[str, str]: ...
+
+    def volume_create(self, name: str) -> Command:
+        return self.sh("volume create --label $label $name", label=self.label, name=name)
+
+    @abstractmethod
+    def volume_remove(self, name: str) -> Command: ...
+
+
+USAGE = """\
+if [ -e /sys/fs/cgroup/memory.current ]; then cd /sys/fs/cgroup; cat memory.current; cat memory.stat cpu.stat; \
+echo pids $(cat pids.current); fi"""
+
+
+def loads(answer: str) -> Any:
+    """:raises EngineError: it is not JSON."""
+    try:
+        return json.loads(answer)
+    except ValueError:
+        raise EngineError(f"it answered {answer[:200]!r}") from None
+
+
+def objects(answer: str) -> Iterator[dict[str, Any]]:
+    """JSON values, one a line; what is none is left out."""
+    for line in answer.splitlines():
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            yield found
+
+
+def seconds_of(text: str) -> float:
+    """Seconds since the epoch of a time as Go writes it (RFC 3339, nanoseconds); 0 for none, or for Go's zero time."""
+    head, _, rest = text.replace("Z", "+00:00").partition(".")
+    fraction = "".join(c for c in rest if c.isdigit())[:6] if rest else ""
+    zone = next((rest[i:] for i, c in enumerate(rest) if c in "+-"), "") if rest else ""
+    try:
+        when = datetime.fromisoformat(f"{head}.{fraction.ljust(6, '0')}{zone}" if rest else head)
+        return max(0.0, when.timestamp())
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+STATUS: dict[str, Status] = {
+    "created": "starting",
+    "configured": "starting",
+    "initialized": "starting",
+    "running": "running",
+    "paused": "running",
+    "restarting": "failed",
+    "stopping": "stopping",
+    "removing": "stopping",
+}
+"""https://docs.docker.com/reference/api/engine/, ContainerState; Podman has configured, initialized, stopping too."""

@@ -1,0 +1,244 @@
+"""Docker (https://docs.docker.com/reference/cli/docker/) and Podman, whose command line is nearly the same
+(https://docs.podman.io/en/latest/Commands.html)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from devstack.runtimes import Crash, ServiceSpec, ServiceState, Step
+from devstack.runtimes.containers import BASE, BOOT, STATUS, Containers, loads, objects, seconds_of
+from devstack.shell import Command, sh
+
+FOLLOW = """\
+tail=$tail since=0s
+while :; do
+    if $program inspect --type container $name >/dev/null 2>&1; then
+        $program logs --follow --tail $$tail --since $$since $name 2>&1
+        since=$$(date -u +%Y-%m-%dT%H:%M:%SZ) tail=all
+    fi
+    sleep 0.5
+done"""
+
+
+class Docker(Containers):
+    """The dialect of docker."""
+
+    name = "docker"
+    program = "docker"
+    named = True
+
+    # the network, in which containers find each other by name
+
+    def network_create(self) -> Command:
+        return self.sh("network create --label $label $network", label=self.label, network=self.network)
+
+    def engine_start(self) -> Sequence[Step]:
+        # two commands at once may both find none; the second one's refusal is then no failure
+        there = self.sh("network inspect $network >/dev/null 2>&1", network=self.network)
+        return [Command(f"{there} || {self.network_create()} >/dev/null || {there}")]
+
+    def engine_stop(self) -> Sequence[Step]:
+        there = self.sh("network inspect $network >/dev/null 2>&1", network=self.network)
+        return [Command(f"! {there} || {self.sh('network rm $network >/dev/null', network=self.network)}")]
+
+    # services
+
+    def create(self, spec: ServiceSpec, env: Path) -> Command:
+        assert spec.inside
+        return self.sh(
+            "run --detach --name $name --restart on-failure --stop-signal $signal --stop-timeout $seconds"
+            " --shm-size $shm $common --env-file $env $published --entrypoint /bin/sh $image -c $boot",
+            name=spec.name,
+            signal=f"SIG{spec.stop_signal}",
+            seconds=spec.stop_seconds,
+            shm=f"{spec.inside.shm_mb}m",
+            common=self._common(spec),
+            env=env,
+            published=self.published(spec),
+            image=self.full(spec.inside.image),
+            boot=BOOT,
+        )
+
+    def once(self, spec: ServiceSpec) -> Command:
+        assert spec.inside
+        return self.sh(
+            "run --rm --interactive $common $env --workdir $cwd --entrypoint $program_ $image $arguments",
+            common=self._common(spec),
+            env=[f"--env={key}={value}" for key, value in spec.env.items()],
+            cwd=spec.cwd,
+            program_=spec.argv[0],
+            image=self.full(spec.inside.image),
+            arguments=list(spec.argv[1:]),
+        )
+
+    def _common(self, spec: ServiceSpec) -> list[str]:
+        assert spec.inside
+        network = self.network if spec.inside.network else "none"
+        words = [f"--label={self.label}", f"--network={network}", f"--memory={spec.inside.memory_mb}m"]
+        if spec.inside.folders:
+            # SELinux would keep a container out of the host's folders; giving them another label changes them
+            words.append("--security-opt=label=disable")
+        return [*words, *self.mounted(spec)]
+
+    def halt(self, name: str, signal: str, seconds: int) -> Command:
+        """The signal and the patience are those that the container was made with."""
+        return self.sh("stop $name >/dev/null", name=name)
+
+    def remove(self, name: str) -> Command:
+        # -v: volumes without a name, which an image may declare; those with one stay
+        return self.sh("rm --force --volumes $name >/dev/null", name=name)
+
+    def resume(self, name: str) -> Command:
+        return self.sh("unpause $name >/dev/null", name=name)
+
+    def states(self, names: Sequence[str]) -> Command:
+        """Asked twice where a container goes between the two questions."""
+        ids = self.sh("ps --all --quiet --no-trunc $filters", filters=self._filters(names))
+        ask = (
+            f'ids=$({ids}) || exit; if [ -z "$ids" ]; then echo "[]";'
+            f" else {self.program} inspect --type container $ids; fi"
+        )
+        return Command(f"ask() {{ {ask}; }}; ask 2>/dev/null || ask")
+
+    def _filters(self, names: Sequence[str]) -> list[str]:
+        if not names:
+            return [f"--filter=label={self.label}"]
+        return [f"--filter=name=^{name}$" for name in names]
+
+    def state_of(self, found: dict[str, Any]) -> ServiceState:
+        state, labels = found["State"], (found.get("Config") or {}).get("Labels")
+        word = str(state.get("Status", "")).lower()
+        code = int(state.get("ExitCode") or 0)
+        # what a command of ours stops is removed: what is left has ended by itself
+        status = STATUS.get(word, "failed" if code else "stopped")
+        up = status in ("running", "starting")
+        networks = (found.get("NetworkSettings") or {}).get("Networks") or {}
+        ended = "killed: it ran out of memory" if state.get("OOMKilled") else f"it ended with exit code {code}"
+        return ServiceState(
+            name=found["Name"].removeprefix("/"),
+            status=status,
+            pid=int(state.get("Pid") or 0) if up else 0,
+            started=seconds_of(state.get("StartedAt", "")) if up else 0.0,
+            exit_code=None if up else code,
+            detail="" if up else state.get("Error") or ended,
+            paused=word == "paused",
+            defined=True,
+            foreign=self.whose(labels),
+            address=(networks.get(self.network) or {}).get("IPAddress", ""),
+            id=str(found.get("Id", "")),
+        )
+
+    def crashes(self, names: Sequence[str], since: float) -> Command:
+        """https://docs.docker.com/reference/cli/docker/system/events/"""
+        filters = [f"--filter=container={name}" for name in names]
+        return sh(
+            "$program events --since $since --until $until --filter event=die $filters --format '{{json .}}'",
+            program=self.program,
+            since=int(since),
+            until=Command('"$(date +%s)"'),
+            filters=filters,
+        )
+
+    def parse_crashes(self, answer: str) -> dict[str, list[Crash]]:
+        found: dict[str, list[Crash]] = {}
+        for event in objects(answer):
+            attributes = (event.get("Actor") or {}).get("Attributes") or {}
+            name, code = attributes.get("name", ""), attributes.get("exitCode", "0")
+            if code != "0":
+                when = float(event.get("timeNano", 0)) / 1e9 or float(event.get("time", 0))
+                found.setdefault(name, []).append(Crash(when, f"exit code {code}"))
+        return found
+
+    # logs
+
+    def log_command(self, name: str, tail: int) -> Command:
+        return self.sh("logs --tail $tail $name", tail=tail, name=name)
+
+    def follow_script(self, name: str, tail: int) -> str:
+        return sh(FOLLOW, tail=tail, program=self.program, name=name)
+
+    # images and volumes
+
+    def full(self, image: str) -> str:
+        """An image's name as this engine takes it."""
+        return image
+
+    def image(self, image: str) -> Command:
+        return self.sh("image inspect $image", image=self.full(image))
+
+    def image_id(self, answer: str) -> str:
+        return str((loads(answer) or [{}])[0].get("Id", ""))
+
+    def pull(self, image: str) -> Command:
+        return self.sh("pull $image", image=self.full(image))
+
+    def build(self, tag: str, file: Path, context: Path, arguments: Mapping[str, str]) -> Command:
+        return self.sh(
+            "build --tag $tag --label $label $arguments --file $file $context",
+            tag=tag,
+            label="nv-devstack.image=1",
+            arguments=[f"--build-arg={k}={self.full(v) if k == BASE else v}" for k, v in arguments.items()],
+            file=file,
+            context=context,
+        )
+
+    def save(self, images: Sequence[str], file: Path) -> Command:
+        return self.sh("save --output $file $images", file=file, images=[self.full(image) for image in images])
+
+    def load(self, file: Path) -> Command:
+        return self.sh("load --input $file", file=file)
+
+    def volume(self, name: str) -> Command:
+        return self.sh("volume inspect $name", name=name)
+
+    def volume_labels(self, answer: str) -> Mapping[str, str]:
+        return (loads(answer) or [{}])[0].get("Labels") or {}
+
+    def volume_remove(self, name: str) -> Command:
+        return self.sh("volume rm $name >/dev/null", name=name)
+
+    def unstick(self) -> str:
+        if sys.platform == "darwin":
+            return "start Docker Desktop (or: colima start)"
+        return "sudo systemctl restart docker"
+
+
+class Podman(Docker):
+    """The dialect of podman."""
+
+    name = "podman"
+    program = "podman"
+
+    def full(self, image: str) -> str:
+        """Names without a registry are Docker Hub's, as for docker: Podman has no default of its own for them."""
+        first, slash, _ = image.partition("/")
+        if slash and (first == "localhost" or "." in first or ":" in first):
+            return image
+        return f"docker.io/{image}" if slash else f"docker.io/library/{image}"
+
+    def save(self, images: Sequence[str], file: Path) -> Command:
+        return self.sh("save --multi-image-archive --output $file $images", file=file, images=images)
+
+    def crashes(self, names: Sequence[str], since: float) -> Command:
+        """https://docs.podman.io/en/latest/markdown/podman-events.1.html"""
+        return sh(
+            "$program events --stream=false --since $since --filter event=died $filters --format json",
+            program=self.program,
+            since=int(since),
+            filters=[f"--filter=container={name}" for name in names],
+        )
+
+    def parse_crashes(self, answer: str) -> dict[str, list[Crash]]:
+        found: dict[str, list[Crash]] = {}
+        for event in objects(answer):
+            code = int(event.get("ContainerExitCode") or 0)
+            if code:
+                when = seconds_of(str(event.get("Time", ""))) or float(event.get("timeNano", 0)) / 1e9
+                found.setdefault(str(event.get("Name", "")), []).append(Crash(when, f"exit code {code}"))
+        return found
+
+    def unstick(self) -> str:
+        return "podman machine start" if sys.platform == "darwin" else "see `podman info`"

@@ -1,0 +1,248 @@
+"""What the services are where each runs in a container of its own: images, paths and addresses inside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from devstack import volumes
+from devstack.container import ContainerContext
+from devstack.credentials import Credentials
+from devstack.runtimes import Inside, ServiceSpec
+from devstack.runtimes.containers import Containers
+from devstack.services.api import Api
+from devstack.services.images import Images
+from devstack.services.pgbouncer import PgBouncer
+from devstack.services.postgres import Postgres
+from devstack.settings import Settings
+from devstack.shell import Command, argv
+
+OWN = Path("/tmp/nv")  # noqa: S108 - inside a container, where nobody else is
+"""Where the files of the stack are inside."""
+
+VOLUME = Path("/var/lib/nv-db")
+"""Where the database's volume is inside. Not where images declare theirs: PostgreSQL 18's have moved it."""
+
+DB_PORT, PGB_PORT = 5432, 6432
+"""Inside, where nothing can be in the way."""
+
+RELOADER = "containers/reload.py"
+SETUP = "containers/db.sh"
+
+
+def engine_of(service: Postgres | PgBouncer | Api) -> Containers:
+    runtime = service.context.runtime
+    assert isinstance(runtime, Containers)
+    return runtime
+
+
+def peer(service: Postgres | PgBouncer) -> str:
+    """What the other containers reach a service by: its name, or its address where names lead nowhere."""
+    if engine_of(service).named:
+        return service.name
+    return service.context.address(service.name) or "unknown"
+
+
+class ContainedPostgres(Postgres):
+    """nv-db, from an image that has PostgreSQL and the extensions."""
+
+    def __init__(self, context: ContainerContext, settings: Settings, credentials: Credentials, images: Images) -> None:
+        super().__init__(context, settings, credentials, images.postgres)
+        self.images = images
+
+    @property
+    def volume(self) -> str:
+        return f"{self.name}-data"
+
+    @property
+    def data(self) -> Path:
+        return VOLUME / "pgdata"
+
+    @property
+    def sockets(self) -> Path:
+        return OWN / "run"
+
+    @property
+    def rules(self) -> Path:
+        return OWN
+
+    @property
+    def passfile(self) -> Path:
+        return OWN / "pgpass"
+
+    @property
+    def listens(self) -> tuple[str, int]:
+        return "*", DB_PORT
+
+    @property
+    def peer(self) -> tuple[str, int]:
+        return peer(self), DB_PORT
+
+    def spec(self) -> ServiceSpec:
+        setup = {
+            "NV_VOLUME": str(VOLUME),
+            "NV_DATA": str(self.data),
+            "NV_RULES": str(self.rules),
+            "NV_SOCKETS": str(self.sockets),
+            "NV_MAJOR": str(self.programs.major),
+            "NV_INITDB": argv(self.initdb_options()),
+        }
+        spec = super().spec()
+        db = self.settings.db
+        inside = Inside(
+            image=db.image,
+            ports={DB_PORT: db.port},
+            volumes={self.volume: str(VOLUME)},
+            files={
+                str(self.rules / "pg_hba.conf"): self._render("pg_hba.conf"),
+                str(self.rules / "pg_ident.conf"): self._ident(),
+            },
+            setup=(self.settings.templates / SETUP).read_text(encoding="utf-8"),
+            memory_mb=db.memory_mb,
+            shm_mb=max(64, db.memory_mb // 4),
+        )
+        return replace(spec, cwd=Path("/"), env={**spec.env, **setup}, inside=inside)
+
+    def _idents(self) -> set[str]:
+        return {"postgres"}
+
+    def data_is_there(self) -> bool:
+        return volumes.is_there(self.context, self.volume)
+
+    def prepare(self) -> ServiceSpec:
+        self.programs = self.images.postgres(start=True)
+        spec = self.spec()
+        self._fresh = volumes.make(self.context, self.volume)
+        return spec
+
+    def take_back_data(self) -> Command:
+        return Command("inv db.start")
+
+    def _program(self, words: Sequence[str], env: Mapping[str, str]) -> Command:
+        return self.context.exec(self.name, [self.programs.path(words[0]), *words[1:]], env, user="postgres")
+
+    def write_passfile(self, content: str) -> None:
+        self.context.write_inside(self.name, self.passfile, content, user="postgres")
+
+    @property
+    def own_address(self) -> tuple[str, int]:
+        return "127.0.0.1", DB_PORT
+
+
+class ContainedPgBouncer(PgBouncer):
+    """nv-pgbouncer, from an image that has PgBouncer."""
+
+    def __init__(
+        self,
+        context: ContainerContext,
+        settings: Settings,
+        credentials: Credentials,
+        database: Postgres,
+        images: Images,
+    ) -> None:
+        super().__init__(context, settings, credentials, database, images.pgbouncer)
+        self.images = images
+
+    @property
+    def folder(self) -> Path:
+        return OWN
+
+    @property
+    def listens(self) -> tuple[str, int]:
+        return "*", PGB_PORT
+
+    @property
+    def peer(self) -> tuple[str, int]:
+        return peer(self), PGB_PORT
+
+    def spec(self) -> ServiceSpec:
+        spec, pgb = super().spec(), self.settings.pgb
+        inside = Inside(image=self.programs.image, ports={PGB_PORT: pgb.port}, memory_mb=pgb.memory_mb)
+        return replace(spec, cwd=Path("/"), inside=inside)
+
+    def prepare(self) -> ServiceSpec:
+        self.programs = self.images.pgbouncer(start=True)
+        spec, ini = self.spec(), self.render_ini()
+        assert spec.inside
+        files = {str(self.folder / "pgbouncer.ini"): ini, str(self.folder / "userlist.txt"): self.render_userlist()}
+        # what is wrong with it is seen when it starts; a copy stays here for people and the health report
+        self.context.write_file(self.ini, ini)
+        self.context.write_file(self.userlist, self.render_userlist())
+        return replace(spec, inside=replace(spec.inside, files=files))
+
+    def write_config(self) -> None:
+        """Render both files inside, for the one that runs."""
+        ini, userlist = self.render_ini(), self.render_userlist()
+        self.context.write_inside(self.name, self.folder / "userlist.txt", userlist)
+        if (self.context.host.read_file(self.ini) or b"").decode() != ini:
+            self._check(ini)
+        self.context.write_inside(self.name, self.folder / "pgbouncer.ini", ini)
+        self.context.write_file(self.ini, ini)
+        self.context.write_file(self.userlist, userlist)
+
+    def _put(self, file: Path, content: str) -> None:
+        self.context.write_inside(self.name, file, content)
+
+    def _take_away(self, file: Path) -> None:
+        self.context.read(self.context.exec(self.name, ["rm", "-f", str(file)]))
+
+
+class ContainedApi(Api):
+    """nv-api, from an image with the application's packages; its source is the one on the host."""
+
+    def __init__(
+        self,
+        context: ContainerContext,
+        settings: Settings,
+        credentials: Credentials,
+        pgb: PgBouncer,
+        images: Images,
+    ) -> None:
+        super().__init__(context, settings, credentials)
+        self.pgb = pgb
+        self.images = images
+
+    @property
+    def inside(self) -> Path:
+        """The application's folder inside: its name stays, for modules that are named by it."""
+        return Path("/srv/app") / (self.folder.name or "app")
+
+    @property
+    def python(self) -> str:
+        return "python"
+
+    @property
+    def listens(self) -> tuple[str, int]:
+        return "0.0.0.0", self.port
+
+    def peer_urls(self, *, direct: bool = False) -> dict[str, str]:
+        return self._urls(self.pgb.database.peer, None if direct else self.pgb.peer)
+
+    def places(self) -> dict[str, str]:
+        return {"PYTHONPATH": os.pathsep.join(map(str, [self.inside, self.inside.parent]))}
+
+    def spec(self) -> ServiceSpec:
+        spec, api = super().spec(), self.settings.api
+        files, words = {}, list(spec.argv)
+        if api.reload:
+            reloader = OWN / "reload.py"
+            files[str(reloader)] = (self.settings.templates / RELOADER).read_text(encoding="utf-8")
+            words = [self.python, str(reloader), str(self.inside), "--", *words]
+        inside = Inside(
+            image=self.images.api(self.folder),
+            ports={self.port: self.port},
+            folders={self.folder: str(self.inside)},
+            files=files,
+            memory_mb=api.memory_mb,
+        )
+        return replace(spec, argv=words, cwd=self.inside, watch=(), inside=inside)
+
+    def prepare(self) -> ServiceSpec:
+        self.check()
+        self.images.api(self.folder, start=True)
+        return self.spec()
+
+    def check(self) -> None:
+        self.check_folder()

@@ -1,0 +1,212 @@
+"""Where the services' images come from: pulled or built when they are needed, and asked what is in them."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from devstack import console, images
+from devstack.choices import Choices
+from devstack.container import ContainerContext
+from devstack.errors import StackError
+from devstack.providers import Programs
+from devstack.runtimes import Inside, ServiceSpec
+from devstack.runtimes.containers import Containers
+from devstack.settings import Settings
+
+POSTGRES = """
+set -e
+bin=$(dirname "$(readlink -f "$(command -v postgres)")")
+"$bin/postgres" --version
+echo "$bin"
+share=$(pg_config --sharedir) lib=$(pg_config --pkglibdir)
+[ -e "$lib/pg_stat_statements.so" ] && echo yes || echo no
+cd "$share/extension" && ls -- *.control
+"""
+"""Asked of an image: what PostgreSQL it has, where, whether it counts statements, and its extensions."""
+
+OFFLINE = "without a registry: inv dev.images --save FILE on a machine that has the images, then --load FILE here"
+
+
+class Images:
+    """The images of one stack."""
+
+    def __init__(
+        self,
+        context: ContainerContext,
+        settings: Settings,
+        chosen: Callable[[], Choices],
+        choose: Callable[..., None],
+    ) -> None:
+        self.context = context
+        self.settings = settings
+        self._chosen = chosen
+        self._choose = choose
+        assert isinstance(context.runtime, Containers)
+        self.engine = context.runtime
+
+    def ensure(self, image: str, setting: str) -> str:
+        """Have an image, pulled if need be; its id, which is empty in a dry run without it.
+
+        :raises StackError: it is not here and can't be pulled.
+        """
+        if found := self.id_of(image):
+            return found
+        console.note(f"pulling {image} (once)")
+        try:
+            self.context.run(self.engine.pull(image), f"pull the image {image}")
+        except StackError as error:
+            raise StackError(
+                f"there is no image {image} here, and it can't be pulled",
+                why=f"{setting} names it, from {self.settings.origin(setting)}",
+                evidence=error.evidence,
+                fix=[OFFLINE, f"or correct {setting}"],
+            ) from None
+        return self.id_of(image)
+
+    def id_of(self, image: str) -> str:
+        """The engine's own name for an image's content; empty if it has none of that name."""
+        answer = self.context.read(self.engine.image(image))
+        return self.engine.image_id(answer.stdout) if answer.ok else ""
+
+    def ask(self, image: str, script: str, what: str) -> list[str]:
+        """The lines that a script prints in a container of an image.
+
+        :raises StackError: it does not run there.
+        """
+        spec = ServiceSpec(
+            name="",
+            argv=["/bin/sh", "-c", script],
+            cwd=Path("/"),
+            inside=Inside(image=image, memory_mb=256, network=False),
+        )
+        result = self.context.read(self.engine.once(spec))
+        if not result.ok:
+            lines = (result.stderr or result.stdout).strip().splitlines()[-10:]
+            wrong = any("exec format error" in line.lower() for line in lines)
+            raise StackError(
+                f"{what} does not run from the image {image}",
+                why="the image is for another processor" if wrong else "",
+                evidence=[self.context.mask(line) for line in lines],
+                fix="take an image for this machine's processor" if wrong else "correct the image's name",
+            )
+        return result.stdout.splitlines()
+
+    # what is in them: recorded, since asking takes a container
+
+    def postgres(self, *, start: bool = False) -> Programs:
+        """The PostgreSQL of db.image; before a ``start`` the image is had, and looked at if it is another one now.
+
+        :raises StackError: it can't be had, or will not do.
+        """
+        image, chosen = self.settings.db.image, self._chosen()
+        name, _, known = chosen.postgres_image.partition(" ")
+        here = self.ensure(image, "db.image") if start or name != image else known
+        fits = set(self.settings.db.extensions) <= set(chosen.extensions)
+        if name == image and here == known and fits:
+            return Programs(
+                Path(chosen.postgres_bin),
+                chosen.postgres_version,
+                tracks_statements=bool(chosen.tracks_statements),
+                image=image,
+            )
+        if self.context.dry and not here:
+            return Programs(Path(), "17.0", image=image)
+        found = self._ask_postgres(image)
+        self._choose(
+            extensions=self.settings.db.extensions,
+            postgres_bin=str(found.bin),
+            postgres_version=found.version,
+            postgres_image=f"{image} {here}",
+            tracks_statements=found.tracks_statements,
+        )
+        return found
+
+    def _ask_postgres(self, image: str) -> Programs:
+        version, folder, tracks, *controls = [*self.ask(image, POSTGRES, "PostgreSQL"), "", "", ""]
+        match = re.search(r"\) (\d+(\.\d+)?)", version)
+        extensions = {name.removesuffix(".control") for name in controls}
+        missing = [name for name in self.settings.db.extensions if name not in extensions]
+        if match is None or missing:
+            raise StackError(
+                f"the image {image} can't be used",
+                why=f"it has no extension {', '.join(missing)}" if match else f"its PostgreSQL says {version!r}",
+                fix="set db.image to one that has them, such as pgvector/pgvector:pg17; or correct db.extensions",
+            )
+        return Programs(Path(folder), match[1], tracks_statements=tracks == "yes", image=image)
+
+    def pgbouncer(self, *, start: bool = False) -> Programs:
+        """The PgBouncer of pgb.image, or of the one built here.
+
+        :raises StackError: it can't be had, or has none.
+        """
+        chosen = self._chosen()
+        image, build = self.settings.pgb.image, None
+        if not image:
+            build = images.pgbouncer(self.settings)
+            image = build.tag
+        name, _, known = chosen.pgbouncer.partition(" ")
+        here = self._have(image, "pgb.image", build) if start or name != image else known
+        if name == image and here == known:
+            return Programs(Path(), chosen.pgbouncer_version, image=image)
+        if self.context.dry and not here:
+            return Programs(Path(), "1.23", image=image)
+        said = "\n".join(self.ask(image, "pgbouncer --version", "PgBouncer"))
+        match = re.search(r"PgBouncer (\d+\.\d+(\.\d+)?)", said)
+        if match is None:
+            raise StackError(f"the image {image} has no PgBouncer", why=f"it says {said[:200]!r}", fix="set pgb.image")
+        self._choose(pgbouncer=f"{image} {here}", pgbouncer_version=match[1])
+        return Programs(Path(), match[1], image=image)
+
+    def api(self, folder: Path, *, start: bool = False) -> str:
+        """The name of api.image, or of the one built here for the application in ``folder``.
+
+        :raises StackError: it can't be had.
+        """
+        image, build = self.settings.api.image, None
+        if not image:
+            build = images.api(self.settings, folder)
+            image = build.tag
+        if start:
+            self._have(image, "api.image", build)
+        return image
+
+    def _have(self, image: str, setting: str, build: images.Build | None) -> str:
+        """The id of a service's image: one that a setting names is pulled, ours is built."""
+        if build is None:
+            return self.ensure(image, setting)
+        return self.id_of(image) or self._build(build)
+
+    def _build(self, build: images.Build) -> str:
+        """Build an image; its id.
+
+        :raises StackError: it could not be built.
+        """
+        base = build.arguments["BASE"]
+        console.note(f"building {build.tag} from {base} (once, until what it is made of changes)")
+        if self.context.dry:
+            console.out(
+                self.engine.build(build.tag, Path("FOLDER") / images.CONTAINERFILE, Path("FOLDER"), build.arguments)
+            )
+            return ""
+        with tempfile.TemporaryDirectory(prefix="nv-build-") as made:
+            folder = Path(made)
+            for name, content in build.files.items():
+                (folder / name).write_text(content, encoding="utf-8")
+            command = self.engine.build(build.tag, folder / images.CONTAINERFILE, folder, build.arguments)
+            try:
+                self.context.run(command, f"build the image {build.tag}")
+            except StackError as error:
+                raise StackError(
+                    error.what, why=error.why, evidence=error.evidence, fix=[*_build_fixes(error), OFFLINE]
+                ) from None
+        return self.id_of(build.tag)
+
+
+def _build_fixes(error: StackError) -> list[str]:
+    text = "\n".join(error.evidence)
+    if "CERTIFICATE_VERIFY_FAILED" in text or "certificate" in text:
+        return ["behind a proxy that inspects TLS: set stack.ca_bundle to the file of its certificates"]
+    return list(error.fix)

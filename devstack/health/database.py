@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -256,20 +255,20 @@ def probe_data(stack: Stack) -> Probe:
 
 
 def probe_disk(db: Postgres, pid: int) -> Probe:
-    """The room on the disk of the data volume (POSIX: f_bavail is what an unprivileged account may use), and whether
-    the volume is there; ``pid`` is that of the server, 0 if it does not run."""
+    """The room on the disk of the data, and whether they are there; ``pid`` is the server's, 0 if it does not run."""
 
     def probe(findings: Findings) -> None:
-        if not db.data.is_dir():
-            findings.extend(_moved_away(db, pid) if pid else [])
+        with findings.waiting_for(f"the disk of {db.place}"):
+            room = db.room(db.settings.health.timeout)
+        if room is None:
+            findings.extend(_moved_away(db, pid) if pid and not db.context.runtime.contained else [])
             return
-        with findings.waiting_for(f"the disk of {db.data}"):
-            info = os.statvfs(db.data)
-        free, total = info.f_bavail * info.f_frsize, info.f_blocks * info.f_frsize
+        free, total = room
         wanted = max(WAL_ROOM, min(db.settings.health.disk_free_mb * 1_000_000, total // 10))
         text = f"{console.size(free)} of {console.size(total)} free"
         verdict, cause = ("unhealthy", "is full") if free < WAL_ROOM else ("degraded", "is nearly full")
-        wrong = {"verdict": verdict, "cause": f"the disk of its data {cause}: {text}", "fix": f"make room at {db.data}"}
+        cause = f"the disk of its data {cause}: {text}"
+        wrong = {"verdict": verdict, "cause": cause, "fix": f"make room at {db.place}"}
         findings.add(
             Check(
                 name="disk",

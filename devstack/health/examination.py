@@ -82,7 +82,9 @@ def _plan(stack: Stack, states: Mapping[str, ServiceState]) -> list[tuple[str, P
         api.name: [probe_application(api)],
     }
     running = [(name, probe) for name, some in probes.items() if states[name].running for probe in some]
-    data: list[Probe] = [probe_data(stack), probe_disk(db, states[db.name].pid)]
+    data: list[Probe] = [probe_data(stack)]
+    if states[db.name].running or not stack.context.runtime.contained:
+        data.append(probe_disk(db, states[db.name].pid))
     return [*((db.name, probe) for probe in data), *running]
 
 

@@ -93,7 +93,7 @@ def _repair(stack: Stack, service: ServiceHealth) -> Repair:
 
 def _start(stack: Stack, label: str) -> None:
     if label == "db" and not stack.db.data_is_there():
-        raise StackError(f"there are no data at {stack.db.data}", why="inv dev.up makes a new, empty database")
+        raise StackError(f"there are no data at {stack.db.place}", why="inv dev.up makes a new, empty database")
     stack.start(label)
 
 

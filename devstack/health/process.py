@@ -74,7 +74,7 @@ def _stopped(stack: Stack, service: Service) -> Check:
     if holder := _foreign_holder(stack, service):
         cause, fix = f"{cause}, and {holder}", f"end that, or set {service.label}.port; then inv dev.up"
     elif service is stack.db and not stack.db.data_is_there():
-        cause = f"{cause}, and there are no data at {stack.db.data}"
+        cause = f"{cause}, and there are no data at {stack.db.place}"
         fix = "inv db.start makes an empty database; data that were there must be put back before"
     return Check(name="process", verdict="stopped", value="stopped", cause=cause, fix=fix, remedy="start")
 

@@ -117,6 +117,16 @@ class ContainedPostgres(Postgres):
         self._fresh = volumes.make(self.context, self.volume)
         return spec
 
+    @property
+    def place(self) -> str:
+        return f"the volume {self.volume}"
+
+    def room(self, seconds: float) -> tuple[int, int] | None:
+        answer = self.context.probe(self.context.exec(self.name, ["df", "-Pk", str(VOLUME)]), seconds)
+        words = answer.text.splitlines()[-1].split() if answer.ok and answer.text else []
+        # https://pubs.opengroup.org/onlinepubs/9699919799/utilities/df.html: its second and fourth column, in KiB
+        return (int(words[3]) << 10, int(words[1]) << 10) if len(words) >= 6 else None
+
     def take_back_data(self) -> Command:
         return Command("inv db.start")
 

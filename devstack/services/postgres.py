@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import string
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -75,6 +76,11 @@ class Postgres:
     @property
     def data(self) -> Path:
         return self.context.paths.volumes / f"{self.name}-data"
+
+    @property
+    def place(self) -> str:
+        """Where the data are, for people."""
+        return str(self.data)
 
     @property
     def sockets(self) -> Path:
@@ -155,6 +161,17 @@ class Postgres:
     def data_is_there(self) -> bool:
         """Whether the data volume holds a cluster; a start makes one otherwise."""
         return self.context.host.read_file(self.data / "PG_VERSION") is not None
+
+    def room(self, seconds: float) -> tuple[int, int] | None:
+        """Bytes free, and in all, on the disk of the data; None where they are not. (POSIX: f_bavail is what an
+        unprivileged account may use.)
+
+        :raises OSError: the disk can't be asked.
+        """
+        if not self.data.is_dir():
+            return None
+        info = os.statvfs(self.data)
+        return info.f_bavail * info.f_frsize, info.f_blocks * info.f_frsize
 
     def take_back_data(self) -> Command:
         """What gives the data to the account that the server runs as."""

@@ -501,6 +501,18 @@ class ContainerContext:
         """A command in the surroundings of a service: to run, read or stream."""
         return self.runtime.exec(name, argv, env or {}, user=user)
 
+    @contextlib.contextmanager
+    def one_off(self, spec: ServiceSpec) -> Iterator[Command]:
+        """A command that runs in a container of its own, to run, read or stream; the container goes with it."""
+        assert isinstance(self.runtime, Containers)
+        env = File(self.runtime.env_file(spec.name), self.runtime.env_lines(spec))
+        self.write_file(env.path, env.content, env.mode)
+        try:
+            yield self.runtime.once(spec, env.path)
+        finally:
+            if not self.dry:
+                self.host.remove(env.path)
+
     def write_inside(self, name: str, path: Path, content: str, *, user: str = "") -> None:
         """Write a file that only its owner can read into a running container, whole or not at all.
 

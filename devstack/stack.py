@@ -335,6 +335,8 @@ class Stack:
 
         :raises StackError: the port is taken; names the process.
         """
+        if service.port in self._state(service).ports:
+            return
         holder = self.context.host.port_holder(self.settings.stack.bind, service.port)
         known = holder and holder.pid not in (0, self._state(service).pid)  # 0: it may be the service itself
         if holder and known and holder.stack != str(self.paths.state):

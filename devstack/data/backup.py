@@ -138,11 +138,11 @@ def _write(stack: Stack, request: Request, partial: Aside, began: float, created
             sql.run(f"LOCK TABLE ONLY {table} IN ACCESS SHARE MODE")
         snapshot = sql.run("SELECT pg_export_snapshot()")[0]
         counting = beside.submit(census.take, sql, tables)
-        command = _dump(stack, request, snapshot, partial.path)
         if request.layout == "directory":
-            files = _dump_directory(stack, command, partial, progress)
+            files = _dump_directory(stack, request, snapshot, partial, progress)
             written.bytes = sum((partial.path / file).stat().st_size for file in files)
         else:
+            command = _dump(stack, request, snapshot, partial.path)
             with stack.context.stream_out(command, f"dump database {name}") as source:
                 written.write(source, partial.handle, compress=compress, progress=progress.add)
         counted = counting.result()
@@ -189,9 +189,11 @@ def _dump(stack: Stack, request: Request, snapshot: str, path: Path) -> Command:
     return stack.db.as_superuser(words, stack.settings.db.name)
 
 
-def _dump_directory(stack: Stack, command: Command, partial: Aside, progress: Meter) -> dict[str, str]:
-    with stack.context.stream_out(command, f"dump database {stack.settings.db.name}"):
-        pass
+def _dump_directory(stack: Stack, request: Request, snapshot: str, partial: Aside, progress: Meter) -> dict[str, str]:
+    with stack.db.outward(partial.path) as inside:
+        command = _dump(stack, request, snapshot, inside)
+        with stack.context.stream_out(command, f"dump database {stack.settings.db.name}"):
+            pass
     files = {}
     for path in sorted(partial.path.iterdir()):
         path.chmod(0o600)

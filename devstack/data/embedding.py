@@ -45,8 +45,10 @@ def embed(stack: Stack, texts: list[str], dimensions: int) -> list[list[float]]:
 
 def _ask(stack: Stack, named: str, texts: list[str]) -> list[list[float]]:
     command = sh("exec $python -c $program $named", python=stack.api.python, program=PROGRAM, named=named)
-    env = stack.api.surroundings(stack.environ)
-    with stack.context.talk(command, "embed the texts", env=env, cwd=stack.api.folder) as (stdin, stdout):
+    with (
+        stack.api.beside(command, stack.environ, {}) as beside,
+        stack.context.talk(beside.command, "embed the texts", env=beside.env, cwd=beside.folder) as (stdin, stdout),
+    ):
         try:
             stdin.write(json.dumps(texts).encode())
             stdin.close()

@@ -5,6 +5,7 @@ https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-INCREME
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from datetime import timedelta
@@ -152,12 +153,10 @@ def chain(backup: Backup, found: list[Backup]) -> list[Backup]:
 
 def _copy(stack: Stack, partial: Aside, parent: Backup | None, why: str) -> Backup | None:
     """Copy; what it builds on in the end."""
-    what = "copy the cluster"
     with meter("copying the cluster"):
         if parent:
             try:
-                with stack.context.stream_out(_command(stack, partial.path, parent), what):
-                    pass
+                _run(stack, partial.path, parent)
                 return parent
             except StackError as error:
                 said = " ".join(error.evidence)
@@ -176,16 +175,23 @@ def _copy(stack: Stack, partial: Aside, parent: Backup | None, why: str) -> Back
                 why=f"{console.size(free)} are free, the cluster has {console.size(needed)}",
                 fix="free some space: inv data.cleanup",
             )
-        with stack.context.stream_out(_command(stack, partial.path, None), what):
-            pass
+        _run(stack, partial.path, None)
     return None
 
 
-def _command(stack: Stack, path: Path, parent: Backup | None) -> Command:
+def _run(stack: Stack, folder: Path, parent: Backup | None) -> None:
+    with contextlib.ExitStack() as passages:
+        since = passages.enter_context(stack.db.inward(parent.path / LIST)) if parent else None
+        inside = passages.enter_context(stack.db.outward(folder))
+        with stack.context.stream_out(_command(stack, inside, since), "copy the cluster"):
+            pass
+
+
+def _command(stack: Stack, path: Path, since: Path | None) -> Command:
     """https://www.postgresql.org/docs/current/app-pgbasebackup.html"""
     words = ["pg_basebackup", "-w", "-D", str(path), "-c", "fast", "-X", "stream", "--manifest-checksums=SHA256"]
-    if parent:
-        words.append(f"--incremental={parent.path / LIST}")
+    if since:
+        words.append(f"--incremental={since}")
     return stack.db.as_superuser(words, "postgres")
 
 

@@ -21,6 +21,7 @@ from devstack.data.sqltext import Outline, restricted
 from devstack.data.streams import Digested, chunks, meter
 from devstack.errors import StackError
 from devstack.services.postgres import SUPERUSER, identifier, literal
+from devstack.shell import Command
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -161,7 +162,8 @@ def _load_file(stack: Stack, source: Source, name: str) -> None:
         else:
             words = ["psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-1", "-f", "-"]
             content = _sql(source, digested)
-        stack.context.stream_in(_command(stack, source, words, name), content, f"restore {source.name}")
+        with _command(stack, source, words, name) as command:
+            stack.context.stream_in(command, content, f"restore {source.name}")
         digested.rest()
     if manifest and digested.sha256 != manifest.sha256:
         raise Wrong("it changed while it was read")
@@ -181,20 +183,27 @@ def _sql(source: Source, digested: Digested) -> Iterator[bytes]:
 
 def _load_directory(stack: Stack, source: Source, name: str) -> None:
     words = ["pg_restore", "-w", "-Fd", "--exit-on-error", "-j", str(min(4, os.cpu_count() or 1)), "-d", name]
-    with stack.context.stream_out(_command(stack, source, [*words, str(source.path)], name), f"restore {source.name}"):
+    with (
+        stack.db.inward(source.path) as inside,
+        _command(stack, source, [*words, str(inside)], name) as command,
+        stack.context.stream_out(command, f"restore {source.name}"),
+    ):
         pass
 
 
-def _command(stack: Stack, source: Source, words: list[str], name: str):  # type: ignore[no-untyped-def]
+@contextlib.contextmanager
+def _command(stack: Stack, source: Source, words: list[str], name: str) -> Iterator[Command]:
     """As the superuser, who can make everything as it was; somebody else's dump as the application's role."""
     if source.manifest:
         if source.kind == "data" and words[0] == "pg_restore":
             words = [*words, "--disable-triggers", "--superuser", SUPERUSER]
-        return stack.db.as_superuser(words, name, {"PGOPTIONS": MEMORY})
-    if words[0] == "pg_restore":
-        listing = stack.paths.config / "restore-list"
-        words = [*words, "--no-owner", "--no-privileges", "-L", str(listing)]
-    return stack.db.as_owner(words, name, {"PGOPTIONS": MEMORY})
+        yield stack.db.as_superuser(words, name, {"PGOPTIONS": MEMORY})
+    elif words[0] == "pg_restore":
+        with stack.db.inward(stack.paths.config / "restore-list") as listing:
+            words = [*words, "--no-owner", "--no-privileges", "-L", str(listing)]
+            yield stack.db.as_owner(words, name, {"PGOPTIONS": MEMORY})
+    else:
+        yield stack.db.as_owner(words, name, {"PGOPTIONS": MEMORY})
 
 
 def _create_extensions(stack: Stack, source: Source, name: str) -> None:

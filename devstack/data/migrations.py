@@ -80,8 +80,9 @@ def run(stack: Stack, request: Request, made: Backup | None) -> None:
     if stack.context.dry:
         console.out(f"{sh('cd $folder', folder=stack.api.folder)} && {command}")
         return
-    env = {**stack.api.surroundings(stack.environ), **stack.api.urls(direct=True), "steps": str(request.steps)}
-    code, lines = stack.context.watch(command, folder=stack.api.folder, env=env)
+    extra = {**stack.api.peer_urls(direct=True), "steps": str(request.steps)}
+    with stack.api.beside(command, stack.environ, extra) as beside:
+        code, lines = stack.context.watch(beside.command, folder=beside.folder, env=beside.env)
     if code:
         raise _failure(stack, request, made, code, lines)
 

@@ -65,9 +65,10 @@ def read_archive(stack: Stack, digested: Digested) -> None:
 
 def read_directory(stack: Stack, path: Path) -> None:
     """:raises Wrong: pg_restore can't read it."""
-    command = stack.db.as_superuser(["pg_restore", "-Fd", "-f", "/dev/null", str(path)], "")
     try:
-        with stack.context.stream_out(command, "read the dump"):
-            pass
+        with stack.db.inward(path) as inside:
+            command = stack.db.as_superuser(["pg_restore", "-Fd", "-f", "/dev/null", str(inside)], "")
+            with stack.context.stream_out(command, "read the dump"):
+                pass
     except StackError as error:
         raise Wrong("pg_restore can't read it", error.evidence or [error.why]) from None

@@ -170,8 +170,10 @@ def _with_list(stack: Stack, source: Source) -> Source:
 
     https://www.postgresql.org/docs/current/app-pgrestore.html, -L
     """
-    where = [str(source.path)]
-    with stack.context.stream_out(stack.db.as_superuser(["pg_restore", "-l", *where], ""), "list the dump") as out:
+    with (
+        stack.db.inward(source.path) as inside,
+        stack.context.stream_out(stack.db.as_superuser(["pg_restore", "-l", str(inside)], ""), "list the dump") as out,
+    ):
         lines = out.read(1 << 26).decode(errors="replace").splitlines()
     made = next((m[1] for line in lines if (m := re.match(r";\s+Dumped from database version: (\S+)", line))), "")
     check_major(stack, source.name, made)

@@ -117,7 +117,8 @@ def _check_cluster(stack: Stack, path: Path, manifest: Manifest) -> None:
         if (path / name).is_symlink() or sha256_of(path / name) != digest:
             raise Wrong(f"the SHA-256 of {name} is not the one in its manifest")
     try:
-        stack.context.run(stack.db.as_superuser(["pg_verifybackup", "-q", str(path)], "postgres"), "verify it")
+        with stack.db.inward(path) as inside:
+            stack.context.run(stack.db.as_superuser(["pg_verifybackup", "-q", str(inside)], "postgres"), "verify it")
     except StackError as error:
         raise Wrong("pg_verifybackup found it changed", error.evidence[:5]) from None
 

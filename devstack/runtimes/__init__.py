@@ -83,6 +83,8 @@ class ServiceState:
     """Its own address, where it has one; it may be another one at each start."""
     id: str = ""
     """The engine's own name for it, if it has one."""
+    ports: tuple[int, ...] = ()
+    """Those of the host that the engine itself listens on for it."""
 
     @property
     def running(self) -> bool:

@@ -59,16 +59,15 @@ class Apple(Containers):
             boot=BOOT,
         )
 
-    def once(self, spec: ServiceSpec) -> Command:
+    def once(self, spec: ServiceSpec, env: Path) -> Command:
         assert spec.inside
         return self.sh(
-            "run --rm --interactive $common $env --workdir $cwd --entrypoint $program_ $image $arguments",
+            "run --rm --interactive --name $name $common --env-file $env --entrypoint /bin/sh $image -c $boot",
+            name=spec.name,
             common=self._common(spec),
-            env=[f"--env={key}={value}" for key, value in spec.env.items()],
-            cwd=spec.cwd,
-            program_=spec.argv[0],
+            env=env,
             image=spec.inside.image,
-            arguments=list(spec.argv[1:]),
+            boot=BOOT,
         )
 
     def _common(self, spec: ServiceSpec) -> list[str]:
@@ -105,6 +104,7 @@ class Apple(Containers):
             detail="" if status in ("running", "stopping") else "it ended",
             defined=True,
             foreign=self.whose(configuration.get("labels")),
+            ports=tuple(int(port["hostPort"]) for port in configuration.get("publishedPorts") or ()),
             address=str(networks[0].get("ipv4Address", "")).partition("/")[0],
         )
 

@@ -88,8 +88,8 @@ class Containers(ABC):
         """Make a service's container and start it."""
 
     @abstractmethod
-    def once(self, spec: ServiceSpec) -> Command:
-        """A container for one command, which reads our input, and goes with its end. Its variables are not secret."""
+    def once(self, spec: ServiceSpec, env: Path) -> Command:
+        """A container for one command, which reads our input, and goes with its end."""
 
     def published(self, spec: ServiceSpec) -> list[str]:
         """Ports on the host's side, always with an address: without one they would be open to the network."""

@@ -62,16 +62,15 @@ class Docker(Containers):
             boot=BOOT,
         )
 
-    def once(self, spec: ServiceSpec) -> Command:
+    def once(self, spec: ServiceSpec, env: Path) -> Command:
         assert spec.inside
         return self.sh(
-            "run --rm --interactive $common $env --workdir $cwd --entrypoint $program_ $image $arguments",
+            "run --rm --interactive --name $name $common --env-file $env --entrypoint /bin/sh $image -c $boot",
+            name=spec.name,
             common=self._common(spec),
-            env=[f"--env={key}={value}" for key, value in spec.env.items()],
-            cwd=spec.cwd,
-            program_=spec.argv[0],
+            env=env,
             image=self.full(spec.inside.image),
-            arguments=list(spec.argv[1:]),
+            boot=BOOT,
         )
 
     def _common(self, spec: ServiceSpec) -> list[str]:
@@ -115,7 +114,9 @@ class Docker(Containers):
         # what a command of ours stops is removed: what is left has ended by itself
         status = STATUS.get(word, "failed" if code else "stopped")
         up = status in ("running", "starting")
-        networks = (found.get("NetworkSettings") or {}).get("Networks") or {}
+        settings = found.get("NetworkSettings") or {}
+        networks = settings.get("Networks") or {}
+        published = [binding for some in (settings.get("Ports") or {}).values() for binding in some or ()]
         ended = "killed: it ran out of memory" if state.get("OOMKilled") else f"it ended with exit code {code}"
         return ServiceState(
             name=found["Name"].removeprefix("/"),
@@ -129,6 +130,7 @@ class Docker(Containers):
             foreign=self.whose(labels),
             address=(networks.get(self.network) or {}).get("IPAddress", ""),
             id=str(found.get("Id", "")),
+            ports=tuple(int(binding["HostPort"]) for binding in published if binding.get("HostPort")),
         )
 
     def crashes(self, names: Sequence[str], since: float) -> Command:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import string
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from devstack.container import ContainerContext
@@ -15,12 +17,22 @@ from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
 from devstack.services.postgres import LIBPQ_VARIABLES
 from devstack.settings import URL_VARIABLE, Settings, database_url, reachable_address, shown_host, with_port
+from devstack.shell import Command
 
 ANSWER_BYTES = 16 << 20
 """More than any application says of itself; a path that streams for ever would fill the memory."""
 
 UNSET = (*LIBPQ_VARIABLES, "PYTHONHOME", "VIRTUAL_ENV")
 """The caller's variables that the application must not see."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """How a command of the application's own is run here."""
+
+    command: Command
+    folder: Path
+    env: Mapping[str, str]
 
 
 class Api:
@@ -153,10 +165,12 @@ class Api:
         self.check()
         return self.spec()
 
-    def surroundings(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """All variables of a command of the application's own that speaks to the database itself, not to PgBouncer."""
+    @contextlib.contextmanager
+    def beside(self, command: str, environ: Mapping[str, str], extra: Mapping[str, str]) -> Iterator[Beside]:
+        """A shell command of the application's own, with its packages and variables and ``extra``. It speaks to the
+        database itself, not to PgBouncer."""
         kept = {name: value for name, value in environ.items() if name not in UNSET}
-        return {**kept, **self.environment(direct=True)}
+        yield Beside(Command(command), self.folder, {**kept, **self.environment(direct=True), **extra})
 
     def check(self) -> None:
         """:raises UsageError: its folder or its interpreter is not there."""

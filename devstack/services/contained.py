@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from devstack.container import ContainerContext
 from devstack.credentials import Credentials
 from devstack.runtimes import Inside, ServiceSpec
 from devstack.runtimes.containers import Containers
-from devstack.services.api import Api
+from devstack.services import passage
+from devstack.services.api import Api, Beside
 from devstack.services.images import Images
 from devstack.services.pgbouncer import PgBouncer
 from devstack.services.postgres import Postgres
@@ -133,6 +136,19 @@ class ContainedPostgres(Postgres):
     def _program(self, words: Sequence[str], env: Mapping[str, str]) -> Command:
         return self.context.exec(self.name, [self.programs.path(words[0]), *words[1:]], env, user="postgres")
 
+    def _run(self, words: list[str]) -> Command:
+        return self.context.exec(self.name, words, user="postgres")
+
+    @contextlib.contextmanager
+    def inward(self, path: Path) -> Iterator[Path]:
+        with passage.inward(self.context, self._run, VOLUME, path) as inside:
+            yield inside
+
+    @contextlib.contextmanager
+    def outward(self, folder: Path) -> Iterator[Path]:
+        with passage.outward(self.context, self._run, VOLUME, folder) as inside:
+            yield inside
+
     def write_passfile(self, content: str) -> None:
         self.context.write_inside(self.name, self.passfile, content, user="postgres")
 
@@ -248,6 +264,21 @@ class ContainedApi(Api):
             memory_mb=api.memory_mb,
         )
         return replace(spec, argv=words, cwd=self.inside, watch=(), inside=inside)
+
+    @contextlib.contextmanager
+    def beside(self, command: str, environ: Mapping[str, str], extra: Mapping[str, str]) -> Iterator[Beside]:
+        self.images.api(self.folder, start=True)
+        spec = self.spec()
+        assert spec.inside
+        spec = replace(
+            spec,
+            name=f"{self.name}-{secrets.token_hex(4)}",
+            argv=["/bin/sh", "-c", command],
+            env={**self.environment(direct=True), **extra},
+            inside=replace(spec.inside, ports={}, files={}),
+        )
+        with self.context.one_off(spec) as line:
+            yield Beside(line, self.settings.root, dict(environ))
 
     def prepare(self) -> ServiceSpec:
         self.check()

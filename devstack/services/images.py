@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -77,12 +78,13 @@ class Images:
         :raises StackError: it does not run there.
         """
         spec = ServiceSpec(
-            name="",
+            name=f"nv-look-{secrets.token_hex(4)}",
             argv=["/bin/sh", "-c", script],
             cwd=Path("/"),
             inside=Inside(image=image, memory_mb=256, network=False),
         )
-        result = self.context.read(self.engine.once(spec))
+        with self.context.one_off(spec) as command:
+            result = self.context.read(command)
         if not result.ok:
             lines = (result.stderr or result.stdout).strip().splitlines()[-10:]
             wrong = any("exec format error" in line.lower() for line in lines)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -423,6 +424,16 @@ class Postgres:
 
     def _program(self, words: Sequence[str], env: Mapping[str, str]) -> Command:
         return self.context.exec(self.name, [self.programs.path(words[0]), *words[1:]], env)
+
+    @contextlib.contextmanager
+    def inward(self, path: Path) -> Iterator[Path]:
+        """A file or folder of this machine, where PostgreSQL's programs find it."""
+        yield path
+
+    @contextlib.contextmanager
+    def outward(self, folder: Path) -> Iterator[Path]:
+        """Where PostgreSQL's programs write what is to come into an empty folder of this machine."""
+        yield folder
 
     def ask(self, database: str, sql: str) -> Command:
         """A question to the server as the superuser."""

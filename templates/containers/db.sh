@@ -18,6 +18,7 @@ if [ "$(id -u)" = 0 ]; then
     done
     [ -n "$as" ] || fail "the image has none of gosu, su-exec and setpriv to run PostgreSQL under its own account"
 fi
+rm -rf "$NV_VOLUME"/.nv-passage-*
 mkdir -p "$NV_SOCKETS"
 chmod 700 "$NV_SOCKETS"
 [ "$(id -u)" != 0 ] || chown "$owner" "$NV_SOCKETS"

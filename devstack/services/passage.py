@@ -1,0 +1,88 @@
+"""Files on their way into a container and out of it, as a tar stream: PostgreSQL's programs run inside, and the backups
+are here."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from devstack.container import ContainerContext
+from devstack.errors import StackError
+from devstack.shell import Command
+
+PREFIX = ".nv-passage-"
+"""Of the folders inside, in the volume: what a kill leaves of them goes at the container's next start."""
+
+Exec = Callable[[list[str]], Command]
+"""Makes a command inside, under the account that PostgreSQL's programs run as."""
+
+
+@contextlib.contextmanager
+def _folder(context: ContainerContext, run: Exec, volume: Path) -> Iterator[Path]:
+    """A folder inside for the time being."""
+    inside = volume / f"{PREFIX}{secrets.token_hex(4)}"
+    context.run(run(["mkdir", "-m", "700", str(inside)]), "make a folder in the container")
+    try:
+        yield inside
+    finally:
+        with contextlib.suppress(StackError):
+            context.run(run(["rm", "-rf", str(inside)]), "remove a folder in the container")
+
+
+@contextlib.contextmanager
+def inward(context: ContainerContext, run: Exec, volume: Path, path: Path) -> Iterator[Path]:
+    """A copy inside of a file or folder here.
+
+    :raises StackError: it could not be copied.
+    """
+    with _folder(context, run, volume) as inside:
+        with context.talk(run(["tar", "-x", "-f", "-", "-C", str(inside)]), f"copy {path.name} into the container") as (
+            stdin,
+            stdout,
+        ):
+            _send(path, stdin)
+            stdin.close()
+            stdout.read()
+        yield inside / path.name
+
+
+def _send(path: Path, stream: IO[bytes]) -> None:
+    with contextlib.suppress(BrokenPipeError), tarfile.open(fileobj=stream, mode="w|") as tar:
+        tar.add(path, arcname=path.name, filter=_owned_by_nobody)
+
+
+def _owned_by_nobody(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
+
+
+@contextlib.contextmanager
+def outward(context: ContainerContext, run: Exec, volume: Path, folder: Path) -> Iterator[Path]:
+    """A folder inside to write into; what is in it at the end comes into ``folder`` here.
+
+    :raises StackError: it could not be copied.
+    """
+    with _folder(context, run, volume) as inside:
+        yield inside
+        command = run(["tar", "-c", "-f", "-", "-C", str(inside), "."])
+        with context.stream_out(command, "copy the files out of the container") as stream:
+            _receive(stream, folder)
+
+
+def _receive(stream: IO[bytes], folder: Path) -> None:
+    with tarfile.open(fileobj=stream, mode="r|") as tar:
+        for member in tar:
+            if ".." in Path(member.name).parts or not (member.isfile() or member.isdir()):
+                raise StackError("the container sent what is neither a file nor a folder", why=member.name)
+            member.mode = 0o700 if member.isdir() else 0o600
+            if sys.version_info >= (3, 12):
+                tar.extract(member, folder, filter="data")
+            else:
+                member.uid = member.gid = -1
+                tar.extract(member, folder)

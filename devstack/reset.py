@@ -29,19 +29,22 @@ class Doomed:
     """Something that a reset removes."""
 
     what: str
-    path: Path
-    bytes: int
+    place: str
+    bytes: int | None
+    """None where the engine alone knows."""
 
 
 def doomed(stack: Stack, *, logs: bool) -> list[Doomed]:
     """What a reset would remove now."""
     paths = stack.paths
-    found = [Doomed("data", path, _bytes(path)) for path in _visible(paths.volumes)]
+    found = [Doomed("data", str(path), _bytes(path)) for path in _visible(paths.volumes)]
+    if stack.context.runtime.contained and stack.db.data_is_there():
+        found.append(Doomed("data", stack.db.place, None))
     rest = [path for path in _going(paths) if path != paths.volumes]
     if rest:
-        found.append(Doomed("state", paths.state, sum(map(_bytes, rest))))
+        found.append(Doomed("state", str(paths.state), sum(map(_bytes, rest))))
     if logs and (files := list(log_files(paths))):
-        found.append(Doomed("logs", paths.log, sum(map(_bytes, files))))
+        found.append(Doomed("logs", str(paths.log), sum(map(_bytes, files))))
     return found
 
 
@@ -52,7 +55,7 @@ def back_up(stack: Stack) -> Backup | None:
     """
     from devstack.data import backup, recovery
 
-    if stack.context.host.read_file(stack.db.data / "PG_VERSION") is None:
+    if not stack.db.data_is_there():
         return None
     ran = stack.context.states(stack.names)[stack.db.name].running
     try:
@@ -86,6 +89,7 @@ def remove(stack: Stack, *, logs: bool) -> None:
         for path in log_files(stack.paths):
             _remove(stack, path)
     if stack.context.dry:
+        stack.db.remove_data()
         for path in _going(stack.paths):
             console.out(f"# remove {path}")
         return
@@ -97,7 +101,7 @@ def recover(stack: Stack) -> bool:
     paths = stack.paths
     if not paths.aside.is_dir():
         return False
-    if paths.volumes.is_dir():
+    if paths.volumes.is_dir() or (stack.context.runtime.contained and stack.db.data_is_there()):
         paths.aside.rmdir()
         console.note("a reset was cut off before it removed anything: the data are as they were")
         return False
@@ -107,9 +111,11 @@ def recover(stack: Stack) -> bool:
 
 
 def _finish(stack: Stack) -> None:
-    """One rename decides: from the moment that the data are aside, the reset is to be finished."""
+    """One rename decides, or the engine's removal of a volume: once the data are not in their place, the reset is to be
+    finished."""
     paths, host = stack.paths, stack.context.host
     paths.aside.mkdir(mode=0o700, exist_ok=True)
+    stack.db.remove_data()
     if paths.volumes.is_dir():
         paths.volumes.rename(paths.aside / paths.volumes.name)
         _sync(paths.state)

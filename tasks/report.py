@@ -88,7 +88,7 @@ def doomed(stack: Stack, going: list[Doomed], *, backup: bool, logs: bool) -> li
 
     if not going:
         return ["there is nothing to remove"]
-    rows = [(item.what, console.size(item.bytes), str(item.path)) for item in going]
+    rows = [(item.what, _size(item), item.place) for item in going]
     where = f"{shown(stack, folder_of(stack.settings))}/"
     first = f"first, a verified backup is made in {where}" if backup else "no backup is made: the data are lost"
     stays = where if logs else f"{where} and {shown(stack, stack.paths.log)}/"
@@ -110,7 +110,12 @@ def confirmed() -> bool:
 
 def removed(stack: Stack, item: Doomed) -> None:
     if not stack.context.dry:
-        console.out(f"removed {item.what}, {console.size(item.bytes)}: {item.path}")
+        size = _size(item)
+        console.out(f"removed {item.what}{size and f', {size}'}: {item.place}")
+
+
+def _size(item: Doomed) -> str:
+    return "" if item.bytes is None else console.size(item.bytes)
 
 
 def endpoints(stack: Stack) -> None:

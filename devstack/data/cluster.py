@@ -10,7 +10,6 @@ import contextlib
 import os
 import secrets
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,7 +24,7 @@ from devstack.data.manifest import now, stamp
 from devstack.data.restore import Restored, Undone
 from devstack.data.session import Session
 from devstack.errors import StackError
-from devstack.shell import Command, argv, sh
+from devstack.shell import argv
 
 if TYPE_CHECKING:
     from devstack.data.load import Source
@@ -76,7 +75,7 @@ def replace(stack: Stack, source: Source, safety: str) -> Restored:
     )
     _write(stack, plan)
     try:
-        counted = _combine_and_try(stack, members, data.with_name(plan.incoming))
+        counted = _combine_and_try(stack, members, plan.incoming)
         outage = _exchange(stack, plan)
     except BaseException:
         recover(stack)
@@ -101,7 +100,7 @@ def undo(stack: Stack, previous: Previous) -> Undone:
     :raises StackError: it is gone, or does not start.
     """
     data = stack.db.data
-    if not data.with_name(previous.name).is_dir():
+    if previous.name not in stack.db.folders.names():
         raise StackError("there is nothing to undo", why=f"{previous.name} is gone", fix="see inv data.list")
     plan = Swap(incoming=previous.name, outgoing=f"{data.name}-{now():%Y%m%d-%H%M%S}", why=f"undo of {previous.why}")
     _write(stack, plan)
@@ -123,7 +122,7 @@ def try_chain(stack: Stack, backup: Backup) -> census.Census:
     plan = Swap(incoming=f".{stack.db.data.name}.incoming", outgoing="", why="verification")
     _write(stack, plan)
     try:
-        return _combine_and_try(stack, members, stack.db.data.with_name(plan.incoming))
+        return _combine_and_try(stack, members, plan.incoming)
     finally:
         recover(stack)
 
@@ -138,66 +137,57 @@ def put_right(stack: Stack) -> None:
 def recover(stack: Stack) -> None:
     """Put right what was cut off: the data folder is the old one or the new one, whole; the rest goes."""
     plan = _read(stack)
-    data = stack.db.data
+    data, folders = stack.db.data.name, stack.db.folders
     if plan is None:
         stack.context.host.remove(stack.paths.swap)
         return
-    incoming, outgoing = data.with_name(plan.incoming), data.with_name(plan.outgoing or "none")
-    if not data.is_dir() and outgoing.is_dir():
-        outgoing.rename(data)
+    there = folders.names()
+    if data not in there and plan.outgoing in there:
+        folders.move((plan.outgoing, data))
         console.note(f"the {plan.why} was cut off: the database is as it was before")
-    elif outgoing.is_dir() and not incoming.is_dir():
+    elif plan.outgoing in there and plan.incoming not in there:
         _settle(stack, plan)
         console.note(f"the {plan.why} was cut off after its switch, and is finished")
         return
-    if plan.incoming.startswith(".") and incoming.is_dir():
-        stack.context.read(stack.context.runtime.as_account(_pg_ctl(stack, incoming, ["-m", "immediate", "stop"])))
-        stack.context.host.remove(incoming)
+    if plan.incoming.startswith(".") and plan.incoming in there:
+        if not stack.context.runtime.contained or stack.context.states([stack.db.name])[stack.db.name].running:
+            stack.context.read(folders.pg_ctl(plan.incoming, ["-m", "immediate", "stop"]))
+        folders.remove(plan.incoming)
     stack.context.host.remove(stack.paths.swap)
 
 
-def _combine_and_try(stack: Stack, members: list[Backup], target: Path) -> census.Census:
-    context, programs = stack.context, stack.db.as_superuser
-    context.host.remove(target)
-    words = ["pg_combinebackup", "-o", str(target), *(str(member.path) for member in members)]
-    context.run(programs(words, "postgres"), f"combine {len(members)} backups")
-    context.run(programs(["pg_verifybackup", "-q", str(target)], "postgres"), "verify the combined backup")
-    context.host.write_file(target / LINEAGE, f"{secrets.token_hex(16)}\n".encode(), 0o600)
-    if context.host.is_root:
-        context.run(sh("chown -R $account: $target", account=context.host.account, target=target), "hand it over")
-    return _try(stack, target)
+def _combine_and_try(stack: Stack, members: list[Backup], incoming: str) -> census.Census:
+    context, programs, folders = stack.context, stack.db.as_superuser, stack.db.folders
+    folders.remove(incoming)
+    target = str(folders.path(incoming))
+    with contextlib.ExitStack() as passages:
+        inside = [str(passages.enter_context(stack.db.inward(member.path))) for member in members]
+        words = ["pg_combinebackup", "-o", target, *inside]
+        context.run(programs(words, "postgres"), f"combine {len(members)} backups")
+    context.run(programs(["pg_verifybackup", "-q", target], "postgres"), "verify the combined backup")
+    folders.finish(incoming, LINEAGE, f"{secrets.token_hex(16)}\n")
+    return _try(stack, incoming)
 
 
-def _try(stack: Stack, target: Path) -> census.Census:
+def _try(stack: Stack, incoming: str) -> census.Census:
     """Start it for itself alone, and read every row."""
-    context = stack.context
-    sockets = context.paths.run / "try"
-    context.make_run_dir()
-    context.make_dir(sockets, 0o700, account=True)
-    own = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={sockets}"]
-    options = argv([*stack.db.spec().argv[3:], *own])
-    seconds = str(int(stack.settings.stack.start_timeout))
-    start = _pg_ctl(stack, target, ["-w", "-t", seconds, "-l", str(sockets / "log"), "-o", options, "start"])
-    stop = _pg_ctl(stack, target, ["-w", "-m", "fast", "stop"])
-    try:
+    context, folders = stack.context, stack.db.folders
+    with folders.sockets() as sockets:
+        own = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={sockets}"]
+        options = argv([*stack.db.spec().argv[3:], *own])
+        seconds = str(int(stack.settings.stack.start_timeout))
+        words = ["-w", "-t", seconds, "-l", str(sockets / "log"), "-o", options, "start"]
         try:
-            context.run(context.runtime.as_account(start), "start the restored cluster")
+            context.run(folders.pg_ctl(incoming, words), "start the restored cluster")
         except StackError as error:
-            log = (context.host.read_file(sockets / "log") or b"").decode(errors="replace").splitlines()[-10:]
+            log = folders.log(sockets)[-10:]
             raise StackError(error.what, why="nothing was changed", evidence=[*error.evidence, *log]) from None
-        words = ["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]
-        psql = stack.db.as_superuser(words, stack.settings.db.name, {"PGHOST": str(sockets)})
+        ask = ["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]
+        psql = stack.db.as_superuser(ask, stack.settings.db.name, {"PGHOST": str(sockets)})
         with context.talk(psql, "read the restored cluster") as (stdin, stdout):
             counted = census.take(Session(stdin, stdout))
-        context.run(context.runtime.as_account(stop), "stop the restored cluster")
+        context.run(folders.pg_ctl(incoming, ["-w", "-m", "fast", "stop"]), "stop the restored cluster")
         return counted
-    finally:
-        context.host.remove(sockets)
-
-
-def _pg_ctl(stack: Stack, target: Path, words: list[str]) -> Command:
-    program = stack.db.programs.path("pg_ctl")
-    return stack.context.exec(stack.db.name, [program, "-D", str(target), *words], stack.db.programs.env)
 
 
 def _exchange(stack: Stack, plan: Swap) -> float:
@@ -205,21 +195,17 @@ def _exchange(stack: Stack, plan: Swap) -> float:
 
     :raises StackError: the new one does not start; the old one is in its place again then.
     """
-    data = stack.db.data
-    incoming, outgoing = data.with_name(plan.incoming), data.with_name(plan.outgoing)
+    data, folders = stack.db.data.name, stack.db.folders
     began = time.monotonic()
     for service in reversed(stack.services):
         stack.stop(service.label)
-    data.rename(outgoing)
-    incoming.rename(data)
-    _sync(data.parent)
+    folders.move((data, plan.outgoing), (plan.incoming, data))
     try:
         stack.start("db")
     except BaseException:
         with contextlib.suppress(StackError):
             stack.stop("db")
-        data.rename(incoming)
-        outgoing.rename(data)
+        folders.move((data, plan.incoming), (plan.outgoing, data))
         with contextlib.suppress(StackError):
             for service in stack.services:
                 stack.start(service.label)
@@ -235,7 +221,7 @@ def _settle(stack: Stack, plan: Swap) -> None:
         Previous(name=plan.outgoing, of=stack.settings.db.name, when=stamp(now()), why=plan.why, directory=True),
     )
     if was and was.directory and was.name not in (plan.outgoing, plan.incoming):
-        stack.context.host.remove(stack.db.data.with_name(was.name))
+        stack.db.folders.remove(was.name)
     stack.context.host.remove(stack.paths.swap)
 
 
@@ -247,11 +233,3 @@ def _read(stack: Stack) -> Swap | None:
     with contextlib.suppress(OSError, msgspec.MsgspecError):
         return msgspec.json.decode(stack.paths.swap.read_bytes(), type=Swap)
     return None
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -130,7 +130,8 @@ def _parent(stack: Stack, found: list[Backup], identifier: str) -> tuple[Backup 
 
 
 def lineage(stack: Stack) -> str:
-    return (stack.context.host.read_file(stack.db.data / LINEAGE) or b"").decode(errors="replace").strip()
+    """Which restore the cluster in use came from; empty if from none."""
+    return stack.db.folders.read(stack.db.data.name, LINEAGE)
 
 
 def chain(backup: Backup, found: list[Backup]) -> list[Backup]:

@@ -81,5 +81,5 @@ def settle(stack: Stack, done: journal.Journal) -> None:
         except StackError as error:
             console.note(f"{done.previous} could not be dropped: {error.why}")
     if was and was.directory:
-        stack.context.host.remove(stack.db.data.with_name(was.name))
+        stack.db.folders.remove(was.name)
     journal.clear(stack)

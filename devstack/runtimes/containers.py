@@ -155,7 +155,7 @@ class Containers(ABC):
 
     def exec(self, name: str, argv_: Sequence[str], env: Mapping[str, str], *, user: str = "") -> Command:
         words = [*(["--user", user] if user else []), *(f"--env={key}={value}" for key, value in env.items())]
-        return self.sh("exec -i $words $name $argv", words=words, name=name, argv=argv_)
+        return self.sh("exec -i $words", words=[*words, name, *argv_])
 
     def shell(self, name: str, argv_: Sequence[str], env: Mapping[str, str], *, user: str = "") -> Command:
         """The same for a person at a terminal."""

@@ -16,6 +16,7 @@ from devstack.runtimes import Inside, ServiceSpec
 from devstack.runtimes.containers import Containers
 from devstack.services import passage
 from devstack.services.api import Api, Beside
+from devstack.services.folders import Folders, VolumeFolders
 from devstack.services.images import Images
 from devstack.services.pgbouncer import PgBouncer
 from devstack.services.postgres import Postgres
@@ -114,11 +115,23 @@ class ContainedPostgres(Postgres):
     def data_is_there(self) -> bool:
         return volumes.is_there(self.context, self.volume)
 
+    def remove_data(self) -> None:
+        volumes.remove(self.context, self.volume)
+
     def prepare(self) -> ServiceSpec:
         self.programs = self.images.postgres(start=True)
         spec = self.spec()
         self._fresh = volumes.make(self.context, self.volume)
         return spec
+
+    @property
+    def folders(self) -> Folders:
+        return VolumeFolders(self)
+
+    def helper(self, words: Sequence[str]) -> ServiceSpec:
+        """A command on the volume, for when no server uses it."""
+        inside = Inside(image=self.settings.db.image, volumes={self.volume: str(VOLUME)}, memory_mb=256, network=False)
+        return ServiceSpec(name=f"{self.name}-{secrets.token_hex(4)}", argv=words, cwd=Path("/"), inside=inside)
 
     @property
     def place(self) -> str:

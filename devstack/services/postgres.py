@@ -17,6 +17,7 @@ from devstack.errors import UsageError
 from devstack.providers import STATEMENTS, Programs, search_postgres
 from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
+from devstack.services.folders import Folders
 from devstack.settings import Settings, reachable_address, with_port
 from devstack.shell import Command, argv, sh
 from devstack.templates import render
@@ -82,6 +83,11 @@ class Postgres:
     def place(self) -> str:
         """Where the data are, for people."""
         return str(self.data)
+
+    @property
+    def folders(self) -> Folders:
+        """What is beside the data folder."""
+        return Folders(self)
 
     @property
     def sockets(self) -> Path:
@@ -162,6 +168,9 @@ class Postgres:
     def data_is_there(self) -> bool:
         """Whether the data volume holds a cluster; a start makes one otherwise."""
         return self.context.host.read_file(self.data / "PG_VERSION") is not None
+
+    def remove_data(self) -> None:
+        """Have the engine remove the data, where it keeps them."""
 
     def room(self, seconds: float) -> tuple[int, int] | None:
         """Bytes free, and in all, on the disk of the data; None where they are not. (POSIX: f_bavail is what an

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import json
 import os
 import shutil
@@ -28,13 +30,32 @@ LEFT_OUT = shutil.ignore_patterns(
 )
 
 
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""The number of this process among those that run tests at the same time."""
+PORTS = itertools.cycle(range(12_000 + WORKER * 2_000, 14_000 + WORKER * 2_000))
+"""Each process has its own: below those that the system gives out (32768 on Linux), each given out once a round."""
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that nothing listens on, on either family of loopback."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    found: list[int] = []
+    while len(found) < count:
+        port = next(PORTS)
+        if all(_is_free(family, address, port) for family, address in LOOPBACK):
+            found.append(port)
+    return found
+
+
+LOOPBACK = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+
+
+def _is_free(family: int, address: str, port: int) -> bool:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as one:
+            one.bind((address, port))
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE  # no IPv6 is no hindrance
+    return True
 
 
 class Project:

@@ -1,0 +1,157 @@
+"""The same stack on each engine: one project an engine, whose tests leave it running."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Project
+from tests.engines import provide
+from tests.engines.provide import BASE, BUNDLE, DATABASE, Engine
+
+ENGINES = ("native", "podman", "docker", "apple")
+
+
+class Running(Project):
+    """A project whose stack runs on an engine."""
+
+    def __init__(self, folder: Path, cache: Path, engine: Engine) -> None:
+        super().__init__(folder, cache)
+        self.engine = engine
+        self.env |= {**engine.env, **engine.settings, "INVOKE_STACK_RUNTIME": engine.name}
+
+    @property
+    def contained(self) -> bool:
+        return self.engine.name != "native"
+
+    def containers(self) -> list[str]:
+        """Names of what the engine has, running or not."""
+        if self.engine.name == "apple":
+            return [found["id"] for found in json.loads(self.engine.run("list", "--all", "--format", "json"))]
+        return self.engine.run("ps", "--all", "--format", "{{.Names}}").split()
+
+    def volumes(self) -> list[str]:
+        if self.engine.name == "apple":
+            return [found["id"] for found in json.loads(self.engine.run("volume", "list", "--format", "json"))]
+        return self.engine.run("volume", "ls", "--format", "{{.Name}}").split()
+
+    def networks(self) -> list[str]:
+        """Those that are not the engine's own."""
+        if self.engine.name == "apple":
+            return []
+        names = self.engine.run("network", "ls", "--format", "{{.Name}}").split()
+        return [name for name in names if name not in ("bridge", "host", "none", "podman")]
+
+    def health(self, *, expect: int | None = 0) -> dict[str, dict[str, object]]:
+        """The services' health by label."""
+        process = self.popen("health", "--json")
+        stdout, stderr = process.communicate(timeout=60)
+        assert expect is None or process.returncode == expect, f"{stdout}\n{stderr}"
+        return {service["service"]: service for service in json.loads(stdout)["services"]}
+
+    def end(self) -> None:
+        super().end()
+        if self.contained:
+            for name in self.containers():
+                if name.startswith("nv-"):
+                    self.engine.run("rm", "--force", name, check=False)
+            for volume in self.volumes():
+                if volume.startswith("nv-"):
+                    self.engine.run("volume", "rm", volume, check=False)
+            for network in self.networks():
+                self.engine.run("network", "rm", network, check=False)
+
+
+@pytest.fixture(scope="session")
+def place(workspace: Path) -> Iterator[Path]:
+    """A folder for what the engines need."""
+    folder = Path(tempfile.mkdtemp(dir=workspace, prefix="engines-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgresql(workspace: Path, cache: Path) -> Path:
+    """The PostgreSQL that the native runtime has unpacked."""
+    folder = Path(tempfile.mkdtemp(dir=workspace))
+    folder.chmod(0o755)
+    project = Project(folder, cache)
+    try:
+        project.inv("db.start")
+        found = json.loads((project.state / "choices.json").read_text())["postgres_bin"]
+    finally:
+        project.end()
+        shutil.rmtree(folder, ignore_errors=True)
+    return Path(found).parent
+
+
+@pytest.fixture(scope="session")
+def podman(place: Path, postgresql: Path) -> Iterator[Engine]:
+    with provide.podman(place / "podman") as engine:
+        provide.make_images(engine, place / "images", postgresql)
+        engine.settings = settings()
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def docker(place: Path, podman: Engine) -> Iterator[Engine]:
+    """With the images that Podman's tests have built, where they ran before: one build for both is enough."""
+    with provide.docker(place / "docker") as engine:
+        built = podman.run("images", "--filter", "label=nv-devstack.image", "--format", "{{.Repository}}:{{.Tag}}")
+        provide.hand_over([BASE, DATABASE, *built.split()], podman, engine, place / "handed")
+        engine.settings = settings()
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def apple(place: Path, podman: Engine) -> Iterator[Engine]:
+    with provide.apple(place / "apple", podman) as engine:
+        engine.settings = settings()
+        yield engine
+
+
+def settings() -> dict[str, str]:
+    """What stands for the images of a registry; and the certificates of whoever is between here and the packages."""
+    return {
+        "INVOKE_DB_IMAGE": DATABASE,
+        "INVOKE_PGB_BASE_IMAGE": BASE,
+        "INVOKE_API_BASE_IMAGE": BASE,
+        "INVOKE_STACK_CA_BUNDLE": str(BUNDLE) if BUNDLE.is_file() else "",
+    }
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each engine in turn."""
+    name: str = request.param
+    if name == "native":
+        return Engine("native", "", {})
+    found: Engine = request.getfixturevalue(name)
+    return found
+
+
+@contextlib.contextmanager
+def running(workspace: Path, cache: Path, engine: Engine) -> Iterator[Running]:
+    """A project on an engine, nothing started yet."""
+    folder = Path(tempfile.mkdtemp(dir=workspace))
+    folder.chmod(0o755)
+    made = Running(folder, cache, engine)
+    try:
+        yield made
+    finally:
+        made.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def up(workspace: Path, cache: Path, engine: Engine) -> Iterator[Running]:
+    """A running stack, which all tests of an engine share."""
+    with running(workspace, cache, engine) as made:
+        made.inv("dev.up")
+        yield made

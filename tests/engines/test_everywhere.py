@@ -1,0 +1,315 @@
+"""The same commands with the same words on every engine: native, Podman, Docker, the double of Apple's container."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import free_ports, wait_for
+from tests.engines.conftest import Running
+
+SERVICES = ("nv-db", "nv-pgbouncer", "nv-api")
+
+
+@pytest.fixture(autouse=True)
+def whole(up: Running) -> None:
+    """Each test begins with a healthy stack, whatever the one before has left."""
+    up.inv("dev.up")
+
+
+def make(project: Running, target: str, expect: int = 0) -> str:
+    """A target of the Makefile, as the task that it stands for: setting up is not what is tried here."""
+    task = {"backup": "data.backup", "restore": "data.restore", "health": "health"}.get(
+        target, target.replace("-", ".")
+    )
+    return project.inv(task, expect=expect).stdout
+
+
+def test_the_specifications_sequences(up: Running) -> None:
+    for target in ("dev-up", "health", "dev-down"):
+        make(up, target)
+    for service in ("db", "pgb", "api"):
+        make(up, f"{service}-start")
+        assert "running" in make(up, f"{service}-status")
+        make(up, f"{service}-stop")
+    for target in ("dev-up", "backup", "dev-down", "restore", "health"):
+        make(up, target)
+    assert up.http("/health")[0] == 200
+
+
+def test_a_second_up_changes_nothing_and_says_so(up: Running) -> None:
+    before = up.pids()
+    again = up.inv("dev.up").stdout
+    assert again.count("already running") == 3
+    assert up.pids() == before
+
+
+def test_data_stay_over_down_and_up_and_down_leaves_nothing_else(up: Running) -> None:
+    up.query("CREATE TABLE IF NOT EXISTS kept (n int); INSERT INTO kept VALUES (7); SELECT 1")
+    up.inv("dev.down")
+    assert up.listening() == []
+    if up.contained:
+        assert [name for name in up.containers() if name.startswith("nv-")] == []
+        assert up.networks() == []
+        assert up.volumes() == ["nv-db-data"]
+    else:
+        assert up.processes() == []
+    assert "stopped" in up.inv("dev.status", expect=1).stdout
+    up.inv("dev.up")
+    assert up.query("SELECT max(n) FROM kept") == [(7,)]
+    assert "database system is shut down" in up.inv("db.logs", "--tail", "400").stdout or up.contained
+
+
+def test_a_restart_keeps_the_order(up: Running) -> None:
+    text = up.inv("dev.restart", "--timing").stdout
+    stopped = [line.split()[0] for line in text.splitlines() if " stopped in " in line]
+    ready = [line.split()[0] for line in text.splitlines() if " ready in " in line]
+    assert (stopped, ready[:3]) == ([*reversed(SERVICES)], [*SERVICES])
+    services = json.loads(up.inv("dev.status", "--json").stdout)["services"]
+    assert [service["state"] for service in services] == ["running"] * 3
+
+
+def test_health_and_status_say_the_same_everywhere(up: Running) -> None:
+    found = up.health()
+    assert {name: service["verdict"] for name, service in found.items()} == dict.fromkeys(found, "healthy")
+    assert {check["name"] for check in found["db"]["checks"]} >= {"process", "disk", "query", "memory", "settings"}  # type: ignore[attr-defined]
+    assert all(service["memory_bytes"] for service in found.values())
+    text = up.inv("health").stdout
+    assert f"🗄️  Database (nv-db): ✅ HEALTHY (127.0.0.1:{up.db_port})" in text
+    up.inv("metrics")
+    up.inv("system-info")
+
+
+@pytest.mark.parametrize("layout", ["sql", "custom", "directory"])
+def test_a_backup_restores_exactly_and_undo_takes_it_back(up: Running, layout: str) -> None:
+    up.query(
+        "DROP TABLE IF EXISTS round;"
+        " CREATE TABLE round AS SELECT g, md5(g::text) FROM generate_series(1, 500) g; SELECT 1"
+    )
+    made = json.loads(up.inv("data.backup", "--format", layout, "--json").stdout)
+    up.query("DELETE FROM round WHERE g > 10; SELECT 1")
+    up.inv("data.verify", "--file", made["file"], "--deep")
+    up.inv("data.restore", "--file", made["file"])
+    assert up.query("SELECT count(*), max(g) FROM round", up.pgb_port) == [(500, 500)]
+    up.inv("data.undo")
+    assert up.query("SELECT count(*) FROM round", up.pgb_port) == [(10,)]
+    up.inv("data.restore", "--file", made["file"], "--merge")
+    assert up.query("SELECT count(*) FROM round", up.pgb_port) == [(500,)]
+    assert up.http("/health")[0] == 200
+
+
+def test_a_copy_of_the_cluster_and_what_changed_since(up: Running) -> None:
+    up.query("DROP TABLE IF EXISTS copied; CREATE TABLE copied AS SELECT 1 AS n; SELECT 1")
+    up.inv("data.backup", "--incremental")
+    up.query("INSERT INTO copied VALUES (2); SELECT 1")
+    made = json.loads(up.inv("data.backup", "--incremental", "--json").stdout)
+    assert made["kind"] == "incremental"
+    up.query("DROP TABLE copied; SELECT 1")
+    up.inv("data.restore", "--file", made["file"])
+    assert up.query("SELECT sum(n)::int FROM copied") == [(3,)]
+    up.inv("data.undo")
+    assert up.query("SELECT to_regclass('copied')") == [(None,)]
+
+
+def test_the_applications_own_commands_run_beside_it(up: Running) -> None:
+    up.inv("data.migrate", "--status")
+    up.inv("data.migrate")
+    text = up.inv("data.generate", "--rows", "50", "--seed", "1")
+    assert "can't be used" not in text.stderr  # its vectors come from the application
+    assert up.query("SELECT count(*) >= 50 FROM memories") == [(True,)]
+    assert up.inv("db.shell", "--command", "SELECT 6 * 7").stdout.split()[2] == "42"
+    assert up.inv("db.shell", "--admin", "--command", "SELECT current_user").stdout.split()[2] == "postgres"
+
+
+def test_a_change_of_the_source_is_served(up: Running) -> None:
+    main = up.root / "api" / "main.py"
+    before = main.read_text()
+    main.write_text(before.replace("app = create_app()", 'app = create_app()\napp.get("/changed")(lambda: {"new": 1})'))
+    try:
+        wait_for(lambda: up.http("/changed") == (200, {"new": 1}), 40)
+    finally:
+        main.write_text(before)
+    wait_for(lambda: up.http("/changed")[0] == 404, 40)
+
+
+def test_logs_of_what_ran_before_are_there(up: Running) -> None:
+    mark = f"no_such_table_{os.getpid()}"
+    with pytest.raises(Exception, match=mark):
+        up.query(f"SELECT * FROM {mark}")
+    assert mark in up.inv("db.logs").stdout
+    up.inv("dev.down")
+    assert mark in up.inv("db.logs", "--tail", "200").stdout
+    up.inv("dev.up")
+
+
+def test_a_killed_service_comes_back(up: Running) -> None:
+    """By the engine, or where it has no restart policy by dev.heal."""
+    pid = up.pids().get("nv-pgbouncer")
+    if up.engine.name == "apple":
+        up.engine.run("kill", "nv-pgbouncer")
+        assert up.health(expect=1)["pgb"]["verdict"] != "healthy"
+        assert "nv-pgbouncer" in up.inv("dev.heal").stdout
+    else:
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: up.pids()["nv-pgbouncer"] not in (0, pid), 30)
+    wait_for(lambda: up.health()["pgb"]["verdict"] == "healthy", 30)
+    assert up.query("SELECT 1", up.pgb_port) == [(1,)]
+
+
+def test_a_database_with_another_address_is_found_again(up: Running) -> None:
+    if up.contained:
+        up.engine.run("stop", "nv-db")
+        blocker = "nv-test-blocker"
+        words = ["--network", up.networks()[0]] if up.networks() else []
+        # it takes the address that the database had
+        up.engine.run(
+            "run", "--detach", "--name", blocker, *words, "--entrypoint", "sleep", up.env["INVOKE_DB_IMAGE"], "600"
+        )
+        try:
+            up.engine.run("start", "nv-db")
+            up.inv("dev.heal")
+        finally:
+            up.engine.run("rm", "--force", blocker)
+    else:
+        up.inv("db.stop")
+        up.inv("dev.heal")
+    wait_for(lambda: up.query("SELECT 1", up.pgb_port) == [(1,)], 30)
+    up.health()
+
+
+def test_a_frozen_service_goes_on(up: Running) -> None:
+    if up.engine.name == "apple":
+        pytest.skip("it has no pause, and its processes are in a virtual machine")
+    if up.contained:
+        up.engine.run("pause", "nv-pgbouncer")
+    else:
+        os.kill(up.pids()["nv-pgbouncer"], signal.SIGSTOP)
+    found = up.health(expect=1)["pgb"]
+    assert "frozen" in str(found["cause"])
+    up.inv("dev.heal")
+    up.health()
+
+
+def test_two_environments_at_once(up: Running) -> None:
+    ports = dict(zip(("INVOKE_DB_PORT", "INVOKE_PGB_PORT", "INVOKE_API_PORT"), map(str, free_ports(3)), strict=True))
+    other = {"NV_ENV": "review", **ports}
+    try:
+        up.inv("dev.up", expect=0, **other)
+        text = up.inv("dev.status", expect=0, **other).stdout
+        assert text.count("running") == 3
+        assert "nv-review-db" in text
+        assert up.health()["db"]["verdict"] == "healthy"
+    finally:
+        up.inv("dev.down", expect=0, **other)
+    assert up.health()["api"]["verdict"] == "healthy"
+
+
+def test_a_taken_port_is_named_and_nothing_is_left(up: Running) -> None:
+    up.inv("dev.down")
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", up.pgb_port))
+        holder.listen()
+        answer = up.inv("dev.up", expect=1)
+    assert f"port {up.pgb_port} of nv-pgbouncer is taken" in answer.stderr
+    assert f"pid {os.getpid()}" in answer.stderr
+    up.inv("dev.up")
+
+
+def test_a_server_that_ends_at_once_shows_its_last_words(up: Running) -> None:
+    wrong = {"INVOKE_DB_PARAMETERS": '{"shared_buffers": "lots"}'}
+    answer = up.inv("dev.up", expect=1, **wrong)
+    assert "nv-db did not become ready" in answer.stderr
+    assert 'invalid value for parameter "shared_buffers"' in answer.stderr
+    assert "correct db.parameters" in answer.stderr
+    up.inv("dev.up")
+
+
+def test_no_secret_is_on_a_command_line(up: Running) -> None:
+    up.inv("data.backup")
+    log = (up.root / "logs" / "devstack.log").read_text()
+    for secret in up.secrets().values():
+        assert secret not in log
+    assert not list(Path(up.state).rglob("*.env"))
+
+
+def test_reset_leaves_nothing_of_the_old_data(up: Running) -> None:
+    up.query("CREATE TABLE IF NOT EXISTS doomed (n int); SELECT 1")
+    up.inv("dev.reset", "--yes")
+    assert up.query("SELECT to_regclass('doomed')") == [(None,)]
+    assert up.health()["db"]["verdict"] == "healthy"
+    up.inv("data.restore")
+    assert up.query("SELECT to_regclass('doomed')::text", up.pgb_port) == [("doomed",)]
+    up.inv("data.undo")
+
+
+class TestContainers:
+    """What only an engine of containers can get wrong."""
+
+    @pytest.fixture(autouse=True)
+    def contained(self, up: Running) -> None:
+        if not up.contained:
+            pytest.skip("plain processes have no containers")
+
+    def test_a_foreign_container_of_the_name_is_refused_and_stays(self, up: Running) -> None:
+        up.inv("dev.down")
+        up.engine.run(
+            "run", "--detach", "--name", "nv-pgbouncer", "--entrypoint", "sleep", up.env["INVOKE_DB_IMAGE"], "600"
+        )
+        try:
+            answer = up.inv("dev.up", expect=1)
+            assert "the name nv-pgbouncer is taken" in answer.stderr
+            assert "somebody else" in answer.stderr
+            up.inv("dev.down")
+            assert "nv-pgbouncer" in up.containers()
+        finally:
+            up.engine.run("rm", "--force", "nv-pgbouncer")
+        up.inv("dev.up")
+
+    def test_a_foreign_volume_is_not_used(self, up: Running) -> None:
+        other = {"NV_ENV": "vol", "INVOKE_DB_PORT": str(free_ports(1)[0])}
+        up.engine.run("volume", "create", "nv-vol-db-data")
+        try:
+            answer = up.inv("db.start", expect=1, **other)
+            assert "there is a volume nv-vol-db-data already" in answer.stderr
+        finally:
+            up.engine.run("volume", "rm", "nv-vol-db-data")
+
+    def test_a_missing_image_says_how_to_bring_it(self, up: Running) -> None:
+        up.inv("dev.down")
+        answer = up.inv("dev.up", expect=1, INVOKE_DB_IMAGE="localhost/nv-test/none:1")
+        assert "there is no image localhost/nv-test/none:1 here, and it can't be pulled" in answer.stderr
+        assert "inv dev.images --save" in answer.stderr
+        up.inv("dev.up")
+
+    def test_an_engine_that_does_not_answer_is_named(self, up: Running) -> None:
+        if up.engine.name == "podman":
+            pytest.skip("podman has no daemon that could be away")
+        if up.engine.name == "docker":
+            answer = up.inv("dev.status", expect=1, DOCKER_HOST="unix:///nowhere.sock")
+            assert "docker does not answer" in answer.stderr
+        else:
+            answer = up.inv("dev.status", expect=1, NV_APPLE_STATE=str(up.folder / "down"))
+            assert "apple does not answer" in answer.stderr
+            assert "container system start" in answer.stderr
+
+    def test_another_runtime_is_refused_for_an_environment_with_data(self, up: Running) -> None:
+        answer = up.inv("dev.up", expect=2, INVOKE_STACK_RUNTIME="native")
+        assert f"this environment runs on {up.engine.name}, not on native" in answer.stderr
+        assert "inv dev.move --to native" in answer.stderr
+
+    def test_published_on_loopback_alone(self, up: Running) -> None:
+        for line in (up.root / "logs" / "devstack.log").read_text().splitlines():
+            for published in re.findall(r"--publish=(\S+)", line):
+                assert published.startswith("127.0.0.1:")
+
+    def test_services_do_not_run_as_root(self, up: Running) -> None:
+        for name, of in (("nv-db", "postgres"), ("nv-pgbouncer", "pgbouncer"), ("nv-api", "python")):
+            status = up.engine.run("exec", name, "cat", "/proc/1/status")
+            assert re.search(r"^Uid:\s+(\d+)", status, re.MULTILINE)[1] != "0", of  # type: ignore[index]

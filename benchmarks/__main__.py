@@ -1,4 +1,5 @@
-"""Measure the stack beside the floor, interleaved: ``python -m benchmarks [--rounds N] [--json FILE] [--quick]``.
+"""Measure the stack beside the floor, interleaved: ``python -m benchmarks [--rounds N] [--only stack|data]
+[--json FILE] [--quick]``.
 
 The exit code is 0 whatever the figures: a timing never decides. It is 1 when something could not be measured.
 """
@@ -16,19 +17,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.data import Data
 from benchmarks.floor import Floor
 from benchmarks.report import FIRST, Samples, machine, markdown, results, verdict
-from benchmarks.workspace import BenchmarkError, CommandLine, free_ports, workspace
+from benchmarks.workspace import BenchmarkError, CommandLine, Workspace, free_ports, workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
+PARTS = ("stack", "data")
+ROUNDS = {"stack": 7, "data": 3}
+SERVICES = ("db", "pgb", "api")
 
 
 def main() -> int:
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is ended and removed
     try:
-        answer = measure(options.rounds)
+        answer = measure(options)
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -46,17 +51,18 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure the stack beside the floor.")
-    parser.add_argument("--rounds", type=int, help="rounds to measure (7)")
+    parser.add_argument("--rounds", type=int, help="rounds to measure (7; 3 of backups and restores)")
+    parser.add_argument("--only", choices=PARTS, help="a part; nothing is written without --json")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help=f"write here and beside it as .md ({_shown(RESULTS)})"
     )
-    parser.add_argument("--quick", action="store_true", help="two rounds, nothing is written without --json")
+    parser.add_argument(
+        "--quick", action="store_true", help="two rounds, a tenth of the rows, nothing is written without --json"
+    )
     options = parser.parse_args()
-    if options.rounds is None:
-        options.rounds = 2 if options.quick else 7
-    if options.rounds < 1:
+    if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds: at least 1")
-    if options.json is None and not options.quick:
+    if options.json is None and not options.quick and not options.only:
         options.json = RESULTS
     return options
 
@@ -65,34 +71,55 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def measure(rounds: int) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All rounds.
 
     :raises BenchmarkError: something does not run.
     """
     samples = Samples()
+    parts = [options.only] if options.only else PARTS
+    rounds = {part: options.rounds or (2 if options.quick else count) for part, count in ROUNDS.items()}
     with workspace(ROOT) as here:
-        ports = free_ports(6)
-        facts = {**machine(), "rounds": rounds, "load_before": os.getloadavg()[0]}
-        # the floor's programs, arguments and files are those of a stack that was up once
-        template = CommandLine(here, "floor", dict(zip(("db", "pgb", "api"), ports[:3], strict=True)))
-        ours = CommandLine(here, "dev", dict(zip(("db", "pgb", "api"), ports[3:], strict=True)))
-        _say("the first dev.up, which unpacks PostgreSQL")
-        samples.ours[FIRST].append(template.inv("dev.up"))
-        template.inv("dev.down")
-        floor = Floor(template)
-        facts |= {"postgresql": _version(floor.bin / "postgres", floor.environ), "pgbouncer": _pgbouncer(floor)}
-        ours.inv("dev.up")
-        ours.inv("dev.down")
-        try:
-            for number in range(1, rounds + 1):
-                began = time.perf_counter()
-                _round(floor, ours, samples)
-                _say(f"round {number} of {rounds}: {time.perf_counter() - began:.0f} s")
-        finally:
-            floor.stop()
+        facts = {**machine(), "rounds": rounds[parts[0]], "load_before": os.getloadavg()[0]}
+        if "stack" in parts:
+            facts |= _measure_stack(here, samples, rounds["stack"])
+        if "data" in parts:
+            line = CommandLine(here, "data", dict(zip(SERVICES, free_ports(3), strict=True)))
+            _say("the database for backups and restores")
+            data = Data(line)
+            facts |= _versions(data.floor)
+            try:
+                facts |= data.measure(samples, rounds=rounds["data"], megabytes=100 if options.quick else 1_000)
+            finally:
+                data.close()
         facts["load_after"] = os.getloadavg()[0]
     return results(samples, facts)
+
+
+def _measure_stack(here: Workspace, samples: Samples, rounds: int) -> dict[str, Any]:
+    """What the stack's own figures were measured with."""
+    ports = free_ports(6)
+    # the floor's programs, arguments and files are those of a stack that was up once
+    template = CommandLine(here, "floor", dict(zip(SERVICES, ports[:3], strict=True)))
+    ours = CommandLine(here, "dev", dict(zip(SERVICES, ports[3:], strict=True)))
+    _say("the first dev.up, which unpacks PostgreSQL")
+    samples.ours[FIRST].append(template.inv("dev.up"))
+    template.inv("dev.down")
+    floor = Floor(template)
+    ours.inv("dev.up")
+    ours.inv("dev.down")
+    try:
+        for number in range(1, rounds + 1):
+            began = time.perf_counter()
+            _round(floor, ours, samples)
+            _say(f"round {number} of {rounds}: {time.perf_counter() - began:.0f} s")
+    finally:
+        floor.stop()
+    return _versions(floor)
+
+
+def _versions(floor: Floor) -> dict[str, Any]:
+    return {"postgresql": _version(floor.bin / "postgres", floor.environ), "pgbouncer": _pgbouncer(floor)}
 
 
 def _round(floor: Floor, ours: CommandLine, samples: Samples) -> None:

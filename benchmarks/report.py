@@ -18,6 +18,8 @@ class Row:
     what: str
     against: str = "floor"
     goal: float | None = None
+    unit: str = "s"
+    """``MB`` where bytes are measured."""
 
 
 ROWS = (
@@ -28,6 +30,16 @@ ROWS = (
     Row("restart", "`dev.restart`"),
     Row("api", "`api.stop api.start`"),
     Row("down", "`dev.down`"),
+    Row("backup", "`data.backup`, compressed and verified", against="`pg_dump > /dev/null`", goal=1.3),
+    Row(
+        "restore",
+        "`data.restore` with the backup of what is there, the comparison and the switch",
+        against="`psql` of the same dump",
+        goal=1.3,
+    ),
+    Row("backup_memory", "memory of `data.backup`", against="a tenth of the rows", goal=1.2, unit="MB"),
+    Row("restore_memory", "memory of `data.restore`", against="a tenth of the rows", goal=1.2, unit="MB"),
+    Row("increment", "`data.backup --incremental`, 1 % of the rows changed", against="full", goal=0.05, unit="MB"),
 )
 
 FIRST = "first"
@@ -36,7 +48,7 @@ FIRST = "first"
 
 @dataclass
 class Samples:
-    """Seconds by what was measured, in the order of measuring."""
+    """Seconds, or bytes, by what was measured, in the order of measuring."""
 
     floor: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     ours: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -56,50 +68,71 @@ def results(samples: Samples, facts: dict[str, Any]) -> dict[str, Any]:
     rows = []
     for row in ROWS:
         floor, ours = samples.floor[row.key], samples.ours[row.key]
+        if not (floor and ours):
+            continue
         ratio = statistics.median(ours) / statistics.median(floor)
+        suffix, scale = ("s", 1) if row.unit == "s" else ("mb", 1_000_000)
         rows.append(
             {
                 "key": row.key,
                 "what": row.what,
                 "against": row.against,
-                "floor_s": round(statistics.median(floor), 4),
-                "ours_s": round(statistics.median(ours), 4),
+                "unit": row.unit,
+                f"floor_{suffix}": round(statistics.median(floor) / scale, 4),
+                f"ours_{suffix}": round(statistics.median(ours) / scale, 4),
                 "ratio": round(ratio, 3),
                 "goal": row.goal,
                 "met": None if row.goal is None else ratio <= row.goal,
-                "floor_samples_s": [round(s, 4) for s in floor],
-                "ours_samples_s": [round(s, 4) for s in ours],
+                f"floor_samples_{suffix}": [round(s / scale, 4) for s in floor],
+                f"ours_samples_{suffix}": [round(s / scale, 4) for s in ours],
             }
         )
-    return {"machine": facts, "first_s": round(samples.ours[FIRST][0], 3), "rows": rows}
+    first = {"first_s": round(samples.ours[FIRST][0], 3)} if samples.ours[FIRST] else {}
+    return {"machine": facts, **first, "rows": rows}
 
 
 def markdown(answer: dict[str, Any]) -> str:
     """The table and the machine that it was measured on."""
     lines = [
-        "| what | floor median s | ours median s | ratio | goal | met? |",
+        "| what | floor, median | ours, median | ratio | goal | met? |",
         "|---|---:|---:|---:|---:|---|",
     ]
     for row in answer["rows"]:
-        floor = f"{row['floor_s']:.3f}" + ("" if row["against"] == "floor" else f" ({row['against']})")
+        floor = _figure(row, "floor") + ("" if row["against"] == "floor" else f" ({row['against']})")
         goal = "" if row["goal"] is None else f"≤ {row['goal']:g}"
         met = {None: "", True: "yes", False: "**no**"}[row["met"]]
-        lines.append(f"| {row['what']} | {floor} | {row['ours_s']:.3f} | {row['ratio']:.2f} | {goal} | {met} |")
+        lines.append(f"| {row['what']} | {floor} | {_figure(row, 'ours')} | {row['ratio']:.2f} | {goal} | {met} |")
     m = answer["machine"]
     lines += [
         "",
         f"{m['system']}, {m['cores']} cores, Python {m['python']}, PostgreSQL {m['postgresql']}, "
         f"PgBouncer {m['pgbouncer']}; {m['rounds']} rounds, load {m['load_before']:.2f} before and "
-        f"{m['load_after']:.2f} after. Spread (lowest to highest, s):",
-        "",
+        f"{m['load_after']:.2f} after.",
     ]
-    for row in answer["rows"]:
-        floor, ours = row["floor_samples_s"], row["ours_samples_s"]
-        lines.append(
-            f"- {row['what']}: floor {min(floor):.3f} to {max(floor):.3f}, ours {min(ours):.3f} to {max(ours):.3f}"
+    if "data_bytes" in m:
+        lines[-1] += (
+            f" Backups and restores: {m['data_rounds']} rounds on {m['data_rows']:,} memories in"
+            f" {m['data_bytes'] / 1e6:,.0f} MB, without their index of vectors."
         )
-    lines += ["", f"Once a machine: the very first `dev.up`, which unpacks PostgreSQL, took {answer['first_s']:.1f} s."]
+    lines += ["", "Spread (lowest to highest):", ""]
+    for row in answer["rows"]:
+        spread = ", ".join(
+            f"{side} {min(found):.3f} to {max(found):.3f} {row['unit']}"
+            for side in ("floor", "ours")
+            if (found := row[f"{side}_samples_{row['unit'].lower()}"])
+        )
+        lines.append(f"- {row['what']}: {spread}")
+    if "first_s" in answer:
+        lines += [
+            "",
+            f"Once a machine: the very first `dev.up`, which unpacks PostgreSQL, took {answer['first_s']:.1f} s.",
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _figure(row: dict[str, Any], side: str) -> str:
+    figure = row[f"{side}_{row['unit'].lower()}"]
+    return f"{figure:.3f} s" if row["unit"] == "s" else f"{figure:,.1f} MB"
 
 
 def verdict(answer: dict[str, Any]) -> str:
@@ -107,7 +140,5 @@ def verdict(answer: dict[str, Any]) -> str:
     missed = [row for row in answer["rows"] if row["met"] is False]
     if not missed:
         return "every goal was met"
-    texts = [
-        f"{row['what']} took {row['ratio']:.2f} x {row['against']}, the goal is {row['goal']:g} x" for row in missed
-    ]
+    texts = [f"{row['what']}: {row['ratio']:.2f} x {row['against']}, the goal is {row['goal']:g} x" for row in missed]
     return "MISSED: " + "; ".join(texts)

@@ -62,6 +62,9 @@ class CommandLine:
         self.env = env
         self.ports = ports
         self.environ = workspace.environment(env, ports)
+        self.patience = PATIENCE
+        self.peak = 0
+        """Bytes of memory that the largest process of the last command had; the services are none of its."""
 
     @property
     def state(self) -> Path:
@@ -86,7 +89,7 @@ class CommandLine:
                 stderr=output,
                 start_new_session=True,
             )
-            code = wait(process)
+            code, self.peak = weigh(process, self.patience)
             seconds = time.perf_counter() - began
         if code != 0:
             tail = self.workspace.output.read_text(errors="replace").splitlines()[-15:]
@@ -99,12 +102,20 @@ class CommandLine:
 
 
 def wait(process: subprocess.Popen[bytes]) -> int:
-    """Wait for a program's end; its exit code. Without ``wait(timeout=…)``, which looks only every 50 ms."""
-    alarm = threading.Timer(PATIENCE, process.kill)
+    """Wait for a program's end; its exit code."""
+    return weigh(process, PATIENCE)[0]
+
+
+def weigh(process: subprocess.Popen[bytes], patience: float) -> tuple[int, int]:
+    """Wait for a program's end; its exit code, and the bytes of memory that the largest of it and of those that it
+    started and waited for had. Without ``wait(timeout=…)``, which looks only every 50 ms."""
+    alarm = threading.Timer(patience, process.kill)
     alarm.daemon = True
     alarm.start()
     try:
-        return process.wait()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        return process.returncode, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     except BaseException:
         process.terminate()
         process.wait()

@@ -61,7 +61,7 @@ def backup(
 @task(
     auto_shortflags=False,
     help={
-        "file": "a backup's name or path, or latest",
+        "file": "a backup's name or path; latest, as without it: the newest full dump",
         "all": "every backup of this environment",
         "deep": "restore it into a database of its own and count the rows",
         "json": "the answer as JSON",
@@ -106,10 +106,10 @@ def list_(c: Context, json: bool = False) -> None:
     ],
     auto_shortflags=False,
     help={
-        "latest": "the newest full backup; this is what happens without flags",
-        "file": "a backup's name, or the path of a dump",
-        "at": "the newest full backup from before a moment: '2026-11-23 10:00'",
-        "choose": "choose from a list",
+        "latest": "the newest full dump; this is what happens without flags",
+        "file": "a backup's name (a cluster's copy, made by --incremental, is restored by it), or the path of a dump",
+        "at": "the newest full dump from before a moment: '2026-11-23 10:00'; no cluster's copy",
+        "choose": "choose from a list, on a terminal",
         "clean": "replace the database; this is what happens without flags",
         "merge": "add the backup's rows to what is there instead",
         "force": "also a dump without a manifest, or of a database with another name",
@@ -136,6 +136,8 @@ def restore(
         raise UsageError("--clean and --merge exclude each other", fix="leave both out to replace the database")
     if sum([latest, bool(file), bool(at), choose]) > 1:
         raise UsageError("--latest, --file, --at and --choose exclude each other", fix="give one of them")
+    if choose and json:
+        raise UsageError("--choose and --json exclude each other", fix="name a backup: --file NAME")
     stack = replacement.begin(c, changes=True, running=False)
     picked = inventory.choose(stack) if choose else file
     found = source.choose(stack, file=picked, at=at, force=force)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from dataclasses import asdict
@@ -130,7 +131,9 @@ def choose(stack: Stack) -> str:
         raise UsageError("--choose asks, and there is no terminal", fix="name a backup: --file NAME")
     listing(stack, found, folder)
     names = [backup.name for backup in found]
-    answer = input("which one? (its name, or 1 for the newest, 2 for the one before …) ").strip()
+    answer = ""
+    with contextlib.suppress(EOFError):
+        answer = input("which one? (its name, or 1 for the newest, 2 for the one before …) ").strip()
     if answer.isdigit() and 1 <= int(answer) <= len(names):
         return names[-int(answer)]
     if answer in names:

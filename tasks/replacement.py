@@ -13,6 +13,7 @@ from devstack import console
 from tasks import inventory, report, session
 
 if TYPE_CHECKING:
+    from devstack.data.catalogue import Backup
     from devstack.data.load import Source
     from devstack.stack import Stack
 
@@ -26,6 +27,15 @@ class Restore:
     backed_up: bool
     as_json: bool
     safety: str = ""
+
+    @property
+    def beside(self) -> bool:
+        """Whether what is there is backed up at the same time, and not before."""
+        return not self.merge and self.source.layout != "cluster"
+
+    def say(self, stack: Stack, made: Backup) -> None:
+        if not self.as_json:
+            inventory.made(stack, made)
 
 
 chosen: list[Restore] = []
@@ -50,7 +60,7 @@ def begin(c: Context, *, changes: bool = False, running: bool = True) -> Stack:
 
 @task
 def safety_backup(c: Context) -> None:
-    """Back up what is there, before it is replaced."""
+    """Back up what is there, before it is changed; where it is replaced by a new database, while that is filled."""
     from devstack.data import restore
 
     stack, wanted = session.stack(c), chosen[-1]
@@ -59,10 +69,9 @@ def safety_backup(c: Context) -> None:
         return
     begin(c, changes=True)  # now that the database runs, what an earlier command left can be put right
     restore.check_target(stack, wanted.source)
-    if wanted.backed_up and (made := restore.back_up_first(stack)):
+    if wanted.backed_up and not wanted.beside and (made := restore.back_up_first(stack)):
         wanted.safety = made.name
-        if not wanted.as_json:
-            inventory.made(stack, made)
+        wanted.say(stack, made)
 
 
 @task
@@ -78,7 +87,10 @@ def switch_over(c: Context) -> None:
     elif wanted.source.layout == "cluster":
         inventory.restored(cluster.replace(stack, wanted.source, wanted.safety), as_json=wanted.as_json)
     else:
-        inventory.restored(restore.replace(stack, wanted.source, wanted.safety), as_json=wanted.as_json)
+        done = restore.replace(
+            stack, wanted.source, backed_up=wanted.backed_up, say=lambda made: wanted.say(stack, made)
+        )
+        inventory.restored(done, as_json=wanted.as_json)
 
 
 @task

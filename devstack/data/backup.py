@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devstack import console
-from devstack.data import catalogue, census, verify
+from devstack.data import catalogue, census, following, verify
 from devstack.data.aside import Aside, aside, sweep
 from devstack.data.catalogue import Backup
 from devstack.data.manifest import Kind, Layout, Manifest, Verified, now, stamp
@@ -80,10 +80,18 @@ def create(stack: Stack, request: Request) -> Backup | None:
             console.note(line)
     began, created = time.monotonic(), now()
     try:
-        with aside(folder, directory=request.layout == "directory") as partial:
-            manifest = _write(stack, request, partial, began, created)
+        with contextlib.ExitStack() as held:
+            partial = held.enter_context(aside(folder, directory=request.layout == "directory"))
+            proof = None
+            if request.verify and request.layout != "directory":
+                proof = held.enter_context(following.proof(stack, partial.path, request.layout))
+            grown = proof.follower.grown if proof else lambda size: None
+            manifest = _write(stack, request, partial, began, created, grown)
             if request.verify:
-                verify.check_content(stack, partial.path, manifest)
+                if proof:
+                    proof.judge(manifest)
+                else:
+                    verify.check_content(stack, partial.path, manifest)
                 manifest = changed(manifest, verified=Verified(stamp(now()), "read"))
             sequence = 1 + max((b.manifest.sequence for b in catalogue.backups(folder)), default=0)
             path, manifest = partial.publish(
@@ -121,7 +129,9 @@ def since(began: float) -> float:
     return round(time.monotonic() - began, 3)
 
 
-def _write(stack: Stack, request: Request, partial: Aside, began: float, created: datetime) -> Manifest:
+def _write(
+    stack: Stack, request: Request, partial: Aside, began: float, created: datetime, grown: Callable[[int], None]
+) -> Manifest:
     db, name = stack.db, stack.settings.db.name
     written, files = Written(), {}
     compress = request.layout == "sql" and not request.output.endswith(".sql")
@@ -132,7 +142,8 @@ def _write(stack: Stack, request: Request, partial: Aside, began: float, created
     ):
         sql.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
         (about,) = sql.rows(ABOUT)
-        _check_room(partial.path.parent, about["database_bytes"])
+        if request.kind != "schema":
+            _check_room(partial.path.parent, request.layout, about["database_bytes"])
         tables = census.table_names(sql)
         for table in tables:  # as pg_dump does: nobody may drop one between the two
             sql.run(f"LOCK TABLE ONLY {table} IN ACCESS SHARE MODE")
@@ -144,7 +155,7 @@ def _write(stack: Stack, request: Request, partial: Aside, began: float, created
         else:
             command = _dump(stack, request, snapshot, partial.path)
             with stack.context.stream_out(command, f"dump database {name}") as source:
-                written.write(source, partial.handle, compress=compress, progress=progress.add)
+                written.write(source, partial.handle, compress=compress, progress=progress.add, grown=grown)
         counted = counting.result()
         after = census.sequence_values(sql)
         sql.run("COMMIT")
@@ -202,14 +213,25 @@ def _dump_directory(stack: Stack, request: Request, snapshot: str, partial: Asid
     return files
 
 
-def _check_room(folder: Path, database_bytes: int) -> None:
-    """:raises StackError: the disk is clearly too full: dumps of databases are rarely smaller than a tenth of them."""
-    free = shutil.disk_usage(folder).free
-    if free < database_bytes // 10:
+def _check_room(folder: Path, layout: Layout, database_bytes: int) -> None:
+    """Compare the free bytes with what the last such backup came to, or a third of the database.
+
+    :raises StackError: the disk is clearly too full: a tenth of the database, or half of what is expected.
+    """
+    free, expected = shutil.disk_usage(folder).free, database_bytes // 3
+    last = [b.manifest for b in catalogue.backups(folder) if b.manifest.kind == "full" and b.manifest.layout == layout]
+    if last and last[-1].database_bytes:
+        expected = last[-1].bytes * database_bytes // last[-1].database_bytes
+    if free < min(database_bytes // 10, expected // 2):
         raise StackError(
             f"there is not enough room in {folder}",
             why=f"{console.size(free)} are free, the database has {console.size(database_bytes)}",
             fix="free some space: inv data.cleanup; or name another place with --output",
+        )
+    if free < expected:
+        console.note(
+            f"the room in {folder} may not be enough: {console.size(free)} are free, the backup may have"
+            f" {console.size(expected)}"
         )
 
 

@@ -99,6 +99,29 @@ def newest(found: list[Backup], *, before: datetime | None = None) -> Backup | N
     return fitting[-1] if fitting else None
 
 
+def dump(found: list[Backup], folder: Path, *, at: str = "") -> Backup:
+    """The newest full dump, or the newest from before a moment; says when a copy of the cluster is newer.
+
+    :raises StackError: there is none.
+    """
+    moment = parse_moment(at) if at else None
+    backup = newest(found, before=moment)
+    copies = [b for b in found if b.manifest.layout == "cluster" and not b.damage]
+    copies = [b for b in copies if not moment or b.manifest.time <= moment]
+    copy = f"inv data.restore --file {copies[-1].name}" if copies else ""
+    if backup is None:
+        raise StackError(
+            f"there is no full backup{f' from before {at}' if at else ''} in {folder}",
+            why=f"only dumps are looked at, not copies of the cluster; the newest of those is {copies[-1].name}"
+            if copies
+            else "",
+            fix=copy or ("see inv data.list" if at else "make one: inv data.backup"),
+        )
+    if copies and copies[-1].manifest.sequence > backup.manifest.sequence:
+        console.note(f"a copy of the cluster is newer than {backup.name}, the newest dump: {copy}")
+    return backup
+
+
 def pick(settings: Settings, which: str) -> Backup:
     """The backup that ``latest``, a name or a path means.
 
@@ -107,9 +130,7 @@ def pick(settings: Settings, which: str) -> Backup:
     folder = folder_of(settings)
     found = backups(folder)
     if which in ("", "latest"):
-        if backup := newest(found):
-            return backup
-        raise StackError(f"there is no full backup in {folder}", fix="make one: inv data.backup")
+        return dump(found, folder)
     for path in (folder / which, Path(os.path.abspath(Path(which).expanduser()))):
         if backup := read(path):
             return backup

@@ -95,6 +95,9 @@ def parse(text: str) -> Cron:
     if len(words) != 5:
         raise _refuse(text, f"it has {len(words)} fields, not minute, hour, day of month, month and day of week")
     values = [_values(text, word, *field) for word, field in zip(words, FIELDS, strict=True)]
+    if values[2] and values[4] and "*" in (words[2][0], words[4][0]):
+        # crontab(5): such a field counts as *, and both must fit then; systemd and launchd have no word for that
+        raise _refuse(text, f"with a day of week, {words[2]!r} means another thing to each scheduler")
     values[4] = tuple(sorted({day % 7 for day in values[4]}))
     cron = Cron(" ".join(words), *values)
     if next(cron.after(datetime(2027, 1, 1)), None) is None:

@@ -96,6 +96,11 @@ def apply(stack: Stack, path: str, *, again: bool) -> list[Applied]:
 
 
 def _find(stack: Stack, path: str) -> list[Fixture]:
+    if path.startswith("-"):
+        raise UsageError(
+            f"{path} is a flag, not a file",
+            fix=["what there is: inv --help data.seed", f"a file of that name: inv data.seed ./{path}"],
+        )
     start = Path(os.path.abspath(Path(path).expanduser()))
     if start.is_dir():
         files = sorted(p for p in start.iterdir() if p.suffix in SUFFIXES and p.name[0] != "." and p.is_file())

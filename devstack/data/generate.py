@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import math
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -32,6 +34,10 @@ PARENTS = 100_000
 """Rows of a parent that children are shared out to."""
 REBUILD = 1_000
 """Rows from which on it is quicker to build an index of vectors anew than to add each row to it: three times here."""
+HEADER = 24
+"""Bytes of an empty row: https://www.postgresql.org/docs/current/storage-page-layout.html"""
+WITH_INDEXES = 6
+"""Times the least that rows with indexes, and the log of writing them, came to here."""
 SETTINGS = """
 SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
 SET LOCAL maintenance_work_mem = '256MB'; SET LOCAL client_min_messages = error; SET LOCAL datestyle = 'ISO'
@@ -90,9 +96,11 @@ def generate(stack: Stack, request: Request) -> Generated | None:
         with connection.cursor() as cursor:
             cursor.execute(SETTINGS)
             tables = [t for t in columns.read(cursor) if t.name not in MIGRATION_TABLES]
+            wanted = _wanted(tables, request)
+            _check_room(stack.db.data, wanted, request.rows)
             words = Words(seed)
             filled = []
-            for table in _wanted(tables, request):
+            for table in wanted:
                 values = Values(seed, table.quoted, words)
                 try:
                     filled.append(_Filling(stack, connection, cursor, table, tables, values).fill(request.rows))
@@ -105,6 +113,27 @@ def generate(stack: Stack, request: Request) -> Generated | None:
     finally:
         connection.close()
     return Generated(seed, filled, round(time.monotonic() - began, 3))
+
+
+def _check_room(folder: Path, tables: list[Table], rows: int) -> None:
+    """A disk that is full can stop the server: compare the free bytes with the least that the rows take.
+
+    :raises StackError: not even that fits.
+    """
+    if not folder.is_dir():
+        return  # the server's files are not here
+    vectors = sum(4 * c.modifier for t in tables for c in t.columns if c.type == "vector" and c.modifier > 0)
+    least = rows * (vectors + HEADER * len(tables))
+    free = shutil.disk_usage(folder).free
+    said = f"{console.size(free)} are free in {folder}"
+    if free < least:
+        raise StackError(
+            f"there is not enough room for {rows:,} rows",
+            why=f"{said}, the rows alone take more than {console.size(least)}",
+            fix="ask for fewer: --rows; or free some space",
+        )
+    if free < least * WITH_INDEXES:
+        console.note(f"the room may not be enough: {said}, the rows and their indexes may take most of it")
 
 
 def _wanted(tables: list[Table], request: Request) -> list[Table]:
@@ -403,8 +432,12 @@ class _Filling:
         if rows < REBUILD or rows * 3 < self.cursor.fetchone()[0]:
             return []
         self.cursor.execute(
+            # what its definition does not say would be lost: a partitioned table's covers its partitions', another one
+            # may have a tablespace; who does not own it can't drop it
             "SELECT i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid) FROM pg_index i"
-            f" WHERE i.indrelid = {self.table.oid} AND NOT (i.indisunique OR i.indisclustered OR i.indisreplident)"
+            " JOIN pg_class c ON c.oid = i.indexrelid"
+            f" WHERE i.indrelid = {self.table.oid} AND c.relkind = 'i' AND c.reltablespace = 0"
+            " AND pg_has_role(c.relowner, 'USAGE') AND NOT (i.indisunique OR i.indisclustered OR i.indisreplident)"
             " AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)"
             " AND obj_description(i.indexrelid, 'pg_class') IS NULL ORDER BY 1"
         )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -126,15 +129,22 @@ def back_up_first(stack: Stack) -> Backup | None:
     return backup.create(stack, backup.Request(label=SAFETY, safety=True))
 
 
-def replace(stack: Stack, source: Source, safety: str) -> Restored:
-    """Restore into a new database and put it in the place of the one in use.
+def replace(stack: Stack, source: Source, *, backed_up: bool, say: Callable[[Backup], None]) -> Restored:
+    """Restore into a new database and put it in the place of the one in use; with ``backed_up`` not before there is a
+    proven backup of that one, which ``say`` is told.
 
     :raises StackError: it could not be done; the database in use is as it was then.
     """
     began = now()
     made = load.begin(stack, "restore", source.name)
+    safety = ""
     try:
-        load.load(stack, source, made.incoming)
+        if backed_up:
+            if kept := _fill_and_back_up(stack, source, made):
+                say(kept)
+                safety = kept.name
+        else:
+            load.load(stack, source, made.incoming)
         counted = _compared(stack, source, made.incoming)
         _copy_properties(stack, made)
         previous = journal.read_previous(stack.paths)
@@ -157,6 +167,20 @@ def replace(stack: Stack, source: Source, safety: str) -> Restored:
         seconds=round((now() - began).total_seconds(), 3),
         compared=source.manifest is not None,
     )
+
+
+def _fill_and_back_up(stack: Stack, source: Source, made: Journal) -> Backup | None:
+    """Both at the same time: the one reads the database in use, the other writes to one that nobody uses yet."""
+    with ThreadPoolExecutor(1) as beside:
+        filling = beside.submit(load.load, stack, source, made.incoming)
+        try:
+            kept = back_up_first(stack)
+            filling.result()
+        except BaseException:
+            with contextlib.suppress(StackError):
+                load.drop(stack, made.incoming)  # ends the filling, which would be waited for
+            raise
+    return kept
 
 
 def _compared(stack: Stack, source: Source, name: str) -> census.Census:

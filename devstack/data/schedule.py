@@ -8,6 +8,7 @@ import re
 import string
 import sys
 import time
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -129,7 +130,8 @@ def run(stack: Stack) -> None:
     ran = stack.context.states(stack.names)[stack.db.name].running
     try:
         if not ran:
-            stack.start("db")
+            with _stack_held(stack):
+                stack.start("db")
         recovery.begin(stack, changes=False)
         stack.hook("pre_backup")
         made = backup.create(stack, backup.Request(label=LABEL))
@@ -147,7 +149,29 @@ def run(stack: Stack) -> None:
     finally:
         _keep(stack, msgspec.structs.replace(ended, ended=stamp(now())))
         if not ran:
-            stack.stop("db")
+            _let_go(stack)
+
+
+@contextlib.contextmanager
+def _stack_held(stack: Stack) -> Iterator[None]:
+    """Nobody else starts or stops anything meanwhile. The lock on the data is given up: the other one comes first."""
+    stack.data_lock.release()
+    stack.lock.acquire()
+    try:
+        yield
+    finally:
+        stack.lock.release()
+
+
+def _let_go(stack: Stack) -> None:
+    """Stop a database that was started for a run, unless somebody has begun to use the stack since."""
+    try:
+        with _stack_held(stack):
+            states = stack.context.states(stack.names)
+            if not any(states[name].running for name in stack.names if name != stack.db.name):
+                stack.stop("db")
+    except StackError as error:
+        console.note(f"the database was not stopped again: {error.what}")
 
 
 def _keep(stack: Stack, done: Run) -> None:

@@ -43,11 +43,7 @@ def choose(stack: Stack, *, file: str, at: str, force: bool) -> Source:
     if file and at:
         raise UsageError("--file and --at exclude each other", fix="name a file, or a moment")
     if at:
-        moment = catalogue.parse_moment(at)
-        backup = catalogue.newest(catalogue.backups(folder), before=moment)
-        if backup is None:
-            raise StackError(f"there is no full backup from before {at} in {folder}", fix="see inv data.list")
-        return _own(stack, backup, force=force)
+        return _own(stack, catalogue.dump(catalogue.backups(folder), folder, at=at), force=force)
     if file in ("", "latest"):
         return _own(stack, catalogue.pick(stack.settings, "latest"), force=force)
     path = _path(folder, file)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from devstack.container import CHUNK
 
@@ -50,10 +51,16 @@ def meter(what: str, total: int = 0) -> Iterator[Meter]:
         made.close()
 
 
+class Readable(Protocol):
+    """What bytes are read from; fewer than ``count`` is no end, none is."""
+
+    def read(self, count: int = -1, /) -> bytes: ...
+
+
 class Digested(io.RawIOBase):
     """A file that hashes and counts what is read from it."""
 
-    def __init__(self, file: IO[bytes], progress: Meter | None = None) -> None:
+    def __init__(self, file: Readable, progress: Meter | None = None) -> None:
         self._file = file
         self._hash = hashlib.sha256()
         self._progress = progress
@@ -89,8 +96,17 @@ class Written:
         self.raw_bytes = 0
         self._hash = hashlib.sha256()
 
-    def write(self, source: IO[bytes], handle: int, *, compress: bool, progress: Callable[[int], None]) -> None:
-        """Copy a stream into a file, compressed by gzip if so wanted, and have it on the disk.
+    def write(
+        self,
+        source: IO[bytes],
+        handle: int,
+        *,
+        compress: bool,
+        progress: Callable[[int], None],
+        grown: Callable[[int], None],
+    ) -> None:
+        """Copy a stream into a file, compressed by gzip if so wanted, and have it on the disk. ``progress`` is told
+        what passed, ``grown`` the size of the file.
 
         :raises OSError: the disk is full, or worse.
         """
@@ -98,11 +114,13 @@ class Written:
 
         # 31: with gzip's header and trailer, https://docs.python.org/3/library/zlib.html#zlib.compressobj
         packer = isal_zlib.compressobj(LEVEL, wbits=31) if compress else None
+        _widen(source)
         read = source.read1 if isinstance(source, io.BufferedReader) else source.read
         while chunk := read(CHUNK):
             self.raw_bytes += len(chunk)
             progress(len(chunk))
             self._store(packer.compress(chunk) if packer else chunk, handle)
+            grown(self.bytes)
         if packer:
             self._store(packer.flush(), handle)
         os.fsync(handle)
@@ -117,6 +135,12 @@ class Written:
     @property
     def sha256(self) -> str:
         return self._hash.hexdigest()
+
+
+def _widen(pipe: IO[bytes]) -> None:
+    """Have a pipe hold as much as is read at a time, where the system lets it."""
+    with contextlib.suppress(OSError, AttributeError):  # no pipe; not Linux: pipe(7); too many of them
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, CHUNK)
 
 
 def chunks(file: IO[bytes]) -> Iterator[bytes]:

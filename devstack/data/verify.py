@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from devstack import console
 from devstack.data import catalogue, load
 from devstack.data.catalogue import Backup
-from devstack.data.manifest import Manifest, Verified, now, stamp
+from devstack.data.manifest import Layout, Manifest, Verified, now, stamp
 from devstack.data.reading import Wrong, read_archive, read_directory, read_sql
 from devstack.data.sqltext import Outline
-from devstack.data.streams import Digested, Meter, directory_hash, meter, sha256_of
+from devstack.data.streams import Digested, Meter, Readable, directory_hash, meter, sha256_of
 from devstack.errors import StackError
 
 if TYPE_CHECKING:
@@ -58,43 +61,66 @@ def check_content(stack: Stack, path: Path, manifest: Manifest) -> None:
     """
     name = manifest.file or "the new backup"
     try:
-        with meter(f"verifying {name}", manifest.bytes) as progress:
+        with explained(name), meter(f"verifying {name}", manifest.bytes) as progress:
             if manifest.layout == "cluster":
                 _check_cluster(stack, path, manifest)
             elif manifest.layout == "directory":
                 _check_directory(stack, path, manifest, progress)
             else:
                 with path.open("rb") as file:
-                    _check_file(stack, file, manifest, progress)
-    except Wrong as wrong:
-        raise Damaged(name, str(wrong), wrong.evidence) from None
+                    judge(read(stack, file, manifest.layout, progress), manifest)
     except OSError as error:
         raise StackError(f"{name} can't be read", why=f"{path}: {error.strerror or error}") from None
 
 
-def _check_file(stack: Stack, file: IO[bytes], manifest: Manifest, progress: Meter) -> None:
+@contextlib.contextmanager
+def explained(name: str) -> Iterator[None]:
+    """What is wrong with a file's content, as an error."""
+    try:
+        yield
+    except Wrong as wrong:
+        raise Damaged(name, str(wrong), wrong.evidence) from None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a file was found to hold, from beginning to end."""
+
+    count: int
+    sha256: str
+    outline: Outline
+    wrong: Wrong | None
+
+
+def read(stack: Stack, file: Readable, layout: Layout, progress: Meter | None = None) -> Seen:
+    """Read a file, whatever is in it."""
     digested = Digested(file, progress)
     wrong: Wrong | None = None
     outline = Outline()
     try:
-        if manifest.layout == "custom":
+        if layout == "custom":
             read_archive(stack, digested)
         else:
             read_sql(digested, outline)
     except Wrong as error:
         wrong = error
     digested.rest()
+    return Seen(digested.count, digested.sha256, outline, wrong)
+
+
+def judge(seen: Seen, manifest: Manifest) -> None:
+    """:raises Wrong: it is not what the manifest says."""
     # the hash first: what else is wrong follows from it
-    if digested.count != manifest.bytes:
-        raise Wrong(f"it has {digested.count} bytes, its manifest says {manifest.bytes}")
-    if digested.sha256 != manifest.sha256:
+    if seen.count != manifest.bytes:
+        raise Wrong(f"it has {seen.count} bytes, its manifest says {manifest.bytes}")
+    if seen.sha256 != manifest.sha256:
         raise Wrong("its SHA-256 is not the one in its manifest")
-    if wrong:
-        raise wrong
+    if seen.wrong:
+        raise seen.wrong
     if manifest.layout == "sql":
-        if outline.count != manifest.raw_bytes:
-            raise Wrong(f"it holds {outline.count} bytes of SQL, its manifest says {manifest.raw_bytes}")
-        if problem := outline.problem():
+        if seen.outline.count != manifest.raw_bytes:
+            raise Wrong(f"it holds {seen.outline.count} bytes of SQL, its manifest says {manifest.raw_bytes}")
+        if problem := seen.outline.problem():
             raise Wrong(problem)
 
 

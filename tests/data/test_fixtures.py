@@ -122,3 +122,9 @@ def test_what_is_no_fixture_is_refused(stack: Project, tmp_path: Path) -> None:
         assert "error: " in done.stderr
         assert "Traceback" not in done.stderr
     assert "# apply" in stack.inv("--dry", "data.seed", str(tmp_path / "latin.csv")).stdout
+
+
+def test_a_flag_is_no_path(stack: Project) -> None:
+    done = stack.inv("data.seed", "--help", expect=2)
+    assert "--help is a flag, not a file" in done.stderr
+    assert "inv --help data.seed" in done.stderr

@@ -121,6 +121,30 @@ def test_the_indexes_are_there_afterwards_as_they_were(shop: Project) -> None:
     assert len(before) == 4
 
 
+def test_what_can_not_fit_on_the_disk_is_refused_before_a_row_is_made(shop: Project) -> None:
+    run(shop, "CREATE TABLE shop.wide (v vector(16000))")
+    done = shop.inv("data.generate", "--table", "shop.wide", "--rows", "50000000", expect=1)
+    assert "there is not enough room for 50,000,000 rows" in done.stderr
+    assert "the rows alone take more than" in done.stderr
+    assert count(shop, "shop.wide") == 0
+
+
+def test_an_index_that_can_not_be_made_again_as_it_was_stays(shop: Project) -> None:
+    run(
+        shop,
+        "CREATE TABLE shop.parts (day date NOT NULL, v vector(3)) PARTITION BY RANGE (day);"
+        " CREATE TABLE shop.part PARTITION OF shop.parts DEFAULT; CREATE INDEX ON shop.parts (day)",
+    )
+    indexes = (
+        "SELECT i.indexrelid, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid"
+        " WHERE relname IN ('part', 'parts') ORDER BY 1"
+    )
+    before = shop.query(indexes)
+    assert [valid for _, valid in before] == [True, True]
+    generate(shop, "--table", "shop.parts", "--rows", "1500")
+    assert shop.query(indexes) == before
+
+
 def test_every_table_again_and_again_with_every_constraint_kept(shop: Project) -> None:
     run(shop, "DROP TABLE shop.pairs, shop.shapes, shop.switches; DROP TABLE shop.hens, shop.eggs")
     for rows in (300, 40, 40):

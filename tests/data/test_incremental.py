@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,23 @@ def test_each_builds_on_the_one_before_and_is_small(stack: Data, chain: list[Pat
     assert "whole, restored" in said
     assert mark(stack) == "now"
     assert [p.name for p in stack.data.parent.iterdir()] == ["nv-db-data"]
+
+
+def test_the_newest_dump_is_meant_and_a_newer_copy_of_the_cluster_named(stack: Data, chain: list[Path]) -> None:
+    for words in (("data.verify",), ("data.restore", "--latest"), ("data.restore", "--at", "2099-01-01")):
+        said = stack.refused(*words, says="only dumps are looked at")
+        assert re.search(rf"fix: +inv data.restore --file {re.escape(chain[2].name)}", said)
+    older = stack.backup("--schema-only")
+    dump = stack.backup()
+    assert "copy of the cluster" not in stack.inv("data.verify").stderr
+    newer = stack.backup("--incremental")
+    said = stack.inv("data.verify").stderr
+    assert f"is newer than {dump.name}, the newest dump: inv data.restore --file {newer.name}" in said
+    shutil.rmtree(newer)
+    for path in (older, dump):
+        path.unlink()
+    for path in (older, dump, newer):
+        Path(f"{path}.json").unlink()
 
 
 def test_a_restore_is_exact_and_undo_swaps_back(stack: Data, chain: list[Path]) -> None:

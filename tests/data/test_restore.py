@@ -7,6 +7,7 @@ import gzip
 import itertools
 import json
 import os
+import pty
 import random
 import re
 import shutil
@@ -311,7 +312,7 @@ STEPS = {
     ("command", "step"),
     [
         *(("data.restore", step) for step in STEPS),
-        *(("data.undo", step) for step in ("clients cut off", "closed", "renamed", "switched")),
+        *(("data.undo", step) for step in list(STEPS)[2:]),
     ],
 )
 def test_killed_at_a_step_it_is_finished_or_undone(data: Data, command: str, step: str) -> None:
@@ -335,6 +336,83 @@ def test_killed_at_a_step_it_is_finished_or_undone(data: Data, command: str, ste
     assert ("finished" in note or "cut off" in note) or name == "clear"
     assert data.query("SELECT 1", data.pgb_port) == [(1,)]
     assert len(data.databases()) <= 2
+
+
+MERGING = {
+    "in a new empty database": ("load", "load", "", "old"),
+    "loaded": ("merge", "_check_shape", "", "old"),
+    "with a table's rows": ("merge", "_merge_table", "original(*args, **kwargs)", "old"),
+    "with every row": ("merge", "_check_references", "", "old"),
+    "with the sequences": ("merge", "_advance_sequences", "original(*args, **kwargs)", "old"),
+    "done": ("load", "abandon", "", "new"),
+    "with its own database gone": ("journal", "clear", "", "new"),
+}
+
+
+@pytest.mark.parametrize("step", MERGING)
+def test_a_merge_killed_at_a_step_has_added_all_or_nothing(data: Data, step: str) -> None:
+    module, name, after, expected = MERGING[step]
+    path = data.backup()
+    new = data.rows_of(sequences=False)
+    data.sql("DELETE FROM people WHERE id > 450; DELETE FROM vectors")
+    old = data.rows_of(sequences=False)
+    assert old != new
+    source = AT.format(module=module, name=name, after=after or "pass")
+    flags = ["--merge", "--file", path.name, "--no-safety-backup"]
+    done = subprocess.run(
+        [sys.executable, "-c", source, "data.restore", *flags],
+        cwd=data.root, env=data.env, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    # what it had open in the server ends on its own, a moment later
+    note = data.inv("dev.up").stderr
+    assert "the merge of" in note
+    assert data.rows_of(sequences=False) == (new if expected == "new" else old)
+    assert data.databases() == ["nina"]
+    data.inv("data.restore", *flags)
+    assert data.rows_of(sequences=False) == new
+
+
+def ask(data: Data, answer: bytes, *flags: str) -> tuple[int, str]:
+    """A restore by a list on a terminal, and what is typed there."""
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        data.command("data.restore", "--choose", *flags), cwd=data.root, env=data.env, stdin=slave,
+        stdout=slave, stderr=slave, start_new_session=True,
+    ) as process:  # fmt: skip
+        os.close(slave)
+        said = b""
+        with contextlib.suppress(OSError):  # Linux: the other side is closed
+            while chunk := os.read(master, 4096):
+                said += chunk
+                if answer and b"which one?" in said:
+                    os.write(master, answer)
+                    answer = b""
+        code = process.wait(60)
+    os.close(master)
+    return code, said.decode()
+
+
+def test_one_is_chosen_on_a_terminal(data: Data) -> None:
+    data.sql("DELETE FROM log; INSERT INTO log (what) VALUES ('first')")
+    first = data.backup("--label", "the first")
+    data.sql("UPDATE log SET what = 'second'")
+    second = data.backup()
+    data.sql("UPDATE log SET what = 'now'")
+    for answer in (b"no such\n", b"3\n", b"0\n", b"\n", b"\x04"):
+        code, said = ask(data, answer)
+        assert code == 2, said
+        assert "no backup was chosen" in said
+        assert "Traceback" not in said
+        assert "the first" in said
+    assert data.sql("SELECT what FROM log") == "now"
+    assert ask(data, b"2\n", "--no-safety-backup")[0] == 0
+    assert data.sql("SELECT what FROM log") == "first"
+    assert ask(data, f"{second.name}\n".encode(), "--no-safety-backup")[0] == 0
+    assert data.sql("SELECT what FROM log") == "second"
+    assert first.exists()
+    data.refused("data.restore", "--choose", says="there is no terminal", code=2)
+    data.refused("data.restore", "--choose", "--json", says="exclude each other", code=2)
 
 
 @pytest.mark.parametrize("after", [0.0, 0.3])
@@ -487,3 +565,37 @@ def test_health_is_told_what_is_going_on(rich: Data) -> None:
     assert check["fix"] == "wait for it: inv health --wait 600"
     process.communicate(timeout=60)
     assert restoring(paths) == ""  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="a small file system can be mounted by root alone")
+def test_when_what_is_there_can_not_be_backed_up_it_is_not_replaced(data: Data, tmp_path: Path) -> None:
+    path = data.backup()
+    data.sql(f"DELETE FROM log; {FILL}")
+    before = data.print_of()
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        shutil.copy(path, disk)
+        shutil.copy(f"{path}.json", disk)
+        data.env["INVOKE_DATA_DIR"] = str(disk)
+        data.refused("data.restore", "--file", path.name, says="the backup could not be written")
+        assert sorted(p.name for p in disk.iterdir()) == [path.name, f"{path.name}.json"]
+    assert data.databases() == ["nina"]
+    assert not (data.state / "journal.json").exists()
+    assert data.print_of() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_the_database_in_use_and_no_other(data: Data, number: signal.Signals) -> None:
+    data.sql(FILL)
+    path = data.backup()
+    before = data.print_of()
+    process = data.popen("data.restore", "--file", path.name)
+    wait_for(lambda: list(data.backups.glob(".nv-*.partial")))
+    assert (data.state / "journal.json").exists()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, err
+    assert "Traceback" not in err
+    assert data.databases() == ["nina"]
+    assert not (data.state / "journal.json").exists()
+    assert sorted(p.name for p in data.backups.iterdir()) == [path.name, f"{path.name}.json"]
+    assert data.print_of() == before

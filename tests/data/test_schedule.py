@@ -44,7 +44,8 @@ def test_an_expression_names_the_moments_that_cron_does(text: str, after: str, f
 @pytest.mark.parametrize(
     "text",
     ["", "dayly", "* * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 8", "*/0 * * * *",
-     "5-1 * * * *", "a * * * *", "0 0 31 2 *", "1;reboot * * * *", "% * * * *", "* * * * *\n* * * * * x", "@daily"],
+     "5-1 * * * *", "a * * * *", "0 0 31 2 *", "1;reboot * * * *", "% * * * *", "* * * * *\n* * * * * x", "@daily",
+     "0 0 */2 * mon", "0 0 1 * */2"],
 )  # fmt: skip
 def test_what_is_no_expression_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
@@ -179,6 +180,19 @@ def test_a_run_that_is_told_to_end_says_that_it_was_interrupted(stack: Data) -> 
     assert (last["ok"], last["said"]) == (False, "it was interrupted")
     assert last["ended"]
     assert not list(stack.backups.glob(".nv-*"))
+    shutil.rmtree(stack.state / "schedule")
+
+
+def test_a_stack_that_was_started_during_a_run_goes_on(stack: Data) -> None:
+    stack.inv("dev.down")
+    process = stack.popen("data.schedule", "--run")
+    wait_for(lambda: list(stack.backups.glob(".nv-*.partial")))
+    process.send_signal(signal.SIGSTOP)
+    stack.inv("dev.up")
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert stack.query("SELECT 1", port=stack.pgb_port) == [(1,)]
     shutil.rmtree(stack.state / "schedule")
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from invoke import Config, Context
 
 from devstack.data import catalogue, verify
 from devstack.data.catalogue import Backup
+from devstack.data.following import Follower
 from devstack.stack import Stack, open_stack
 from tests.data.conftest import Data
 from tests.data.test_backup import FILL
@@ -118,3 +122,55 @@ def test_a_proof_by_restore_leaves_no_database_when_it_fails(filled: Data) -> No
     assert filled.databases() == databases
     filled.refused("data.verify", "--file", "nothing-of-the-kind", says="is no backup of this tool")
     assert path.exists()
+
+
+FLIPPING = """
+import os, sys
+write = os.write
+def flip(handle, content):
+    if len(content) > 1000 and os.readlink(f"/proc/self/fd/{handle}").endswith(".partial"):
+        os.write = write
+        content = bytearray(content)
+        content[len(content) // 2] ^= 4
+    return write(handle, content)
+os.write = flip
+sys.path.insert(0, os.getcwd())
+from invoke.main import program
+program.run(["inv", *sys.argv[1:]])
+"""
+"""``inv``, whose first write of some size has one bit that is another one on the disk."""
+
+
+@pytest.mark.parametrize("layout", ["sql", "custom"])
+def test_a_bit_that_flips_on_its_way_to_the_disk_fails_the_backup(filled: Data, layout: str) -> None:
+    before = filled.files()
+    words = [sys.executable, "-c", FLIPPING, "data.backup", "--format", layout]
+    done = subprocess.run(words, cwd=filled.root, env=filled.env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the new backup is damaged" in done.stderr
+    assert "its SHA-256 is not the one in its manifest" in done.stderr
+    assert filled.files() == before
+
+
+@pytest.mark.parametrize("read", ["before", "behind"])
+def test_what_is_read_beside_the_writing_is_what_the_file_has(tmp_path: Path, read: str) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    follower = Follower(path)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.extend(iter(lambda: follower.read(1000), b"")))
+    if read == "before":
+        reader.start()
+    written = b""
+    with path.open("ab", buffering=0) as file:
+        for size in (1, 999, 1000, 5000, 17):
+            file.write(os.urandom(size))
+            written = path.read_bytes()
+            follower.grown(len(written))
+        file.write(b"not said")
+    follower.end()
+    if read == "behind":
+        reader.start()
+    reader.join(10)
+    follower.close()
+    assert b"".join(got) == written + b"not said"

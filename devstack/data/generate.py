@@ -5,13 +5,11 @@ from __future__ import annotations
 import io
 import math
 import secrets
-import shutil
 import sys
 import time
 from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -22,7 +20,7 @@ from devstack.data.columns import MIGRATION_TABLES, ForeignKey, Table, bounds_of
 from devstack.data.values import DISTINCT, ESCAPES, NULL, PROSE, TEXTS, Maker, Values
 from devstack.data.words import COUNT, Words
 from devstack.errors import StackError, UsageError
-from devstack.services.postgres import identifier
+from devstack.services.postgres import Postgres, identifier
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -97,7 +95,7 @@ def generate(stack: Stack, request: Request) -> Generated | None:
             cursor.execute(SETTINGS)
             tables = [t for t in columns.read(cursor) if t.name not in MIGRATION_TABLES]
             wanted = _wanted(tables, request)
-            _check_room(stack.db.data, wanted, request.rows)
+            _check_room(stack.db, wanted, request.rows)
             words = Words(seed)
             filled = []
             for table in wanted:
@@ -115,17 +113,18 @@ def generate(stack: Stack, request: Request) -> Generated | None:
     return Generated(seed, filled, round(time.monotonic() - began, 3))
 
 
-def _check_room(folder: Path, tables: list[Table], rows: int) -> None:
+def _check_room(db: Postgres, tables: list[Table], rows: int) -> None:
     """A disk that is full can stop the server: compare the free bytes with the least that the rows take.
 
     :raises StackError: not even that fits.
     """
-    if not folder.is_dir():
-        return  # the server's files are not here
+    room = db.room()
+    if room is None:
+        return
     vectors = sum(4 * c.modifier for t in tables for c in t.columns if c.type == "vector" and c.modifier > 0)
     least = rows * (vectors + HEADER * len(tables))
-    free = shutil.disk_usage(folder).free
-    said = f"{console.size(free)} are free in {folder}"
+    free, _ = room
+    said = f"{console.size(free)} are free in {db.place}"
     if free < least:
         raise StackError(
             f"there is not enough room for {rows:,} rows",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -89,7 +88,6 @@ def check_target(stack: Stack, source: Source) -> None:
         available = {row["name"] for row in sql.rows("SELECT name FROM pg_available_extensions")}
         tables = set(census.table_names(sql))
         used = sql.value("SELECT pg_database_size(current_database())")
-        folder = sql.value("SELECT current_setting('data_directory')")
     if manifest and (missing := sorted(manifest.extensions.keys() - available)):
         raise StackError(
             f"{source.name} needs the extension {', '.join(missing)}",
@@ -102,19 +100,19 @@ def check_target(stack: Stack, source: Source) -> None:
             why=f"missing: {', '.join(absent[:5])}{' …' if len(absent) > 5 else ''}; nothing was touched",
             fix="restore a full or a schema backup first, or run the migrations",
         )
-    _check_room(source, folder, used)
+    _check_room(stack, source, used)
 
 
-def _check_room(source: Source, folder: str, used: int) -> None:
+def _check_room(stack: Stack, source: Source, used: int) -> None:
     """:raises StackError: the disk has clearly too little room for a second database."""
     manifest = source.manifest
     needed = manifest.database_bytes if manifest and source.kind == "full" else used
-    free = shutil.disk_usage(folder if os.path.isdir(folder) else "/").free
+    free, _ = stack.db.room() or (needed, needed)
     if free < needed:
         raise StackError(
             "there is not enough room to restore beside the database in use",
             why=f"{console.size(free)} are free, {console.size(needed)} are needed; nothing was touched",
-            fix=f"free some space on the disk of {folder}",
+            fix=f"free some space on the disk of {stack.db.place}",
         )
 
 

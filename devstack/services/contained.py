@@ -137,7 +137,7 @@ class ContainedPostgres(Postgres):
     def place(self) -> str:
         return f"the volume {self.volume}"
 
-    def room(self, seconds: float) -> tuple[int, int] | None:
+    def room(self, seconds: float = 5.0) -> tuple[int, int] | None:
         answer = self.context.probe(self.context.exec(self.name, ["df", "-Pk", str(VOLUME)]), seconds)
         words = answer.text.splitlines()[-1].split() if answer.ok and answer.text else []
         # https://pubs.opengroup.org/onlinepubs/9699919799/utilities/df.html: its second and fourth column, in KiB

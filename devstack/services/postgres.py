@@ -172,7 +172,7 @@ class Postgres:
     def remove_data(self) -> None:
         """Have the engine remove the data, where it keeps them."""
 
-    def room(self, seconds: float) -> tuple[int, int] | None:
+    def room(self, seconds: float = 5.0) -> tuple[int, int] | None:
         """Bytes free, and in all, on the disk of the data; None where they are not. (POSIX: f_bavail is what an
         unprivileged account may use.)
 

@@ -214,6 +214,7 @@ def test_two_environments_at_once(up: Running) -> None:
 def test_a_taken_port_is_named_and_nothing_is_left(up: Running) -> None:
     up.inv("dev.down")
     with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", up.pgb_port))
         holder.listen()
         answer = up.inv("dev.up", expect=1)

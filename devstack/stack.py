@@ -571,8 +571,11 @@ def _home() -> Path:
         ) from None
 
 
-def open_stack(c: Context, root: Path, environ: Mapping[str, str], *, looking: bool = False) -> Stack:
-    """The stack of this checkout and environment. One that is only looked at makes no folder, file or secret.
+def open_stack(
+    c: Context, root: Path, environ: Mapping[str, str], *, looking: bool = False, runtime: str = ""
+) -> Stack:
+    """The stack of this checkout and environment, on another ``runtime`` than its own if one is given. One that is only
+    looked at makes no folder, file or secret.
 
     :raises UsageError: a setting is wrong.
     """
@@ -580,5 +583,5 @@ def open_stack(c: Context, root: Path, environ: Mapping[str, str], *, looking: b
     host = Host(settings.stack.account)
     xdg = {name: value for name, value in environ.items() if name.startswith("XDG_")}
     paths = paths_of(settings, home=_home(), xdg=xdg, uid=host.uid)
-    runtime = engines.make(engines.choose(settings, paths, environ), settings, paths, host)
-    return Stack(ContainerContext(c, runtime, host, paths), settings, environ, looking=looking)
+    dialect = engines.make(runtime or engines.choose(settings, paths, environ), settings, paths, host)
+    return Stack(ContainerContext(c, dialect, host, paths), settings, environ, looking=looking)

@@ -8,7 +8,7 @@ from invoke import Context, Exit, task
 
 from devstack import console
 from devstack.errors import FAILED, UsageError
-from tasks import diagnosis, healing, hooks, inventory, lifecycle, report, session
+from tasks import diagnosis, healing, hooks, inventory, lifecycle, places, report, session
 
 
 @task(
@@ -116,3 +116,29 @@ def reset(c: Context, yes: bool = False, no_backup: bool = False, logs: bool = F
     stack.hook("post_down")
     for item in going:
         report.removed(stack, item)
+
+
+@task(
+    auto_shortflags=False,
+    help={
+        "to": "the runtime to run on from now on: apple, docker, podman or native",
+        "back": "return to where it was before, with the data that it had there",
+        "confirm": "remove the data where it was before",
+    },
+)
+def move(c: Context, to: str = "", back: bool = False, confirm: bool = False) -> None:
+    """Move the environment with its data to another runtime."""
+    places.move(c, to, back=back, confirm=confirm)
+
+
+@task(
+    auto_shortflags=False,
+    help={
+        "save": "write all images into this file, for a machine without a registry",
+        "load": "read them from such a file",
+        "json": "the answer as JSON",
+    },
+)
+def images(c: Context, save: str = "", load: str = "", json: bool = False) -> None:
+    """Show the images of the services; save or load them."""
+    places.images(c, save=save, load=load, as_json=json)

@@ -58,6 +58,13 @@ def stack(c: Context, *, looking: bool = False) -> Stack:
     return _stack[0]
 
 
+def on(c: Context, runtime: str) -> Stack:
+    """The same environment on a runtime, whatever it is on now."""
+    from devstack.stack import open_stack
+
+    return open_stack(c, ROOT, _environ, runtime=runtime)
+
+
 def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The last resort: what Invoke lets through, in two lines; the traceback with ``--debug``."""
     if issubclass(kind, KeyboardInterrupt):

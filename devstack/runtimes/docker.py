@@ -178,8 +178,9 @@ class Docker(Containers):
         return self.sh("pull $image", image=self.full(image))
 
     def build(self, tag: str, file: Path, context: Path, arguments: Mapping[str, str]) -> Command:
+        """On the host's network: its name servers and routes, a VPN's too, are those that packages come through."""
         return self.sh(
-            "build --tag $tag --label $label $arguments --file $file $context",
+            "build --network host --tag $tag --label $label $arguments --file $file $context",
             tag=tag,
             label="nv-devstack.image=1",
             arguments=[f"--build-arg={k}={self.full(v) if k == BASE else v}" for k, v in arguments.items()],

@@ -11,7 +11,7 @@ from pathlib import Path
 from devstack import console, images
 from devstack.choices import Choices
 from devstack.container import ContainerContext
-from devstack.errors import StackError
+from devstack.errors import StackError, UsageError
 from devstack.providers import Programs
 from devstack.runtimes import Inside, ServiceSpec
 from devstack.runtimes.containers import Containers
@@ -174,6 +174,56 @@ class Images:
         if start:
             self._have(image, "api.image", build)
         return image
+
+    # all of them, for a machine without a registry
+
+    def _all(self, folder: Path) -> list[tuple[str, str, str, images.Build | None]]:
+        """Each service's label, image, setting, and how it is built."""
+        s = self.settings
+        pooler = None if s.pgb.image else images.pgbouncer(s)
+        application = None if s.api.image else images.api(s, folder)
+        return [
+            ("db", s.db.image, "db.image", None),
+            ("pgb", pooler.tag if pooler else s.pgb.image, "pgb.image", pooler),
+            ("api", application.tag if application else s.api.image, "api.image", application),
+        ]
+
+    def listing(self, folder: Path) -> list[tuple[str, str, str]]:
+        """Each service's label, image, and its id, which is empty where the engine does not have it."""
+        return [(label, image, self.id_of(image)) for label, image, _, _ in self._all(folder)]
+
+    def save(self, folder: Path, output: str) -> None:
+        """Write all images into one file, those that are missing pulled or built before.
+
+        :raises StackError: one can't be had, or the file not be written.
+        """
+        path = Path(output).expanduser().absolute()
+        if path.exists() or not path.parent.is_dir():
+            why = "it exists" if path.exists() else f"there is no folder {path.parent}"
+            raise UsageError(f"{path} can't be written", why=why, fix="name another file with --save")
+        wanted = self._all(folder)
+        for _, image, setting, build in wanted:
+            self._have(image, setting, build)
+        aside = path.with_name(f".{path.name}.partial")
+        try:
+            names = [image for _, image, _, _ in wanted]
+            self.context.run(self.engine.save(names, aside), f"write the images into {path}")
+            if not self.context.dry:
+                aside.replace(path)
+                console.note(f"{path}: {len(names)} images, {console.size(path.stat().st_size)}")
+        finally:
+            if not self.context.dry:
+                self.context.host.remove(aside)
+
+    def load(self, source: str) -> None:
+        """Have the engine read images from a file.
+
+        :raises StackError: it is not there, or none that the engine reads.
+        """
+        path = Path(source).expanduser().absolute()
+        if not path.is_file():
+            raise UsageError(f"there is no file {path}", fix="name one that inv dev.images --save has written")
+        self.context.run(self.engine.load(path), f"read the images in {path}")
 
     def _have(self, image: str, setting: str, build: images.Build | None) -> str:
         """The id of a service's image: one that a setting names is pulled, ours is built."""

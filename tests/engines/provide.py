@@ -180,7 +180,8 @@ def make_images(engine: Engine, folder: Path, postgresql: Path) -> None:
     context.mkdir()
     shutil.copytree(postgresql, context / "postgresql", symlinks=True)
     (context / "Containerfile").write_text(CONTAINERFILE)
-    engine.run("build", "--quiet", "--tag", DATABASE, "--file", str(context / "Containerfile"), str(context))
+    words = ["--network", "host", "--tag", DATABASE, "--file", str(context / "Containerfile"), str(context)]
+    engine.run("build", "--quiet", *words)
     shutil.rmtree(folder)
 
 

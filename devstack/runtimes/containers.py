@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -265,12 +266,12 @@ def objects(answer: str) -> Iterator[dict[str, Any]]:
 
 def seconds_of(text: str) -> float:
     """Seconds since the epoch of a time as Go writes it (RFC 3339, nanoseconds); 0 for none, or for Go's zero time."""
-    head, _, rest = text.replace("Z", "+00:00").partition(".")
-    fraction = "".join(c for c in rest if c.isdigit())[:6] if rest else ""
-    zone = next((rest[i:] for i, c in enumerate(rest) if c in "+-"), "") if rest else ""
+    match = re.fullmatch(r"(.*T[\d:]+)(?:\.(\d+))?(.*)", text.replace("Z", "+00:00"))
+    if not match:
+        return 0.0
+    fraction = (match[2] or "")[:6].ljust(6, "0")
     try:
-        when = datetime.fromisoformat(f"{head}.{fraction.ljust(6, '0')}{zone}" if rest else head)
-        return max(0.0, when.timestamp())
+        return max(0.0, datetime.fromisoformat(f"{match[1]}.{fraction}{match[3]}").timestamp())
     except (ValueError, OverflowError):
         return 0.0
 

@@ -1,0 +1,361 @@
+"""The dialects of the container engines: exact command lines, and answers as the engines give them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devstack.paths import Paths
+from devstack.runtimes import Crash, EngineError, File, Inside, ServiceSpec, ServiceState, Usage
+from devstack.runtimes.apple import Apple
+from devstack.runtimes.containers import LABEL, Containers, seconds_of
+from devstack.runtimes.docker import Docker, Podman
+
+NASTY = "o'hara $(id)"
+STATE = f"/srv/{NASTY}/state"
+QUOTED = "'/srv/o'\"'\"'hara $(id)/state"
+"""The state folder in a shell, its closing quote left off."""
+BOOT = '\'eval "$(printf %s "$NV_START" | base64 -d)"\''
+
+DB = ServiceSpec(
+    name="nv-db",
+    argv=["postgres", "-c", "log_line_prefix=%m [%p] "],
+    cwd=Path("/"),
+    env={"PASSWORD": "s3cret $HOME 'x'"},
+    unset=["PGHOST"],
+    stop_signal="INT",
+    stop_seconds=60,
+    inside=Inside(
+        image="pgvector/pgvector:pg17",
+        ports={5432: 5433},
+        volumes={"nv-db-data": "/var/lib/nv-db"},
+        folders={Path("/home/me/my api"): "/srv/app/api"},
+        files={"/tmp/nv/pg_hba.conf": "local all all peer\n"},
+        memory_mb=1024,
+        shm_mb=256,
+    ),
+)
+
+
+def dialect(kind: type[Containers], bind: str = "127.0.0.1") -> Any:
+    folder = Path(f"/srv/{NASTY}")
+    paths = Paths(
+        root=folder, state=folder / "state", cache=folder / "cache", run=folder / "run", log=folder / "my logs"
+    )
+    return kind(paths, network="nv-net", bind=bind)
+
+
+def script_of(steps: Any) -> str:
+    """The script in the env file."""
+    (file,) = (step for step in steps if isinstance(step, File))
+    name, _, value = file.content.rstrip("\n").partition("=")
+    assert (name, file.mode) == ("NV_START", 0o600)
+    return base64.b64decode(value).decode()
+
+
+def commands(steps: Any) -> list[str]:
+    return [str(step) for step in steps if not isinstance(step, File)]
+
+
+ALL = pytest.mark.parametrize("kind", [Docker, Podman, Apple])
+
+
+# what runs
+
+
+@pytest.mark.parametrize(
+    ("kind", "image"), [(Docker, "pgvector/pgvector:pg17"), (Podman, "docker.io/pgvector/pgvector:pg17")]
+)
+def test_docker_and_podman_make_a_service(kind: type[Containers], image: str) -> None:
+    steps = dialect(kind).run(DB)
+    assert commands(steps) == [
+        f"{kind.name} run --detach --name nv-db --restart on-failure --stop-signal SIGINT --stop-timeout 60"
+        f" --shm-size 256m '--label={LABEL}=/srv/o'\"'\"'hara $(id)/state' --network=nv-net --memory=1024m"
+        " --security-opt=label=disable --volume=nv-db-data:/var/lib/nv-db"
+        " '--volume=/home/me/my api:/srv/app/api:ro'"
+        f" --env-file {QUOTED}/config/containers/nv-db.env' --publish=127.0.0.1:5433:5432"
+        f" --entrypoint /bin/sh {image} -c {BOOT}"
+    ]
+
+
+def test_apple_makes_a_service_without_what_it_does_not_know() -> None:
+    assert commands(dialect(Apple).run(DB)) == [
+        f"container run --detach --name nv-db --shm-size 256M '--label={LABEL}=/srv/o'\"'\"'hara $(id)/state'"
+        " --memory=1024M --volume=nv-db-data:/var/lib/nv-db '--volume=/home/me/my api:/srv/app/api:ro'"
+        f" --env-file {QUOTED}/config/containers/nv-db.env' --publish=127.0.0.1:5433:5432"
+        f" --entrypoint /bin/sh pgvector/pgvector:pg17 -c {BOOT}"
+    ]
+
+
+def test_apple_gives_a_machine_no_less_memory_than_it_takes() -> None:
+    assert DB.inside
+    small = replace(DB, inside=replace(DB.inside, memory_mb=64))
+    assert "--memory=200M" in commands(dialect(Apple).run(small))[0]
+
+
+@ALL
+def test_an_old_container_of_the_name_goes_first(kind: type[Containers]) -> None:
+    removed, _ = commands(dialect(kind).run(DB, defined=True))
+    assert (
+        removed
+        == {
+            "docker": "docker rm --force --volumes nv-db >/dev/null",
+            "podman": "podman rm --force --volumes nv-db >/dev/null",
+            "apple": "container delete --force nv-db >/dev/null",
+        }[kind.name]
+    )
+
+
+@ALL
+def test_no_secret_is_on_the_command_line_and_all_of_it_reaches_the_service(
+    kind: type[Containers], tmp_path: Path
+) -> None:
+    assert DB.inside
+    target = tmp_path / "in" / "a file"
+    inside = replace(DB.inside, files={str(target): "it's\n100% $(id)\n"}, setup='as="env SET=up"\n')
+    spec = replace(DB, argv=["sh", "-c", 'printf "%s|%s|%s" "$PASSWORD" "$SET" "$PGHOST"'], cwd=tmp_path, inside=inside)
+    steps = dialect(kind).run(spec)
+    assert not any("s3cret" in command for command in commands(steps))
+    script = script_of(steps)
+    # what the container's shell is given, in a shell of this machine
+    boot = 'eval "$(printf %s "$NV_START" | base64 -d)"'
+    encoded = base64.b64encode(script.encode()).decode()
+    done = subprocess.run(
+        ["/bin/sh", "-c", boot],
+        env={"NV_START": encoded, "PGHOST": "mine", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+    )
+    assert done.stdout == b"s3cret $HOME 'x'|up|"
+    assert target.read_text() == "it's\n100% $(id)\n"
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+@ALL
+def test_a_file_that_a_reload_has_written_stays_when_the_engine_starts_it_again(
+    kind: type[Containers], tmp_path: Path
+) -> None:
+    assert DB.inside
+    target = tmp_path / "pgbouncer.ini"
+    target.write_text("new")
+    spec = replace(DB, argv=["true"], cwd=tmp_path, inside=replace(DB.inside, files={str(target): "old"}))
+    subprocess.run(["/bin/sh", "-c", script_of(dialect(kind).run(spec))], check=True)
+    assert target.read_text() == "new"
+
+
+@pytest.mark.parametrize(("bind", "shown"), [("127.0.0.1", "127.0.0.1:5433:5432"), ("::1", "[::1]:5433:5432")])
+@ALL
+def test_a_port_is_published_on_an_address(kind: type[Containers], bind: str, shown: str) -> None:
+    assert f"--publish={shown}" in commands(dialect(kind, bind).run(DB))[0].replace("'", "")
+
+
+@ALL
+def test_a_command_in_a_container(kind: type[Containers]) -> None:
+    line = dialect(kind).exec("nv-db", ["psql", "-c", "SELECT 'a'"], {"PGUSER": "o'hara"}, user="postgres")
+    program = dialect(kind).program
+    assert line == (
+        f"{program} exec -i --user postgres '--env=PGUSER=o'\"'\"'hara' nv-db psql -c 'SELECT '\"'\"'a'\"'\"''"
+    )
+
+
+@ALL
+def test_a_service_is_told_to_stop_its_log_is_kept_and_it_goes(kind: type[Containers]) -> None:
+    steps = commands(dialect(kind).stop("nv-db", signal="INT", seconds=60))
+    program = dialect(kind).program
+    log = "'/srv/o'\"'\"'hara $(id)/my logs/nv-db.log'"
+    stop = {"apple": "container stop --signal SIGINT --time 60 nv-db"}.get(kind.name, f"{program} stop nv-db")
+    assert steps[:2] == [f"{stop} >/dev/null", f"{program} logs nv-db >>{log} 2>&1 || true"]
+    assert len(steps) == 3
+
+
+@ALL
+def test_logs_are_those_of_the_container_or_those_that_were_kept(kind: type[Containers]) -> None:
+    line = dialect(kind).logs("nv-db", tail=20, follow=False)
+    option = "-n 20" if kind is Apple else "--tail 20"
+    assert line == (
+        f"{{ {dialect(kind).program} logs {option} nv-db 2>&1"
+        " || tail -n 20 '/srv/o'\"'\"'hara $(id)/my logs/nv-db.log' 2>/dev/null; }"
+    )
+
+
+def test_the_network_is_made_once_and_goes_with_the_last_service() -> None:
+    (start,), (stop,) = dialect(Docker).engine_start(), dialect(Docker).engine_stop()
+    there = "docker network inspect nv-net >/dev/null 2>&1"
+    assert start == (
+        f"{there} || docker network create --label '{LABEL}=/srv/o'\"'\"'hara $(id)/state' nv-net >/dev/null || {there}"
+    )
+    assert stop == f"! {there} || docker network rm nv-net >/dev/null"
+    assert dialect(Apple).engine_start() == dialect(Apple).engine_stop() == []
+
+
+@pytest.mark.parametrize(
+    ("image", "full"),
+    [
+        ("debian", "docker.io/library/debian"),
+        ("python:3.12-slim", "docker.io/library/python:3.12-slim"),
+        ("pgvector/pgvector:pg17", "docker.io/pgvector/pgvector:pg17"),
+        ("localhost/nv-api:1", "localhost/nv-api:1"),
+        ("ghcr.io/me/db", "ghcr.io/me/db"),
+        ("registry:5000/db", "registry:5000/db"),
+    ],
+)
+def test_podman_is_told_which_registry_docker_would_ask(image: str, full: str) -> None:
+    assert dialect(Podman).image(image) == f"podman image inspect {full}"
+    assert dialect(Docker).image(image) == f"docker image inspect {image}"
+
+
+def test_a_build_is_on_the_hosts_network() -> None:
+    line = dialect(Podman).build(
+        "localhost/nv-api:1", Path("/b/Containerfile"), Path("/b"), {"BASE": "python:3.12-slim"}
+    )
+    assert line == (
+        "podman build --network host --tag localhost/nv-api:1 --label nv-devstack.image=1"
+        " --build-arg=BASE=docker.io/library/python:3.12-slim --file /b/Containerfile /b"
+    )
+
+
+# what the engines answer
+
+
+def docker_container(**state: Any) -> dict[str, Any]:
+    """As `docker inspect` shows one; Podman's has the same keys."""
+    return {
+        "Id": "0c5ffee",
+        "Name": "/nv-db",
+        "State": {
+            "Status": "running",
+            "Pid": 123,
+            "ExitCode": 0,
+            "OOMKilled": False,
+            "Error": "",
+            "StartedAt": "2026-11-24T12:00:00.123456789Z",
+            **state,
+        },
+        "Config": {"Labels": {LABEL: STATE}},
+        "NetworkSettings": {
+            "Networks": {"nv-net": {"IPAddress": "10.89.0.2"}},
+            "Ports": {"5432/tcp": [{"HostIp": "127.0.0.1", "HostPort": "5433"}], "80/tcp": None},
+        },
+    }
+
+
+def state_of(kind: type[Containers], found: dict[str, Any]) -> ServiceState:
+    states: dict[str, ServiceState] = dialect(kind).parse_states(json.dumps([found]), ["nv-db", "nv-api"])
+    assert states["nv-api"] == ServiceState("nv-api")
+    return states["nv-db"]
+
+
+def test_a_running_container() -> None:
+    state = state_of(Docker, docker_container())
+    assert (state.status, state.pid, state.address, state.ports, state.id) == (
+        "running",
+        123,
+        "10.89.0.2",
+        (5433,),
+        "0c5ffee",
+    )
+    assert state.started == pytest.approx(1795521600.123456)
+    assert (state.defined, state.foreign, state.detail) == (True, "", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "detail"),
+    [
+        ({"Status": "exited", "ExitCode": 1}, "failed", "it ended with exit code 1"),
+        ({"Status": "exited", "ExitCode": 0}, "stopped", "it ended with exit code 0"),
+        ({"Status": "exited", "ExitCode": 137, "OOMKilled": True}, "failed", "killed: it ran out of memory"),
+        ({"Status": "restarting", "ExitCode": 3}, "failed", "it ended with exit code 3"),
+        ({"Status": "created"}, "starting", ""),
+        ({"Status": "removing", "ExitCode": 0}, "stopping", "it ended with exit code 0"),
+    ],
+)
+def test_a_container_that_does_not_run(given: dict[str, Any], status: str, detail: str) -> None:
+    state = state_of(Podman, docker_container(**given))
+    assert (state.status, state.detail) == (status, detail)
+
+
+def test_a_paused_container_is_frozen() -> None:
+    state = state_of(Docker, docker_container(Status="paused"))
+    assert (state.status, state.paused) == ("running", True)
+    assert dialect(Docker).resume("nv-db") == "docker unpause nv-db >/dev/null"
+    assert dialect(Apple).resume("nv-db") is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "whose"),
+    [(None, "somebody else"), ({}, "somebody else"), ({LABEL: "/other"}, "the stack in /other"), ({LABEL: STATE}, "")],
+)
+def test_whose_a_container_is(labels: dict[str, str] | None, whose: str) -> None:
+    found = docker_container()
+    found["Config"]["Labels"] = labels
+    assert state_of(Docker, found).foreign == whose
+
+
+def apple_container(state: str) -> dict[str, Any]:
+    """As `container list --format json` shows one (ContainerResource, release 1.2)."""
+    networks = [{"network": "default", "hostname": "nv-db", "ipv4Address": "192.168.64.3/24"}]
+    return {
+        "id": "nv-db",
+        "configuration": {"id": "nv-db", "labels": {LABEL: STATE}, "publishedPorts": [{"hostPort": 5433}]},
+        "status": {
+            "state": state,
+            "networks": networks if state == "running" else [],
+            **({"startedDate": "2026-11-24T12:00:00Z"} if state == "running" else {}),
+        },
+    }
+
+
+def test_an_apple_container() -> None:
+    state = state_of(Apple, apple_container("running"))
+    assert (state.status, state.address, state.ports, state.started) == ("running", "192.168.64.3", (5433,), 1795521600)
+    assert state_of(Apple, apple_container("stopped")).status == "stopped"
+    assert state_of(Apple, apple_container("stopped")).address == ""
+    assert state_of(Apple, apple_container("unknown")).status == "failed"
+
+
+@ALL
+def test_an_answer_that_is_none(kind: type[Containers]) -> None:
+    assert dialect(kind).parse_states("", ["nv-db"]) == {"nv-db": ServiceState("nv-db")}
+    with pytest.raises(EngineError, match="it answered 'Segmentation"):
+        dialect(kind).parse_states("Segmentation fault", ["nv-db"])
+
+
+def test_crashes_are_deaths_that_nobody_asked_for() -> None:
+    docker = "\n".join(
+        json.dumps(
+            {"time": 10, "timeNano": 10_500_000_000, "Actor": {"Attributes": {"name": "nv-db", "exitCode": code}}}
+        )
+        for code in ("137", "0")
+    )
+    assert dialect(Docker).parse_crashes(docker) == {"nv-db": [Crash(10.5, "exit code 137")]}
+    podman = json.dumps({"Name": "nv-db", "Status": "died", "Time": "1970-01-01T00:00:10Z", "ContainerExitCode": 137})
+    assert dialect(Podman).parse_crashes(podman + "\nnot json\n") == {"nv-db": [Crash(10.0, "exit code 137")]}
+    assert dialect(Apple).parse_crashes("") == {}
+
+
+def test_usage() -> None:
+    answer = "31457280\nanon 1\ninactive_file 10485760\nusage_usec 2500000\nuser_usec 1\npids 9"
+    assert dialect(Docker).parse_usage(answer) == Usage(20971520, 2.5, 7)
+    assert dialect(Docker).parse_usage("") is None  # control groups of the first version
+    apple = json.dumps([{"id": "nv-db", "memoryUsageBytes": 5, "cpuUsageUsec": 1500000, "numProcesses": 2}])
+    assert dialect(Apple).parse_usage(apple) == Usage(5, 1.5, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1970-01-01T00:00:10Z", 10.0),
+        ("1970-01-01T00:00:10.5Z", 10.5),
+        ("1970-01-01T00:00:10.123456789Z", 10.123456),
+        ("1970-01-01T02:00:10.5+02:00", 10.5),
+        ("0001-01-01T00:00:00Z", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_times_as_go_writes_them(text: str, seconds: float) -> None:
+    assert seconds_of(text) == pytest.approx(seconds)

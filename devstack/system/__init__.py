@@ -36,13 +36,15 @@ def system_information(stack: Stack) -> list[Fact]:
         asked = programs.Survey(stack, pool)
         folders = pool.submit(machine.folders, stack)
         facts = [*machine.hardware(stack), *machine.disks(stack)]
-        postgres = programs.postgres(stack, asked)
+        if stack.context.runtime.contained:
+            services = programs.in_images(stack)
+        else:
+            services = [*programs.postgres(stack, asked), *programs.pgbouncer(stack)]
         return [
             *facts,
             *asked.engines(),
-            programs.runtime(stack),
-            *postgres,
-            *programs.pgbouncer(stack),
+            programs.runtime(stack, asked),
+            *services,
             *asked.tools(),
             *settings.ports(stack),
             *folders.result(),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from devstack import providers
 from devstack.container import Probed
+from devstack.engines import ENGINES, Engine
 from devstack.errors import StackError
 from devstack.providers import Candidate, Programs
 from devstack.shell import Command, argv, sh
@@ -26,22 +27,6 @@ SAFE_MINORS = {14: 23, 15: 18, 16: 14, 17: 10, 18: 4}
 https://www.postgresql.org/support/security/"""
 
 CLIENTS = ("psql", "pg_dump", "pg_restore", "pg_isready")
-
-
-class Engine(NamedTuple):
-    """A container engine: the question that it answers only if it really works, and how it is started."""
-
-    program: str
-    title: str
-    alive: Command
-    start: str
-
-
-ENGINES = (
-    Engine("container", "Apple container", sh("container system status"), "container system start"),
-    Engine("docker", "Docker", sh("docker version --format '{{.Server.Version}}'"), "start Docker's daemon"),
-    Engine("podman", "Podman", sh("podman info --format '{{.Version.Version}}'"), "see `podman info`"),
-)
 
 
 class Tool(NamedTuple):
@@ -82,6 +67,10 @@ class Survey:
         answer = self._install.result()
         return f"{answer.text} {package}" if answer.ok and answer.text else f"install {package}"
 
+    def answers(self, engine: Engine) -> bool:
+        """Whether an engine is here and works."""
+        return self._paths[engine.program] is not None and self._alive[engine.program].result().ok
+
     def engines(self) -> list[Fact]:
         """Every container engine that a stack could run on: none is needed."""
         return [self._engine(engine) for engine in ENGINES]
@@ -115,7 +104,7 @@ class Survey:
         return Fact("tools", tool.name, f"{path} does not run", False, self.install(tool.name), tool.needed)
 
 
-def runtime(stack: Stack) -> Fact:
+def runtime(stack: Stack, survey: Survey) -> Fact:
     """What the services run under, and why."""
     wanted, name = stack.settings.stack.runtime, stack.context.runtime.name
     if stack.chosen.runtime == name:
@@ -123,8 +112,30 @@ def runtime(stack: Stack) -> Fact:
     elif wanted == name:
         why = f"stack.runtime says so, from {stack.settings.origin('stack.runtime')}"
     else:
-        why = f"stack.runtime is {wanted}, the first start records it"
+        passed = [engine.title for engine in ENGINES if not survey.answers(engine)]
+        without = f" ({', '.join(passed)}: not here, or no answer)" if passed else ""
+        why = f"the first that answers{without}; the first start records it"
     return Fact("runtime", "in force", f"{name}: {why}", True)
+
+
+def in_images(stack: Stack) -> list[Fact]:
+    """What the services run from, in containers."""
+    from devstack.services.contained import ContainedApi
+
+    assert isinstance(stack.api, ContainedApi)
+    try:
+        found = stack.api.images.listing(stack.api.folder)
+    except StackError as error:
+        return [Fact("images", "in use", f"{error.what}: {error.why}", False, "; ".join(error.fix))]
+    built = {"pgb": not stack.settings.pgb.image, "api": not stack.settings.api.image}
+    return [
+        Fact(
+            "images",
+            label,
+            image if here else f"{image}, {'built' if built.get(label) else 'pulled'} at the next start",
+        )
+        for label, image, here in found
+    ]
 
 
 def postgres(stack: Stack, survey: Survey) -> list[Fact]:

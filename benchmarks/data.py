@@ -81,6 +81,9 @@ class Data:
         samples.floor["restore"].append(self._program(*words, database="bare"))
         self.sql("DROP DATABASE bare", database="postgres")
         plain.unlink()
+        samples.floor["restore_alone"].append(samples.floor["restore"][-1])
+        self._rest()
+        samples.ours["restore_alone"].append(self.restore(dump, "--no-safety-backup")[0])
         self._rest()
         seconds, peak = self.restore(dump)
         samples.ours["restore"].append(seconds)
@@ -108,9 +111,9 @@ class Data:
         """Seconds, and bytes of memory at the most."""
         return self.line.inv("data.backup"), self.line.peak
 
-    def restore(self, dump: Path) -> tuple[float, int]:
+    def restore(self, dump: Path, *flags: str) -> tuple[float, int]:
         """All of it: the file judged, what is there backed up, the new database filled, compared, switched to."""
-        return self.line.inv("data.restore", "--file", dump.name), self.line.peak
+        return self.line.inv("data.restore", "--file", dump.name, *flags), self.line.peak
 
     def _generate(self, rows: int, *, seed: int) -> None:
         self.line.inv("data.generate", "--rows", str(rows), "--seed", str(seed))

@@ -32,8 +32,14 @@ ROWS = (
     Row("down", "`dev.down`"),
     Row("backup", "`data.backup`, compressed and verified", against="`pg_dump > /dev/null`", goal=1.3),
     Row(
+        "restore_alone",
+        "`data.restore --no-safety-backup`: judged, filled, analysed, counted, switched",
+        against="`psql` of the same dump",
+        goal=1.3,
+    ),
+    Row(
         "restore",
-        "`data.restore` with the backup of what is there, the comparison and the switch",
+        "`data.restore`, with a verified backup of what is there",
         against="`psql` of the same dump",
         goal=1.3,
     ),

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -127,8 +128,8 @@ def abandon(stack: Stack, made: Journal) -> None:
     journal.clear(stack)
 
 
-def load(stack: Stack, source: Source, name: str) -> None:
-    """Fill an empty database.
+def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> None:
+    """Fill an empty database; with ``analyze`` off, :func:`analyzed` is to follow.
 
     :raises StackError: PostgreSQL refused something; the database is to be dropped then.
     """
@@ -146,7 +147,20 @@ def load(stack: Stack, source: Source, name: str) -> None:
     with session(stack.db, name, "complete the restored database") as sql:
         for extension in stack.settings.db.extensions:
             sql.run(f"SET client_min_messages = warning; CREATE EXTENSION IF NOT EXISTS {identifier(extension)}")
-        sql.run("ANALYZE")
+        if analyze:
+            sql.run("ANALYZE")
+
+
+@contextlib.contextmanager
+def analyzed(stack: Stack, name: str) -> Iterator[None]:
+    """Have the planner's figures made while something else reads the database.
+
+    :raises StackError: at the end, when they could not be.
+    """
+    with session(stack.db, name, "analyze the restored database") as sql, ThreadPoolExecutor(1) as beside:
+        done = beside.submit(sql.run, "ANALYZE")
+        yield
+        done.result()
 
 
 def _load_file(stack: Stack, source: Source, name: str) -> None:

@@ -142,8 +142,9 @@ def replace(stack: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
                 say(kept)
                 safety = kept.name
         else:
-            load.load(stack, source, made.incoming)
-        counted = _compared(stack, source, made.incoming)
+            load.load(stack, source, made.incoming, analyze=False)
+        with load.analyzed(stack, made.incoming):
+            counted = _compared(stack, source, made.incoming)
         _copy_properties(stack, made)
         previous = journal.read_previous(stack.paths)
         plan = msgspec.structs.replace(
@@ -170,7 +171,7 @@ def replace(stack: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
 def _fill_and_back_up(stack: Stack, source: Source, made: Journal) -> Backup | None:
     """Both at the same time: the one reads the database in use, the other writes to one that nobody uses yet."""
     with ThreadPoolExecutor(1) as beside:
-        filling = beside.submit(load.load, stack, source, made.incoming)
+        filling = beside.submit(load.load, stack, source, made.incoming, analyze=False)
         try:
             kept = back_up_first(stack)
             filling.result()

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -16,6 +17,9 @@ from devstack.container import CHUNK
 
 LEVEL = 1
 """Of isal's four; the next one takes half as long again for a few percent less."""
+
+FILLING = 0.001
+"""Seconds in which a wide pipe is left to fill: pg_dump writes a fifth of one in that time."""
 
 
 class Meter:
@@ -114,9 +118,12 @@ class Written:
 
         # 31: with gzip's header and trailer, https://docs.python.org/3/library/zlib.html#zlib.compressobj
         packer = isal_zlib.compressobj(LEVEL, wbits=31) if compress else None
-        _widen(source)
+        widened = _widen(source)
         read = source.read1 if isinstance(source, io.BufferedReader) else source.read
         while chunk := read(CHUNK):
+            if widened and len(chunk) < CHUNK // 2:
+                # the writer is the slower one, and puts 4 KB in at a time: to be woken for each takes longer than these
+                time.sleep(FILLING)
             self.raw_bytes += len(chunk)
             progress(len(chunk))
             self._store(packer.compress(chunk) if packer else chunk, handle)
@@ -137,10 +144,11 @@ class Written:
         return self._hash.hexdigest()
 
 
-def _widen(pipe: IO[bytes]) -> None:
-    """Have a pipe hold as much as is read at a time, where the system lets it."""
-    with contextlib.suppress(OSError, AttributeError):  # no pipe; not Linux: pipe(7); too many of them
-        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, CHUNK)
+def _widen(pipe: IO[bytes]) -> bool:
+    """Have a pipe hold more than is read at a time; whether the system lets it."""
+    with contextlib.suppress(OSError, AttributeError):  # no pipe, or too many; not Linux: pipe(7)
+        return fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, 4 * CHUNK) >= 4 * CHUNK
+    return False
 
 
 def chunks(file: IO[bytes]) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from tests.conftest import ROOT, wait_for
 from tests.data.conftest import Data
@@ -141,11 +142,15 @@ def test_a_dry_run_writes_nothing(rich: Data) -> None:
 
 
 def test_two_at_once_wait_for_each_other_and_both_are_whole(rich: Data) -> None:
-    both = [rich.popen("data.backup") for _ in range(3)]
+    with FileLock(rich.state / "data-lock"):
+        both = [rich.popen("data.backup") for _ in range(3)]
+        for process in both:
+            assert process.stderr
+            assert "waiting for" in process.stderr.readline()
+        assert not list(rich.backups.glob("*.gz"))
     outputs = [process.communicate(timeout=60) for process in both]
     assert [process.returncode for process in both] == [0, 0, 0], outputs
     assert len(list(rich.backups.glob("*.gz"))) == 3
-    assert sum("waiting for" in err for _, err in outputs) >= 1
     rich.inv("data.verify", "--all")
 
 

@@ -24,8 +24,8 @@ from benchmarks.workspace import BenchmarkError, CommandLine, Workspace, free_po
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
-PARTS = ("stack", "data")
-ROUNDS = {"stack": 7, "data": 3}
+PARTS = ("stack", "containers", "data")
+ROUNDS = {"stack": 7, "containers": 5, "data": 3}
 SERVICES = ("db", "pgb", "api")
 
 
@@ -83,6 +83,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         facts = {**machine(), "rounds": rounds[parts[0]], "load_before": os.getloadavg()[0]}
         if "stack" in parts:
             facts |= _measure_stack(here, samples, rounds["stack"])
+        if "containers" in parts:
+            _measure_containers(here, samples, rounds["containers"])
         if "data" in parts:
             line = CommandLine(here, "data", dict(zip(SERVICES, free_ports(3), strict=True)))
             _say("the database for backups and restores")
@@ -116,6 +118,27 @@ def _measure_stack(here: Workspace, samples: Samples, rounds: int) -> dict[str, 
     finally:
         floor.stop()
     return _versions(floor)
+
+
+def _measure_containers(here: Workspace, samples: Samples, rounds: int) -> None:
+    """On a Podman of the benchmark's own, as the tests have it; left out where that can't be."""
+    import pytest
+
+    from benchmarks.containers import Containers
+    from tests.engines import provide
+
+    template = CommandLine(here, "images", dict(zip(SERVICES, free_ports(3), strict=True)))
+    try:
+        with provide.podman(here.folder / "podman") as engine:
+            template.inv("db.start")
+            programs = json.loads((template.state / "choices.json").read_text())["postgres_bin"]
+            template.inv("db.stop")
+            _say("the images")
+            provide.make_images(engine, here.folder / "images", Path(programs).parent)
+            line = CommandLine(here, "box", dict(zip(SERVICES, free_ports(3), strict=True)))
+            Containers(line, engine).measure(samples, rounds)
+    except pytest.skip.Exception as why:
+        _say(f"containers: left out, {why}")
 
 
 def _versions(floor: Floor) -> dict[str, Any]:

@@ -30,6 +30,8 @@ ROWS = (
     Row("restart", "`dev.restart`"),
     Row("api", "`api.stop api.start`"),
     Row("down", "`dev.down`"),
+    Row("containers", "`dev.up` on Podman, existing data", against="three `podman run`", goal=1.3),
+    Row("compose", "`dev.up` on Podman, existing data", against="`podman-compose up`"),
     Row("backup", "`data.backup`, compressed and verified", against="`pg_dump > /dev/null`", goal=1.3),
     Row(
         "restore_alone",

@@ -35,8 +35,8 @@ WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 """The number of this process among those that run tests at the same time."""
 FIRST = secrets.randbelow(2_000)
 PORTS = itertools.cycle(12_000 + WORKER * 2_000 + (FIRST + number) % 2_000 for number in range(2_000))
-"""Each process has its own: below those that the system gives out (32768 on Linux), each given out once a round. Another
-run of the tests at the same time begins elsewhere."""
+"""Each process has its own: below those that the system gives out (32768 on Linux), each given out once a round.
+Another run of the tests at the same time begins elsewhere."""
 
 
 def free_ports(count: int) -> list[int]:

@@ -76,8 +76,8 @@ def podman(folder: Path) -> Iterator[Engine]:
     (folder / "containers.conf").write_text(
         # limits that a container without CAP_SYS_RESOURCE may set, and a runtime for any kind of control groups
         '[containers]\ndefault_ulimits = ["nofile=1024:4096", "nproc=4096:8192"]\n'
-        f'[engine]\nruntime = "runc"\nevents_logger = "file"\nstatic_dir = "{folder / "static"}"\n'
-        f'tmp_dir = "{folder / "tmp"}"\nvolume_path = "{folder / "volumes"}"\n'
+        # nothing else is moved: what starts a container again after its end reads no file of ours
+        '[engine]\nruntime = "runc"\nevents_logger = "file"\n'
         f'[network]\nnetwork_backend = "netavark"\nnetwork_config_dir = "{networks}"\n'
     )
     env = {

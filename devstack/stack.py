@@ -305,6 +305,7 @@ class Stack:
         evidence = list(refusal) or self.context.log_tail(service.name, 15, skip=logged)
         with contextlib.suppress(StackError):
             self._stop(service)
+        with contextlib.suppress(StackError):
             self._stop_engine_if_idle()
         lines = [line.rstrip()[:200] for line in evidence]
         return StackError(

@@ -169,8 +169,9 @@ def test_a_service_is_told_to_stop_its_log_is_kept_and_it_goes(kind: type[Contai
     program = dialect(kind).program
     log = "'/srv/o'\"'\"'hara $(id)/my logs/nv-db.log'"
     stop = {"apple": "container stop --signal SIGINT --time 60 nv-db"}.get(kind.name, f"{program} stop nv-db")
-    assert steps[:2] == [f"{stop} >/dev/null", f"{program} logs nv-db >>{log} 2>&1 || true"]
-    assert len(steps) == 3
+    rotate = f'[ ! -e {log} ] || [ "$(wc -c <{log})" -lt 5000000 ] || mv {log} {log}.1'
+    assert steps[:3] == [f"{stop} >/dev/null", rotate, f"{program} logs nv-db >>{log} 2>&1 || true"]
+    assert len(steps) == 4
 
 
 @ALL

@@ -26,6 +26,9 @@ LABEL = "nv-devstack.stack"
 BOOT = 'eval "$(printf %s "$NV_START" | base64 -d)"'
 """What a container's shell is given: the variable holds the rest."""
 
+LOG_BYTES = 5_000_000
+"""Of a kept log before it is put aside for the next."""
+
 BASE = "BASE"
 """The build argument that names an image."""
 
@@ -106,9 +109,12 @@ class Containers(ABC):
 
     def stop(self, name: str, *, signal: str = "TERM", seconds: int = 10) -> Sequence[Step]:
         """Its log is kept: with the container, the engine would throw it away."""
+        keep = self.sh("logs $name >>$log 2>&1 || true", name=name, log=self.log_kept(name))
+        return [self.halt(name, signal, seconds), self._rotate(name), keep, self.remove(name)]
+
+    def _rotate(self, name: str) -> Command:
         log = self.log_kept(name)
-        keep = self.sh("logs $name >>$log 2>&1 || true", name=name, log=log)
-        return [self.halt(name, signal, seconds), keep, self.remove(name)]
+        return sh('[ ! -e $log ] || [ "$$(wc -c <$log)" -lt $limit ] || mv $log $log.1', log=log, limit=LOG_BYTES)
 
     @abstractmethod
     def halt(self, name: str, signal: str, seconds: int) -> Command:

@@ -28,6 +28,9 @@ cd "$share/extension" && ls -- *.control
 """
 """Asked of an image: what PostgreSQL it has, where, whether it counts statements, and its extensions."""
 
+UNKNOWN_POSTGRES, UNKNOWN_PGBOUNCER = "17.0", "1.18.0"
+"""Before an image was asked: for a dry run, and for who looks at a stack that never ran."""
+
 OFFLINE = "without a registry: inv dev.images --save FILE on a machine that has the images, then --load FILE here"
 
 
@@ -99,23 +102,24 @@ class Images:
     # what is in them: recorded, since asking takes a container
 
     def postgres(self, *, start: bool = False) -> Programs:
-        """The PostgreSQL of db.image; before a ``start`` the image is had, and looked at if it is another one now.
+        """The PostgreSQL of db.image, as recorded; before a ``start`` the image is had, and asked if it is another now.
 
         :raises StackError: it can't be had, or will not do.
         """
         image, chosen = self.settings.db.image, self._chosen()
         name, _, known = chosen.postgres_image.partition(" ")
-        here = self.ensure(image, "db.image") if start or name != image else known
+        recorded = Programs(
+            Path(chosen.postgres_bin),
+            chosen.postgres_version or UNKNOWN_POSTGRES,
+            tracks_statements=bool(chosen.tracks_statements),
+            image=image,
+        )
+        if not start:
+            return recorded
+        here = self.ensure(image, "db.image")
         fits = set(self.settings.db.extensions) <= set(chosen.extensions)
-        if name == image and here == known and fits:
-            return Programs(
-                Path(chosen.postgres_bin),
-                chosen.postgres_version,
-                tracks_statements=bool(chosen.tracks_statements),
-                image=image,
-            )
-        if self.context.dry and not here:
-            return Programs(Path(), "17.0", image=image)
+        if (name == image and here == known and fits) or self.context.dry:
+            return recorded
         found = self._ask_postgres(image)
         self._choose(
             extensions=self.settings.db.extensions,
@@ -140,7 +144,7 @@ class Images:
         return Programs(Path(folder), match[1], tracks_statements=tracks == "yes", image=image)
 
     def pgbouncer(self, *, start: bool = False) -> Programs:
-        """The PgBouncer of pgb.image, or of the one built here.
+        """The PgBouncer of pgb.image, or of the one built here; the same way.
 
         :raises StackError: it can't be had, or has none.
         """
@@ -150,11 +154,12 @@ class Images:
             build = images.pgbouncer(self.settings)
             image = build.tag
         name, _, known = chosen.pgbouncer.partition(" ")
-        here = self._have(image, "pgb.image", build) if start or name != image else known
-        if name == image and here == known:
-            return Programs(Path(), chosen.pgbouncer_version, image=image)
-        if self.context.dry and not here:
-            return Programs(Path(), "1.23", image=image)
+        recorded = Programs(Path(), chosen.pgbouncer_version or UNKNOWN_PGBOUNCER, image=image)
+        if not start:
+            return recorded
+        here = self._have(image, "pgb.image", build)
+        if (name == image and here == known) or self.context.dry:
+            return recorded
         said = "\n".join(self.ask(image, "pgbouncer --version", "PgBouncer"))
         match = re.search(r"PgBouncer (\d+\.\d+(\.\d+)?)", said)
         if match is None:

@@ -61,6 +61,18 @@ def _is_free(family: int, address: str, port: int) -> bool:
     return True
 
 
+LONGEST = ("engines", "test_health_faults.py", "data")
+"""Files and folders whose tests take longest: they begin first, so that nobody waits for them in the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        parts = item.path.relative_to(Path(__file__).parent).parts
+        return next((number for number, name in enumerate(LONGEST) if name in parts), len(LONGEST))
+
+    items.sort(key=rank)  # stable: within each, the order stays
+
+
 class Project:
     """A copy of the project in a folder of its own, with ports and state of its own."""
 

@@ -200,9 +200,13 @@ def test_an_application_without_such_a_function_gets_random_vectors_and_is_told(
 def test_an_interruption_leaves_no_row_and_the_next_one_works(shop: Project) -> None:
     process = shop.popen("data.generate", "--rows", "3000000")
     busy = "SELECT FROM pg_stat_activity WHERE datname = 'nina' AND query ~ 'nv_rows' AND pid <> pg_backend_pid()"
-    wait_for(lambda: shop.query(busy))
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    try:
+        wait_for(lambda: shop.query(busy), 60)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()  # its transaction would keep everybody else waiting
+        process.wait()
     assert process.returncode == 130
     wait_for(lambda: not shop.query(busy))
     assert count(shop, "memories") == 0

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Project
+from tests.conftest import Project, wait_for
 
 
 def write_yaml(project: Project, old: str, new: str) -> None:
@@ -148,7 +148,7 @@ def test_a_parameter_that_postgresql_refuses(project: Project) -> None:
     refused = project.inv("db.start", expect=1, INVOKE_DB_PARAMETERS='{"bogus_key": 1}')
     assert 'unrecognized configuration parameter "bogus_key"' in refused.stderr
     assert "correct db.parameters" in refused.stderr
-    assert project.processes() == []
+    wait_for(lambda: project.processes() == [])
     project.inv("db.start")
 
 

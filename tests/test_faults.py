@@ -38,8 +38,7 @@ def test_a_service_that_failed_for_good_shows_so_and_hinders_neither_down_nor_up
     main.write_text("raise SystemExit('broken by the test')\n")
     os.kill(project.pids()["nv-api"], signal.SIGKILL)
     wait_for(lambda: "nv-api" not in project.pids())
-    status = project.inv("dev.status", expect=1)
-    assert "failed" in status.stdout
+    wait_for(lambda: "failed" in project.inv("dev.status", expect=1).stdout)
     project.inv("dev.down")
     assert project.processes() == []
     main.write_text(source)

@@ -485,11 +485,17 @@ def test_a_backup_waits_for_a_restore_and_a_restore_for_another(data: Data) -> N
     path = data.backup("--no-verify")
     first = data.popen("data.restore", "--file", path.name, "--no-safety-backup")
     wait_for(lambda: (data.state / "journal.json").exists())
-    others = [data.popen("data.backup"), data.popen("data.restore", "--file", path.name, "--no-safety-backup")]
+    first.send_signal(signal.SIGSTOP)  # until both others are there
+    try:
+        others = [data.popen("data.backup"), data.popen("data.restore", "--file", path.name, "--no-safety-backup")]
+        for process in others:
+            assert process.stderr
+            assert "waiting for" in process.stderr.readline()
+    finally:
+        first.send_signal(signal.SIGCONT)
     for process in [first, *others]:
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, out + err
-        assert process is first or "waiting for" in err
     data.inv("data.verify", "--all")
 
 

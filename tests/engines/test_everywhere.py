@@ -78,8 +78,11 @@ def test_a_restart_keeps_the_order(up: Running) -> None:
 def test_health_and_status_say_the_same_everywhere(up: Running) -> None:
     found = up.health()
     assert {name: service["verdict"] for name, service in found.items()} == dict.fromkeys(found, "healthy")
-    assert {check["name"] for check in found["db"]["checks"]} >= {"process", "disk", "query", "memory", "settings"}  # type: ignore[attr-defined]
-    assert all(service["memory_bytes"] for service in found.values())
+    expected = {"process", "disk", "query", "settings"}
+    if up.engine.name != "apple":  # whose answer takes two seconds, nearly as long as health waits
+        expected.add("memory")
+        assert all(service["memory_bytes"] for service in found.values())
+    assert {check["name"] for check in found["db"]["checks"]} >= expected  # type: ignore[attr-defined]
     text = up.inv("health").stdout
     assert f"🗄️  Database (nv-db): ✅ HEALTHY (127.0.0.1:{up.db_port})" in text
     up.inv("metrics")
@@ -165,7 +168,9 @@ def test_a_killed_service_comes_back(up: Running) -> None:
 
 def test_a_database_with_another_address_is_found_again(up: Running) -> None:
     if up.contained:
-        up.engine.run("stop", "nv-db")
+        # Apple's knows no signal of the container's own: its usual one waits for clients, then kills
+        quickly = ["--signal", "SIGINT"] if up.engine.name == "apple" else []
+        up.engine.run("stop", *quickly, "nv-db")
         blocker = "nv-test-blocker"
         words = ["--network", up.networks()[0]] if up.networks() else []
         # it takes the address that the database had

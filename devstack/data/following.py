@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,8 +56,16 @@ class Proof:
 
     def __init__(self, stack: Stack, path: Path, layout: Layout) -> None:
         self.follower = Follower(path)
-        self._beside = ThreadPoolExecutor(1)
-        self._seen = self._beside.submit(verify.read, stack, self.follower, layout)
+        self._seen: Future[verify.Seen] = Future()
+        # a daemon: who is interrupted before anybody can close this must not wait for a reader that waits for more
+        self._reader = threading.Thread(target=self._read, args=(stack, layout), daemon=True)
+        self._reader.start()
+
+    def _read(self, stack: Stack, layout: Layout) -> None:
+        try:
+            self._seen.set_result(verify.read(stack, self.follower, layout))
+        except BaseException as error:
+            self._seen.set_exception(error)
 
     def judge(self, manifest: Manifest) -> None:
         """All is written and on the disk: read to the end.
@@ -70,7 +78,7 @@ class Proof:
 
     def close(self) -> None:
         self.follower.end()
-        self._beside.shutdown()
+        self._reader.join()
         self.follower.close()
 
 

@@ -18,6 +18,7 @@ from devstack.data import catalogue, verify
 from devstack.data.catalogue import Backup
 from devstack.data.following import Follower
 from devstack.stack import Stack, open_stack
+from tests.conftest import ROOT
 from tests.data.conftest import Data
 from tests.data.test_backup import FILL
 
@@ -174,3 +175,14 @@ def test_what_is_read_beside_the_writing_is_what_the_file_has(tmp_path: Path, re
     reader.join(10)
     follower.close()
     assert b"".join(got) == written + b"not said"
+
+
+def test_an_interruption_before_the_proof_is_held_does_not_keep_the_process(tmp_path: Path) -> None:
+    file = tmp_path / "growing.sql.gz"
+    file.touch()
+    script = (
+        "import sys; from pathlib import Path; from devstack.data.following import Proof;"
+        " Proof(None, Path(sys.argv[1]), 'sql'); sys.exit(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, file], cwd=ROOT, timeout=60)
+    assert done.returncode == 3

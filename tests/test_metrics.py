@@ -156,7 +156,8 @@ def test_what_reads_the_database_is_not_in_its_figures(stack: Project) -> None:
     stack.inv("db.shell", "--command", "DROP TABLE written")
     # besides the rows, those of the catalogue; the connection's own start is a transaction
     assert 100 <= after["total"]["rows_written"] - before["total"]["rows_written"] < 150
-    assert after["total"]["transactions"] - before["total"]["transactions"] in (1, 2)
+    # and a worker of autovacuum may come by meanwhile
+    assert 1 <= after["total"]["transactions"] - before["total"]["transactions"] < 8
     assert 0.5 < after["total"]["cache_hit_ratio"] <= 1
     assert after["size_bytes"] > 5_000_000
     assert (after["max_connections"], after["total"]["deadlocks"]) == (100, 0)

@@ -84,7 +84,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         if "stack" in parts:
             facts |= _measure_stack(here, samples, rounds["stack"])
         if "containers" in parts:
-            _measure_containers(here, samples, rounds["containers"])
+            facts |= _measure_containers(here, samples, rounds["containers"])
         if "data" in parts:
             line = CommandLine(here, "data", dict(zip(SERVICES, free_ports(3), strict=True)))
             _say("the database for backups and restores")
@@ -120,7 +120,7 @@ def _measure_stack(here: Workspace, samples: Samples, rounds: int) -> dict[str, 
     return _versions(floor)
 
 
-def _measure_containers(here: Workspace, samples: Samples, rounds: int) -> None:
+def _measure_containers(here: Workspace, samples: Samples, rounds: int) -> dict[str, Any]:
     """On a Podman of the benchmark's own, as the tests have it; left out where that can't be."""
     import pytest
 
@@ -137,8 +137,11 @@ def _measure_containers(here: Workspace, samples: Samples, rounds: int) -> None:
             provide.make_images(engine, here.folder / "images", Path(programs).parent)
             line = CommandLine(here, "box", dict(zip(SERVICES, free_ports(3), strict=True)))
             Containers(line, engine).measure(samples, rounds)
+            chosen = json.loads((line.state / "choices.json").read_text())
+            return {"postgresql": chosen["postgres_version"], "pgbouncer": chosen["pgbouncer_version"]}
     except pytest.skip.Exception as why:
         _say(f"containers: left out, {why}")
+        return {"postgresql": "none", "pgbouncer": "none"}
 
 
 def _versions(floor: Floor) -> dict[str, Any]:

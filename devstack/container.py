@@ -42,6 +42,8 @@ NO_INPUT = "exec </dev/null\n"
 """Invoke leaves a command's input open without ever writing to it: what reads it would wait for ever."""
 ENGINE_SECONDS = 10.0
 """For the engine to end, which has nothing left to stop."""
+NOT_FOUND = 127
+"""A shell's exit code for a program that is not there (POSIX, 2.8.2)."""
 CHUNK = 1 << 18
 """Bytes that a stream holds at a time."""
 
@@ -348,11 +350,14 @@ class ContainerContext:
             )
         if self.runtime.contained and not result.ok:
             lines = result.stderr.strip().splitlines()
+            away = result.exited == NOT_FOUND
             raise StackError(
-                f"{self.runtime.name} does not answer",
+                f"{self.runtime.name} {'is not installed' if away else 'does not answer'}",
                 why=self.mask(lines[-1]) if lines else f"it ended with exit code {result.exited}",
                 evidence=[self.mask(line) for line in lines[:-1][-5:]],
-                fix=self.runtime.unstick(),
+                fix=f"install {self.runtime.name}, or run on another: NV_ENV=other, stack.runtime"
+                if away
+                else self.runtime.unstick(),
             )
         try:
             states = self.runtime.parse_states(result.stdout if result.ok else "", names)
@@ -363,7 +368,7 @@ class ContainerContext:
                 fix="it may be on its way down: try again in a moment",
             ) from None
         states = {name: _not_ours(state) if state.foreign else state for name, state in states.items()}
-        # an engine of containers always runs; what is to be there for them, is if one of them runs
+        # an engine of containers always runs; their network is there as long as one of them is
         self._engine_up = any(s.running for s in states.values()) if self.runtime.contained else bool(result.ok)
         self._addresses.update({name: state.address for name, state in states.items()})
         return states
@@ -426,6 +431,7 @@ class ContainerContext:
             return
         if self.runtime.contained:
             self.perform(self.runtime.engine_start(), "make the network")
+            self._engine_up = True
             return
         self.make_run_dir()
         try:
@@ -497,9 +503,17 @@ class ContainerContext:
         except EngineError as error:
             raise StackError(f"could not {what}", why=f"{self.runtime.name} says: {error}") from None
 
-    def exec(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None, *, user: str = "") -> Command:
-        """A command in the surroundings of a service: to run, read or stream."""
-        return self.runtime.exec(name, argv, env or {}, user=user)
+    def exec(
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        *,
+        user: str = "",
+        tty: bool = False,
+    ) -> Command:
+        """A command in the surroundings of a service: to run, read or stream; with ``tty`` for :meth:`interact`."""
+        return self.runtime.exec(name, argv, env or {}, user=user, tty=tty)
 
     @contextlib.contextmanager
     def one_off(self, spec: ServiceSpec) -> Iterator[Command]:

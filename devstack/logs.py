@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
+import os
 import queue
 import re
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -109,7 +112,10 @@ def follow(context: ContainerContext, names: list[str], *, tail: int) -> Iterato
         for name in names:
             command = context.runtime.logs(name, tail=tail, follow=True)
             process = subprocess.Popen(
-                ["/bin/sh", "-c", f"exec {command}"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                ["/bin/sh", "-c", f"exec {command}"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # so that what the command starts ends with it
             )
             processes.append(process)
             threading.Thread(target=read, args=(name, process), daemon=True).start()
@@ -122,5 +128,6 @@ def follow(context: ContainerContext, names: list[str], *, tail: int) -> Iterato
                 yield line
     finally:
         for process in processes:
-            process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             process.wait()

@@ -76,7 +76,7 @@ def test_docker_and_podman_make_a_service(kind: type[Containers], image: str) ->
     steps = dialect(kind).run(DB)
     assert commands(steps) == [
         f"{kind.name} run --detach --name nv-db --restart on-failure --stop-signal SIGINT --stop-timeout 60"
-        f" --shm-size 256m '--label={LABEL}=/srv/o'\"'\"'hara $(id)/state' --network=nv-net --memory=1024m"
+        f" --shm-size=256M '--label={LABEL}=/srv/o'\"'\"'hara $(id)/state' --network=nv-net --memory=1024m"
         " --security-opt=label=disable --volume=nv-db-data:/var/lib/nv-db"
         " '--volume=/home/me/my api:/srv/app/api:ro'"
         f" --env-file {QUOTED}/config/containers/nv-db.env' --publish=127.0.0.1:5433:5432"
@@ -86,7 +86,7 @@ def test_docker_and_podman_make_a_service(kind: type[Containers], image: str) ->
 
 def test_apple_makes_a_service_without_what_it_does_not_know() -> None:
     assert commands(dialect(Apple).run(DB)) == [
-        f"container run --detach --name nv-db --shm-size 256M '--label={LABEL}=/srv/o'\"'\"'hara $(id)/state'"
+        f"container run --detach --name nv-db --shm-size=256M '--label={LABEL}=/srv/o'\"'\"'hara $(id)/state'"
         " --memory=1024M --volume=nv-db-data:/var/lib/nv-db '--volume=/home/me/my api:/srv/app/api:ro'"
         f" --env-file {QUOTED}/config/containers/nv-db.env' --publish=127.0.0.1:5433:5432"
         f" --entrypoint /bin/sh pgvector/pgvector:pg17 -c {BOOT}"
@@ -161,6 +161,28 @@ def test_a_command_in_a_container(kind: type[Containers]) -> None:
     assert line == (
         f"{program} exec -i --user postgres '--env=PGUSER=o'\"'\"'hara' nv-db psql -c 'SELECT '\"'\"'a'\"'\"''"
     )
+
+
+@ALL
+def test_a_person_at_a_terminal_gets_one_in_the_container(kind: type[Containers]) -> None:
+    assert dialect(kind).exec("nv-db", ["psql"], {}, tty=True) == f"{dialect(kind).program} exec -i -t nv-db psql"
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        (Docker, "docker image save --output /i.tar pgvector/pgvector:pg17 localhost/nv-api:1"),
+        (
+            Podman,
+            "podman image save --multi-image-archive --output /i.tar docker.io/pgvector/pgvector:pg17"
+            " localhost/nv-api:1",
+        ),
+        (Apple, "container image save --output /i.tar pgvector/pgvector:pg17 localhost/nv-api:1"),
+    ],
+)
+def test_images_on_their_way_to_another_machine(kind: type[Containers], line: str) -> None:
+    assert dialect(kind).save(["pgvector/pgvector:pg17", "localhost/nv-api:1"], Path("/i.tar")) == line
+    assert dialect(kind).load(Path("/i.tar")) == f"{dialect(kind).program} image load --input /i.tar"
 
 
 @ALL

@@ -183,8 +183,11 @@ class Runtime(Protocol):
     def unstick(self) -> str:
         """What a person does about an engine that runs and does not answer."""
 
-    def exec(self, name: str, argv: Sequence[str], env: Mapping[str, str], *, user: str = "") -> Command:
-        """A command in the surroundings of a service, under another account of its own system if need be."""
+    def exec(
+        self, name: str, argv: Sequence[str], env: Mapping[str, str], *, user: str = "", tty: bool = False
+    ) -> Command:
+        """A command in the surroundings of a service: under another account of its own system if need be, and for a
+        person at a terminal with ``tty``."""
 
     def as_account(self, command: Command) -> Command:
         """A command under the account that the services with ``own_account`` run as."""

@@ -8,11 +8,10 @@ or joined by ``=``. Read from its release 1.2.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from devstack.runtimes import Crash, ServiceSpec, ServiceState, Status, Usage
-from devstack.runtimes.containers import BOOT, Containers, loads, seconds_of
+from devstack.runtimes.containers import Containers, loads, seconds_of
 from devstack.shell import Command, sh
 
 LEAST_MB = 200
@@ -20,6 +19,7 @@ LEAST_MB = 200
 
 STATUS: dict[str, Status] = {"running": "running", "stopping": "stopping", "stopped": "stopped", "unknown": "failed"}
 
+# its log begins anew with each start: whether there was one is asked twice a second, as long as somebody looks
 FOLLOW = """\
 tail=$tail last=
 while :; do
@@ -45,32 +45,11 @@ class Apple(Containers):
 
     # services
 
-    def create(self, spec: ServiceSpec, env: Path) -> Command:
-        assert spec.inside
-        return self.sh(
-            "run --detach --name $name --shm-size $shm $common --env-file $env $published"
-            " --entrypoint /bin/sh $image -c $boot",
-            name=spec.name,
-            shm=f"{spec.inside.shm_mb}M",
-            common=self._common(spec),
-            env=env,
-            published=self.published(spec),
-            image=spec.inside.image,
-            boot=BOOT,
-        )
+    def service_options(self, spec: ServiceSpec) -> list[str]:
+        """None: it starts nothing again, and is told how to stop when it stops."""
+        return []
 
-    def once(self, spec: ServiceSpec, env: Path) -> Command:
-        assert spec.inside
-        return self.sh(
-            "run --rm --interactive --name $name $common --env-file $env --entrypoint /bin/sh $image -c $boot",
-            name=spec.name,
-            common=self._common(spec),
-            env=env,
-            image=spec.inside.image,
-            boot=BOOT,
-        )
-
-    def _common(self, spec: ServiceSpec) -> list[str]:
+    def options(self, spec: ServiceSpec) -> list[str]:
         assert spec.inside
         memory = max(LEAST_MB, spec.inside.memory_mb)
         return [f"--label={self.label}", f"--memory={memory}M", *self.mounted(spec)]
@@ -134,39 +113,13 @@ class Apple(Containers):
 
     # images and volumes
 
-    def image(self, image: str) -> Command:
-        return self.sh("image inspect $image", image=image)
+    build_options = ("--progress", "plain")
 
     def image_id(self, answer: str) -> str:
         (found, *_) = loads(answer) or [{}]
         configuration = found.get("configuration") or {}
         return str((configuration.get("descriptor") or {}).get("digest", "") or found.get("id", ""))
 
-    def pull(self, image: str) -> Command:
-        return self.sh("image pull $image", image=image)
-
-    def build(self, tag: str, file: Path, context: Path, arguments: Mapping[str, str]) -> Command:
-        return self.sh(
-            "build --progress plain --tag $tag --label $label $arguments --file $file $context",
-            tag=tag,
-            label="nv-devstack.image=1",
-            arguments=[f"--build-arg={key}={value}" for key, value in arguments.items()],
-            file=file,
-            context=context,
-        )
-
-    def save(self, images: Sequence[str], file: Path) -> Command:
-        return self.sh("image save --output $file $images", file=file, images=images)
-
-    def load(self, file: Path) -> Command:
-        return self.sh("image load --input $file", file=file)
-
-    def volume(self, name: str) -> Command:
-        return self.sh("volume inspect $name", name=name)
-
     def volume_labels(self, answer: str) -> Mapping[str, str]:
         (found, *_) = loads(answer) or [{}]
         return (found.get("configuration") or {}).get("labels") or {}
-
-    def volume_remove(self, name: str) -> Command:
-        return self.sh("volume delete $name >/dev/null", name=name)

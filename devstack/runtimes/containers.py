@@ -32,6 +32,9 @@ LOG_BYTES = 5_000_000
 BASE = "BASE"
 """The build argument that names an image."""
 
+IMAGE_LABEL = "nv-devstack.image=1"
+"""On every image that is built here."""
+
 
 class Containers(ABC):
     """A dialect of docker's command line; what the engines do not share is left to them."""
@@ -67,8 +70,8 @@ class Containers(ABC):
     def engine_pid(self) -> Path | None:
         return None
 
-    def unstick(self) -> str:
-        return f"{self.program} does not answer: restart it"
+    @abstractmethod
+    def unstick(self) -> str: ...
 
     # services
 
@@ -87,13 +90,38 @@ class Containers(ABC):
         removed = [self.remove(spec.name)] if defined else []
         return [env, *removed, self.create(spec, env.path)]
 
-    @abstractmethod
     def create(self, spec: ServiceSpec, env: Path) -> Command:
         """Make a service's container and start it."""
+        assert spec.inside
+        return self.sh(
+            "run --detach --name $name $options --env-file $env $published --entrypoint /bin/sh $image -c $boot",
+            name=spec.name,
+            options=[*self.service_options(spec), f"--shm-size={spec.inside.shm_mb}M", *self.options(spec)],
+            env=env,
+            published=self.published(spec),
+            image=self.full(spec.inside.image),
+            boot=BOOT,
+        )
 
-    @abstractmethod
     def once(self, spec: ServiceSpec, env: Path) -> Command:
         """A container for one command, which reads our input, and goes with its end."""
+        assert spec.inside
+        return self.sh(
+            "run --rm --interactive --name $name $options --env-file $env --entrypoint /bin/sh $image -c $boot",
+            name=spec.name,
+            options=self.options(spec),
+            env=env,
+            image=self.full(spec.inside.image),
+            boot=BOOT,
+        )
+
+    @abstractmethod
+    def service_options(self, spec: ServiceSpec) -> list[str]:
+        """How the engine looks after a service: what it does at its end, and how it stops it."""
+
+    @abstractmethod
+    def options(self, spec: ServiceSpec) -> list[str]:
+        """What every container of ours is given."""
 
     def published(self, spec: ServiceSpec) -> list[str]:
         """Ports on the host's side, always with an address: without one they would be open to the network."""
@@ -160,13 +188,11 @@ class Containers(ABC):
     @abstractmethod
     def parse_crashes(self, answer: str) -> dict[str, list[Crash]]: ...
 
-    def exec(self, name: str, argv_: Sequence[str], env: Mapping[str, str], *, user: str = "") -> Command:
+    def exec(
+        self, name: str, argv_: Sequence[str], env: Mapping[str, str], *, user: str = "", tty: bool = False
+    ) -> Command:
         words = [*(["--user", user] if user else []), *(f"--env={key}={value}" for key, value in env.items())]
-        return self.sh("exec -i $words", words=[*words, name, *argv_])
-
-    def shell(self, name: str, argv_: Sequence[str], env: Mapping[str, str], *, user: str = "") -> Command:
-        """The same for a person at a terminal."""
-        return Command(self.exec(name, argv_, env, user=user).replace(" exec -i ", " exec -i -t ", 1))
+        return self.sh("exec $flags $words", flags=["-i", *(["-t"] if tty else [])], words=[*words, name, *argv_])
 
     def as_account(self, command: Command) -> Command:
         return command
@@ -212,38 +238,55 @@ class Containers(ABC):
 
     # images and volumes
 
-    @abstractmethod
+    build_options: Sequence[str] = ()
+    save_options: Sequence[str] = ()
+
+    def full(self, image: str) -> str:
+        """An image's name as this engine takes it."""
+        return image
+
     def image(self, image: str) -> Command:
         """Ask for an image: its description as JSON, or failure."""
+        return self.sh("image inspect $image", image=self.full(image))
 
     @abstractmethod
     def image_id(self, answer: str) -> str:
         """The engine's own name for an image's content, in the answer to :meth:`image`."""
 
-    @abstractmethod
-    def pull(self, image: str) -> Command: ...
+    def pull(self, image: str) -> Command:
+        return self.sh("image pull $image", image=self.full(image))
 
-    @abstractmethod
-    def build(self, tag: str, file: Path, context: Path, arguments: Mapping[str, str]) -> Command: ...
+    def build(self, tag: str, file: Path, context: Path, arguments: Mapping[str, str]) -> Command:
+        return self.sh(
+            "build $own --tag $tag --label $label $arguments --file $file $context",
+            own=self.build_options,
+            tag=tag,
+            label=IMAGE_LABEL,
+            arguments=[f"--build-arg={k}={self.full(v) if k == BASE else v}" for k, v in arguments.items()],
+            file=file,
+            context=context,
+        )
 
-    @abstractmethod
-    def save(self, images: Sequence[str], file: Path) -> Command: ...
+    def save(self, images: Sequence[str], file: Path) -> Command:
+        options = [*self.save_options, "--output", str(file)]
+        return self.sh("image save $words", words=[*options, *map(self.full, images)])
 
-    @abstractmethod
-    def load(self, file: Path) -> Command: ...
+    def load(self, file: Path) -> Command:
+        return self.sh("image load --input $file", file=file)
 
-    @abstractmethod
     def volume(self, name: str) -> Command:
         """Ask for a volume: its description as JSON, or failure."""
+        return self.sh("volume inspect $name", name=name)
 
     @abstractmethod
-    def volume_labels(self, answer: str) -> Mapping[str, str]: ...
+    def volume_labels(self, answer: str) -> Mapping[str, str]:
+        """The labels of a volume, in the answer to :meth:`volume`."""
 
     def volume_create(self, name: str) -> Command:
         return self.sh("volume create --label $label $name", label=self.label, name=name)
 
-    @abstractmethod
-    def volume_remove(self, name: str) -> Command: ...
+    def volume_remove(self, name: str) -> Command:
+        return self.sh("volume rm $name >/dev/null", name=name)
 
 
 USAGE = """\

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from devstack.runtimes import Crash, ServiceSpec, ServiceState, Step
-from devstack.runtimes.containers import BASE, BOOT, STATUS, Containers, loads, objects, seconds_of
+from devstack.runtimes.containers import STATUS, Containers, loads, objects, seconds_of
 from devstack.shell import Command, sh
 
+# a container that ends ends its log: whether there is another by now is asked twice a second, as long as somebody looks
 FOLLOW = """\
 tail=$tail since=0s
 while :; do
@@ -46,34 +46,11 @@ class Docker(Containers):
 
     # services
 
-    def create(self, spec: ServiceSpec, env: Path) -> Command:
-        assert spec.inside
-        return self.sh(
-            "run --detach --name $name --restart on-failure --stop-signal $signal --stop-timeout $seconds"
-            " --shm-size $shm $common --env-file $env $published --entrypoint /bin/sh $image -c $boot",
-            name=spec.name,
-            signal=f"SIG{spec.stop_signal}",
-            seconds=spec.stop_seconds,
-            shm=f"{spec.inside.shm_mb}m",
-            common=self._common(spec),
-            env=env,
-            published=self.published(spec),
-            image=self.full(spec.inside.image),
-            boot=BOOT,
-        )
+    def service_options(self, spec: ServiceSpec) -> list[str]:
+        words = ["--restart", "on-failure", "--stop-signal", f"SIG{spec.stop_signal}"]
+        return [*words, "--stop-timeout", str(spec.stop_seconds)]
 
-    def once(self, spec: ServiceSpec, env: Path) -> Command:
-        assert spec.inside
-        return self.sh(
-            "run --rm --interactive --name $name $common --env-file $env --entrypoint /bin/sh $image -c $boot",
-            name=spec.name,
-            common=self._common(spec),
-            env=env,
-            image=self.full(spec.inside.image),
-            boot=BOOT,
-        )
-
-    def _common(self, spec: ServiceSpec) -> list[str]:
+    def options(self, spec: ServiceSpec) -> list[str]:
         assert spec.inside
         network = self.network if spec.inside.network else "none"
         words = [f"--label={self.label}", f"--network={network}", f"--memory={spec.inside.memory_mb}m"]
@@ -164,44 +141,14 @@ class Docker(Containers):
 
     # images and volumes
 
-    def full(self, image: str) -> str:
-        """An image's name as this engine takes it."""
-        return image
-
-    def image(self, image: str) -> Command:
-        return self.sh("image inspect $image", image=self.full(image))
+    # the host's name servers and routes, a VPN's too, are those that packages come through
+    build_options = ("--network", "host")
 
     def image_id(self, answer: str) -> str:
         return str((loads(answer) or [{}])[0].get("Id", ""))
 
-    def pull(self, image: str) -> Command:
-        return self.sh("pull $image", image=self.full(image))
-
-    def build(self, tag: str, file: Path, context: Path, arguments: Mapping[str, str]) -> Command:
-        """On the host's network: its name servers and routes, a VPN's too, are those that packages come through."""
-        return self.sh(
-            "build --network host --tag $tag --label $label $arguments --file $file $context",
-            tag=tag,
-            label="nv-devstack.image=1",
-            arguments=[f"--build-arg={k}={self.full(v) if k == BASE else v}" for k, v in arguments.items()],
-            file=file,
-            context=context,
-        )
-
-    def save(self, images: Sequence[str], file: Path) -> Command:
-        return self.sh("save --output $file $images", file=file, images=[self.full(image) for image in images])
-
-    def load(self, file: Path) -> Command:
-        return self.sh("load --input $file", file=file)
-
-    def volume(self, name: str) -> Command:
-        return self.sh("volume inspect $name", name=name)
-
     def volume_labels(self, answer: str) -> Mapping[str, str]:
         return (loads(answer) or [{}])[0].get("Labels") or {}
-
-    def volume_remove(self, name: str) -> Command:
-        return self.sh("volume rm $name >/dev/null", name=name)
 
     def unstick(self) -> str:
         if sys.platform == "darwin":
@@ -214,6 +161,7 @@ class Podman(Docker):
 
     name = "podman"
     program = "podman"
+    save_options = ("--multi-image-archive",)
 
     def full(self, image: str) -> str:
         """Names without a registry are Docker Hub's, as for docker: Podman has no default of its own for them."""
@@ -221,9 +169,6 @@ class Podman(Docker):
         if slash and (first == "localhost" or "." in first or ":" in first):
             return image
         return f"docker.io/{image}" if slash else f"docker.io/library/{image}"
-
-    def save(self, images: Sequence[str], file: Path) -> Command:
-        return self.sh("save --multi-image-archive --output $file $images", file=file, images=images)
 
     def crashes(self, names: Sequence[str], since: float) -> Command:
         """https://docs.podman.io/en/latest/markdown/podman-events.1.html"""

@@ -183,7 +183,9 @@ class Native:
     def unstick(self) -> str:
         return f'let it go on: kill -CONT "$(cat {argv([self.paths.run / "supervisord.pid"])})"'
 
-    def exec(self, name: str, argv_: Sequence[str], env: Mapping[str, str], *, user: str = "") -> Command:
+    def exec(
+        self, name: str, argv_: Sequence[str], env: Mapping[str, str], *, user: str = "", tty: bool = False
+    ) -> Command:
         # not through env(1), which takes a program's path with = in it for another variable
         return Command(" ".join([*(f"{key}={argv([value])}" for key, value in env.items()), argv(argv_)]))
 

@@ -36,21 +36,18 @@ RELOADER = "containers/reload.py"
 SETUP = "containers/db.sh"
 
 
-def engine_of(service: Postgres | PgBouncer | Api) -> Containers:
-    runtime = service.context.runtime
-    assert isinstance(runtime, Containers)
-    return runtime
-
-
 def peer(service: Postgres | PgBouncer) -> str:
     """What the other containers reach a service by: its name, or its address where names lead nowhere."""
-    if engine_of(service).named:
+    runtime = service.context.runtime
+    if isinstance(runtime, Containers) and runtime.named:
         return service.name
     return service.context.address(service.name) or "unknown"
 
 
 class ContainedPostgres(Postgres):
     """nv-db, from an image that has PostgreSQL and the extensions."""
+
+    account = "postgres"
 
     def __init__(self, context: ContainerContext, settings: Settings, credentials: Credentials, images: Images) -> None:
         super().__init__(context, settings, credentials, images.postgres)
@@ -110,7 +107,7 @@ class ContainedPostgres(Postgres):
         return replace(spec, cwd=Path("/"), env={**spec.env, **setup}, inside=inside)
 
     def _idents(self) -> set[str]:
-        return {"postgres"}
+        return {self.account}
 
     def data_is_there(self) -> bool:
         return volumes.is_there(self.context, self.volume)
@@ -146,11 +143,8 @@ class ContainedPostgres(Postgres):
     def take_back_data(self) -> Command:
         return Command("inv db.start")
 
-    def _program(self, words: Sequence[str], env: Mapping[str, str]) -> Command:
-        return self.context.exec(self.name, [self.programs.path(words[0]), *words[1:]], env, user="postgres")
-
     def _run(self, words: list[str]) -> Command:
-        return self.context.exec(self.name, words, user="postgres")
+        return self.context.exec(self.name, words, user=self.account)
 
     @contextlib.contextmanager
     def inward(self, path: Path) -> Iterator[Path]:
@@ -163,7 +157,7 @@ class ContainedPostgres(Postgres):
             yield inside
 
     def write_passfile(self, content: str) -> None:
-        self.context.write_inside(self.name, self.passfile, content, user="postgres")
+        self.context.write_inside(self.name, self.passfile, content, user=self.account)
 
     @property
     def own_address(self) -> tuple[str, int]:

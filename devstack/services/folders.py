@@ -88,7 +88,7 @@ class VolumeFolders(Folders):
     def _run(self, script: str, *words: str, what: str) -> str:
         argv = ["sh", "-c", script, "sh", *words]
         if self.context.states([self.db.name])[self.db.name].running:
-            result = self.context.run(self.context.exec(self.db.name, argv, user="postgres"), what)
+            result = self.context.run(self.context.exec(self.db.name, argv, user=self.db.account), what)
         else:
             with self.context.one_off(self.inside.helper(argv)) as command:
                 result = self.context.run(command, what)
@@ -111,7 +111,7 @@ class VolumeFolders(Folders):
         return self._run(script, str(self.path(name) / file), what="read a file in the volume").strip()
 
     def finish(self, name: str, file: str, content: str) -> None:
-        self.context.write_inside(self.db.name, self.path(name) / file, content, user="postgres")
+        self.context.write_inside(self.db.name, self.path(name) / file, content, user=self.db.account)
 
     @contextlib.contextmanager
     def sockets(self) -> Iterator[Path]:
@@ -119,17 +119,17 @@ class VolumeFolders(Folders):
         make = 'rm -rf "$1" && mkdir -m 700 "$1"'
         exec_ = self.context.exec
         what = "make a folder in the container"
-        self.context.run(exec_(self.db.name, ["sh", "-c", make, "sh", str(path)], user="postgres"), what)
+        self.context.run(exec_(self.db.name, ["sh", "-c", make, "sh", str(path)], user=self.db.account), what)
         try:
             yield path
         finally:
             with contextlib.suppress(StackError):
-                self.context.run(exec_(self.db.name, ["rm", "-rf", str(path)], user="postgres"), what)
+                self.context.run(exec_(self.db.name, ["rm", "-rf", str(path)], user=self.db.account), what)
 
     def log(self, sockets: Path) -> list[str]:
-        answer = self.context.read(self.context.exec(self.db.name, ["cat", str(sockets / "log")], user="postgres"))
+        answer = self.context.read(self.context.exec(self.db.name, ["cat", str(sockets / "log")], user=self.db.account))
         return answer.stdout.splitlines()
 
     def pg_ctl(self, name: str, words: list[str]) -> Command:
         argv = [self.db.programs.path("pg_ctl"), "-D", str(self.path(name)), *words]
-        return self.context.exec(self.db.name, argv, user="postgres")
+        return self.context.exec(self.db.name, argv, user=self.db.account)

@@ -6,15 +6,16 @@ import re
 import secrets
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from devstack import console, images
+from devstack import builds, console
 from devstack.choices import Choices
 from devstack.container import ContainerContext
 from devstack.errors import StackError, UsageError
 from devstack.providers import Programs
 from devstack.runtimes import Inside, ServiceSpec
-from devstack.runtimes.containers import Containers
+from devstack.runtimes.containers import BASE, Containers
 from devstack.settings import Settings
 
 POSTGRES = """
@@ -34,6 +35,16 @@ UNKNOWN_POSTGRES, UNKNOWN_PGBOUNCER = "17.0", "1.18.0"
 OFFLINE = "without a registry: inv dev.images --save FILE on a machine that has the images, then --load FILE here"
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """The image of a service: one that a setting names, or, with ``build``, one of our own."""
+
+    label: str
+    name: str
+    setting: str
+    build: builds.Build | None = None
+
+
 class Images:
     """The images of one stack."""
 
@@ -51,24 +62,45 @@ class Images:
         assert isinstance(context.runtime, Containers)
         self.engine = context.runtime
 
-    def ensure(self, image: str, setting: str) -> str:
-        """Have an image, pulled if need be; its id, which is empty in a dry run without it.
+    # which
 
-        :raises StackError: it is not here and can't be pulled.
+    def of_db(self) -> Wanted:
+        return Wanted("db", self.settings.db.image, "db.image")
+
+    def of_pgb(self) -> Wanted:
+        return self._named_or("pgb", self.settings.pgb.image, lambda: builds.pgbouncer(self.settings))
+
+    def of_api(self, folder: Path) -> Wanted:
+        """For the application in ``folder``."""
+        return self._named_or("api", self.settings.api.image, lambda: builds.api(self.settings, folder))
+
+    @staticmethod
+    def _named_or(label: str, name: str, build: Callable[[], builds.Build]) -> Wanted:
+        made = None if name else build()
+        return Wanted(label, made.tag if made else name, f"{label}.image", made)
+
+    # having them
+
+    def ensure(self, wanted: Wanted) -> str:
+        """Have an image, pulled or built if need be; its id, which is empty in a dry run without it.
+
+        :raises StackError: it is not here, and can't be pulled or built.
         """
-        if found := self.id_of(image):
+        if found := self.id_of(wanted.name):
             return found
-        console.note(f"pulling {image} (once)")
+        if wanted.build:
+            return self._build(wanted.build)
+        console.note(f"pulling {wanted.name} (once)")
         try:
-            self.context.run(self.engine.pull(image), f"pull the image {image}")
+            self.context.run(self.engine.pull(wanted.name), f"pull the image {wanted.name}")
         except StackError as error:
             raise StackError(
-                f"there is no image {image} here, and it can't be pulled",
-                why=f"{setting} names it, from {self.settings.origin(setting)}",
+                f"there is no image {wanted.name} here, and it can't be pulled",
+                why=f"{wanted.setting} names it, from {self.settings.origin(wanted.setting)}",
                 evidence=error.evidence,
-                fix=[OFFLINE, f"or correct {setting}"],
+                fix=[OFFLINE, f"or correct {wanted.setting}"],
             ) from None
-        return self.id_of(image)
+        return self.id_of(wanted.name)
 
     def id_of(self, image: str) -> str:
         """The engine's own name for an image's content; empty if it has none of that name."""
@@ -106,7 +138,8 @@ class Images:
 
         :raises StackError: it can't be had, or will not do.
         """
-        image, chosen = self.settings.db.image, self._chosen()
+        wanted, chosen = self.of_db(), self._chosen()
+        image = wanted.name
         name, _, known = chosen.postgres_image.partition(" ")
         recorded = Programs(
             Path(chosen.postgres_bin),
@@ -116,7 +149,7 @@ class Images:
         )
         if not start:
             return recorded
-        here = self.ensure(image, "db.image")
+        here = self.ensure(wanted)
         fits = set(self.settings.db.extensions) <= set(chosen.extensions)
         if (name == image and here == known and fits) or self.context.dry:
             return recorded
@@ -148,16 +181,13 @@ class Images:
 
         :raises StackError: it can't be had, or has none.
         """
-        chosen = self._chosen()
-        image, build = self.settings.pgb.image, None
-        if not image:
-            build = images.pgbouncer(self.settings)
-            image = build.tag
+        wanted, chosen = self.of_pgb(), self._chosen()
+        image = wanted.name
         name, _, known = chosen.pgbouncer.partition(" ")
         recorded = Programs(Path(), chosen.pgbouncer_version or UNKNOWN_PGBOUNCER, image=image)
         if not start:
             return recorded
-        here = self._have(image, "pgb.image", build)
+        here = self.ensure(wanted)
         if (name == image and here == known) or self.context.dry:
             return recorded
         said = "\n".join(self.ask(image, "pgbouncer --version", "PgBouncer"))
@@ -172,30 +202,20 @@ class Images:
 
         :raises StackError: it can't be had.
         """
-        image, build = self.settings.api.image, None
-        if not image:
-            build = images.api(self.settings, folder)
-            image = build.tag
+        wanted = self.of_api(folder)
         if start:
-            self._have(image, "api.image", build)
-        return image
+            self.ensure(wanted)
+        return wanted.name
 
     # all of them, for a machine without a registry
 
-    def _all(self, folder: Path) -> list[tuple[str, str, str, images.Build | None]]:
-        """Each service's label, image, setting, and how it is built."""
-        s = self.settings
-        pooler = None if s.pgb.image else images.pgbouncer(s)
-        application = None if s.api.image else images.api(s, folder)
-        return [
-            ("db", s.db.image, "db.image", None),
-            ("pgb", pooler.tag if pooler else s.pgb.image, "pgb.image", pooler),
-            ("api", application.tag if application else s.api.image, "api.image", application),
-        ]
+    def all(self, folder: Path) -> list[Wanted]:
+        """Every service's, for the application in ``folder``."""
+        return [self.of_db(), self.of_pgb(), self.of_api(folder)]
 
     def listing(self, folder: Path) -> list[tuple[str, str, str]]:
         """Each service's label, image, and its id, which is empty where the engine does not have it."""
-        return [(label, image, self.id_of(image)) for label, image, _, _ in self._all(folder)]
+        return [(wanted.label, wanted.name, self.id_of(wanted.name)) for wanted in self.all(folder)]
 
     def save(self, folder: Path, output: str) -> None:
         """Write all images into one file, those that are missing pulled or built before.
@@ -206,12 +226,12 @@ class Images:
         if path.exists() or not path.parent.is_dir():
             why = "it exists" if path.exists() else f"there is no folder {path.parent}"
             raise UsageError(f"{path} can't be written", why=why, fix="name another file with --save")
-        wanted = self._all(folder)
-        for _, image, setting, build in wanted:
-            self._have(image, setting, build)
+        wanted = self.all(folder)
+        for one in wanted:
+            self.ensure(one)
         aside = path.with_name(f".{path.name}.partial")
         try:
-            names = [image for _, image, _, _ in wanted]
+            names = [one.name for one in wanted]
             self.context.run(self.engine.save(names, aside), f"write the images into {path}")
             if not self.context.dry:
                 aside.replace(path)
@@ -230,29 +250,23 @@ class Images:
             raise UsageError(f"there is no file {path}", fix="name one that inv dev.images --save has written")
         self.context.run(self.engine.load(path), f"read the images in {path}")
 
-    def _have(self, image: str, setting: str, build: images.Build | None) -> str:
-        """The id of a service's image: one that a setting names is pulled, ours is built."""
-        if build is None:
-            return self.ensure(image, setting)
-        return self.id_of(image) or self._build(build)
-
-    def _build(self, build: images.Build) -> str:
+    def _build(self, build: builds.Build) -> str:
         """Build an image; its id.
 
         :raises StackError: it could not be built.
         """
-        base = build.arguments["BASE"]
+        base = build.arguments[BASE]
         console.note(f"building {build.tag} from {base} (once, until what it is made of changes)")
         if self.context.dry:
             console.out(
-                self.engine.build(build.tag, Path("FOLDER") / images.CONTAINERFILE, Path("FOLDER"), build.arguments)
+                self.engine.build(build.tag, Path("FOLDER") / builds.CONTAINERFILE, Path("FOLDER"), build.arguments)
             )
             return ""
         with tempfile.TemporaryDirectory(prefix="nv-build-") as made:
             folder = Path(made)
             for name, content in build.files.items():
                 (folder / name).write_text(content, encoding="utf-8")
-            command = self.engine.build(build.tag, folder / images.CONTAINERFILE, folder, build.arguments)
+            command = self.engine.build(build.tag, folder / builds.CONTAINERFILE, folder, build.arguments)
             try:
                 self.context.run(command, f"build the image {build.tag}")
             except StackError as error:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import string
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ class Postgres:
     """The database service."""
 
     label = "db"
+    account = ""
+    """Of the server's own system, whom its programs run as there; empty: whoever calls them."""
     stop_signal = "INT"
     """Fast shutdown: https://www.postgresql.org/docs/current/server-shutdown.html"""
 
@@ -403,11 +406,15 @@ class Postgres:
         """psql as the superuser, through the socket."""
         return self.as_superuser(["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"], database)
 
-    def as_superuser(self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None) -> Command:
+    def as_superuser(
+        self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None, *, tty: bool = False
+    ) -> Command:
         """One of PostgreSQL's programs with its arguments, on a database, as the superuser."""
-        return self._program(words, {**self.admin_env(database), **(env or {})})
+        return self._program(words, {**self.admin_env(database), **(env or {})}, tty=tty)
 
-    def as_owner(self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None) -> Command:
+    def as_owner(
+        self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None, *, tty: bool = False
+    ) -> Command:
         """The same as the application's role, by password file."""
         (host, port), user = self.own_address, self.settings.db.user
         values = {"host": host, "port": port, "name": "*", "user": user, "password": self.credentials.db_password}
@@ -420,7 +427,7 @@ class Postgres:
             "PGDATABASE": database,
             "PGPASSFILE": str(self.passfile),
         }
-        return self._program(words, {**variables, **(env or {})})
+        return self._program(words, {**variables, **(env or {})}, tty=tty)
 
     @property
     def own_address(self) -> tuple[str, int]:
@@ -431,8 +438,8 @@ class Postgres:
         """Put the password file where those programs read it."""
         self.context.write_file(self.passfile, content)
 
-    def _program(self, words: Sequence[str], env: Mapping[str, str]) -> Command:
-        return self.context.exec(self.name, [self.programs.path(words[0]), *words[1:]], env)
+    def _program(self, words: Sequence[str], env: Mapping[str, str], *, tty: bool = False) -> Command:
+        return self.context.exec(self.name, [self.programs.path(words[0]), *words[1:]], env, user=self.account, tty=tty)
 
     @contextlib.contextmanager
     def inward(self, path: Path) -> Iterator[Path]:
@@ -462,7 +469,9 @@ class Postgres:
     def shell(self, *, admin: bool, command: str = "") -> Command:
         """psql for a person: as the application's role by password file, or as the superuser."""
         words = ["psql", *(["-X", "-c", command] if command else [])]
-        return self.as_superuser(words, self.settings.db.name) if admin else self.as_owner(words, self.settings.db.name)
+        tty = not command and sys.stdin.isatty() and sys.stdout.isatty()
+        become = self.as_superuser if admin else self.as_owner
+        return become(words, self.settings.db.name, tty=tty)
 
     def hint(self, evidence: list[str]) -> str:
         text = "\n".join(evidence)

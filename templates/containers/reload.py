@@ -11,6 +11,7 @@ import sys
 import time
 
 INTERVAL = 0.5
+"""Seconds between two looks, as long as it runs."""
 STARTING = 10.0
 """Seconds in which a server that ends has not come up."""
 LEFT_OUT = {"__pycache__", ".git", ".venv", "node_modules"}
@@ -32,51 +33,54 @@ def times(folders):
     return found
 
 
+def names_of(before, now):
+    """The files that differ, for the log."""
+    changed = sorted(path for path in {*now, *before} if now.get(path) != before.get(path))
+    return ", ".join(changed[:3]) + (" …" if len(changed) > 3 else "")
+
+
 def main(words):
     split = words.index("--")
     folders, command = words[:split], words[split + 1 :]
-    ending = []
+    told = []  # signals that are to end it
+    child = None
 
     def pass_on(number, _frame):
-        ending.append(number)
-        child.send_signal(number)
+        told.append(number)
+        if child:
+            child.send_signal(number)
 
-    child, began, reloaded = subprocess.Popen(command), time.monotonic(), False
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
-    before, waiting = times(folders), False
-    while True:
-        try:
-            code = child.wait(INTERVAL)
-        except subprocess.TimeoutExpired:
-            code = None
-        if ending:
-            code = child.wait()
-        # a change that broke it is answered by the next change; started again at once, it would only end again
-        broken = code is not None and reloaded and time.monotonic() - began < STARTING
-        if code is not None and not broken and not waiting:
-            sys.exit(code if code >= 0 else 128 - code)
-        if broken and not waiting:
-            waiting = True
-            print(f"it ended with {code} right after a change: waiting for the next one", flush=True)
-        if waiting:
+    before, reloaded = times(folders), False
+    while not told:
+        child, began = subprocess.Popen(command), time.monotonic()
+        while child.poll() is None and not told and times(folders) == before:
             time.sleep(INTERVAL)
+        if told or child.poll() is not None:
+            code = child.wait()
+            if told or not reloaded or time.monotonic() - began > STARTING:
+                sys.exit(code if code >= 0 else 128 - code)
+            # a change that broke it is answered by the next change: started again at once, it would only end again
+            print(f"it ended with {code} right after a change: waiting for the next one", flush=True)
+            while not told and times(folders) == before:
+                time.sleep(INTERVAL)
+        if told:
+            break
         now = times(folders)
-        if now == before:
-            continue
-        changed = sorted(path for path in {*now, *before} if now.get(path) != before.get(path))
-        more = " …" if len(changed) > 3 else ""
-        print(f"restarting: {', '.join(changed[:3])}{more} changed", flush=True)
-        before = now
-        child.terminate()
-        try:
-            child.wait(10)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        if ending:
-            sys.exit(0)
-        child, began, reloaded, waiting = subprocess.Popen(command), time.monotonic(), True, False
+        print(f"restarting: {names_of(before, now)} changed", flush=True)
+        before, reloaded = now, True
+        end(child)
+
+
+def end(child):
+    """Have the server end; killed when it takes too long."""
+    child.terminate()
+    try:
+        child.wait(10)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 if __name__ == "__main__":

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
+import select
 import signal
 import socket
+import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import free_ports, wait_for
@@ -63,7 +67,6 @@ def test_data_stay_over_down_and_up_and_down_leaves_nothing_else(up: Running) ->
     assert "stopped" in up.inv("dev.status", expect=1).stdout
     up.inv("dev.up")
     assert up.query("SELECT max(n) FROM kept") == [(7,)]
-    assert "database system is shut down" in up.inv("db.logs", "--tail", "400").stdout or up.contained
 
 
 def test_a_restart_keeps_the_order(up: Running) -> None:
@@ -149,6 +152,47 @@ def test_logs_of_what_ran_before_are_there(up: Running) -> None:
     up.inv("dev.down")
     assert mark in up.inv("db.logs", "--tail", "200").stdout
     up.inv("dev.up")
+
+
+def test_logs_are_followed_and_nothing_is_left_of_that(up: Running) -> None:
+    process = up.popen("db.logs", "--follow", "--tail", "1")
+    mark = f"no_such_column_{os.getpid()}"
+    assert process.stdout
+    assert process.stdout.readline()
+    with pytest.raises(Exception, match=mark):
+        up.query(f"SELECT {mark}")
+    while mark not in (line := process.stdout.readline()):
+        assert line, "the log ended"
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    psutil.wait_procs(children, timeout=20)
+    assert [child for child in children if child.is_running()] == []
+
+
+def test_a_shell_on_a_terminal(up: Running) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(up.command("db.shell"), cwd=up.root, env=up.env, stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
+    try:
+        read_until(master, "nina=>")  # which psql shows to a person alone
+        os.write(master, b"SELECT 6 * 7 AS answer;\n")
+        read_until(master, "42")
+        os.write(master, b"\\q\n")
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+
+
+def read_until(terminal: int, text: str) -> None:
+    shown = b""
+    while text.encode() not in shown:
+        ready, _, _ = select.select([terminal], [], [], 60)
+        assert ready, f"{text!r} did not come after {shown!r}"
+        shown += os.read(terminal, 4096)
 
 
 def test_a_killed_service_comes_back(up: Running) -> None:
@@ -309,6 +353,63 @@ class TestContainers:
         answer = up.inv("dev.up", expect=2, INVOKE_STACK_RUNTIME="native")
         assert f"this environment runs on {up.engine.name}, not on native" in answer.stderr
         assert "inv dev.move --to native" in answer.stderr
+
+    def test_an_environment_moves_with_its_data_and_back(self, up: Running) -> None:
+        up.query("DROP TABLE IF EXISTS moved; CREATE TABLE moved AS SELECT 1 AS n; SELECT 1")
+        free = {"INVOKE_STACK_RUNTIME": "auto"}
+        assert f"moved from {up.engine.name} to native" in up.inv("dev.move", "--to", "native", expect=0, **free).stdout
+        try:
+            assert up.query("SELECT n FROM moved", up.pgb_port) == [(1,)]
+            assert [name for name in up.containers() if name.startswith("nv-")] == []
+            assert "nv-db-data" in up.volumes()
+            up.query("INSERT INTO moved VALUES (2); SELECT 1")
+            refused = up.inv("dev.move", "--to", up.engine.name, expect=1, **free)
+            assert "the last move is not confirmed" in refused.stderr
+        finally:
+            up.inv("dev.move", "--back", expect=0, **free)
+        assert up.query("SELECT n FROM moved", up.pgb_port) == [(1,)]
+        up.inv("dev.move", "--confirm", expect=0, **free)
+        assert not list((up.state / "volumes").glob("*"))
+        assert up.query("SELECT n FROM moved", up.pgb_port) == [(1,)]
+
+    def test_a_move_that_fails_leaves_the_environment_where_it_was(self, up: Running) -> None:
+        free = {"INVOKE_STACK_RUNTIME": "auto", "INVOKE_PGB_BINARY": "/nowhere/pgbouncer"}
+        answer = up.inv("dev.move", "--to", "native", expect=1, **free)
+        assert "PgBouncer was not found at /nowhere/pgbouncer" in answer.stderr
+        assert f"the environment is on {up.engine.name} as before" in answer.stderr
+        assert up.health()["api"]["verdict"] == "healthy"
+        assert not list((up.state / "volumes").glob("*"))
+
+    def test_images_are_shown_saved_and_read(self, up: Running) -> None:
+        shown = json.loads(up.inv("dev.images", "--json").stdout)["images"]
+        assert [image["service"] for image in shown] == ["db", "pgb", "api"]
+        assert all(image["id"] for image in shown)
+        if up.engine.name != "podman":
+            return  # hundreds of megabytes: once is enough
+        file = up.folder / "images.tar"
+        up.inv("dev.images", "--save", str(file))
+        again = up.inv("dev.images", "--save", str(file), expect=2)
+        assert "it exists" in again.stderr
+        pooler = shown[1]["image"]
+        up.inv("dev.down")
+        up.engine.run("rmi", pooler)
+        up.inv("dev.images", "--load", str(file))
+        assert json.loads(up.inv("dev.images", "--json").stdout)["images"] == shown
+        file.unlink()
+
+    def test_a_code_change_builds_nothing_and_a_requirement_does(self, up: Running) -> None:
+        before = json.loads(up.inv("dev.images", "--json").stdout)["images"]
+        (up.root / "api" / "extra.py").write_text("x = 1\n")
+        assert json.loads(up.inv("dev.images", "--json").stdout)["images"] == before
+        file = up.root / "api" / "requirements.txt"
+        text = file.read_text()
+        file.write_text(f"{text}anyio\n")
+        try:
+            after = json.loads(up.inv("dev.images", "--json").stdout)["images"]
+        finally:
+            file.write_text(text)
+        assert after[:2] == before[:2]
+        assert (after[2]["image"] != before[2]["image"], after[2]["id"]) == (True, None)
 
     def test_published_on_loopback_alone(self, up: Running) -> None:
         for line in (up.root / "logs" / "devstack.log").read_text().splitlines():

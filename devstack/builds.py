@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from devstack.errors import UsageError
+from devstack.runtimes.containers import BASE
 from devstack.settings import Settings
 
 CONTAINERFILE = "Containerfile"
+BUNDLE = "ca-bundle.crt"
+"""In the build's folder; empty unless ``stack.ca_bundle`` is set."""
 SERVER = "uvicorn"
 PACKAGE = re.compile(r"[A-Za-z0-9][\w.-]*")
 LOCAL = re.compile(r"(-e|--editable)\b|\.{0,2}/|\.(\[|$)")
@@ -36,9 +39,12 @@ class Build:
 
 
 def pgbouncer(settings: Settings) -> Build:
-    """nv-pgbouncer's image."""
-    base = settings.pgb.base_image
-    return Build("localhost/nv-pgbouncer", {CONTAINERFILE: _containerfile(settings, "pgbouncer")}, {"BASE": base})
+    """nv-pgbouncer's image.
+
+    :raises UsageError: ``stack.ca_bundle`` can't be read.
+    """
+    files = {CONTAINERFILE: _containerfile(settings, "pgbouncer"), BUNDLE: _bundle(settings)}
+    return Build("localhost/nv-pgbouncer", files, {BASE: settings.pgb.base_image})
 
 
 def api(settings: Settings, folder: Path) -> Build:
@@ -49,9 +55,9 @@ def api(settings: Settings, folder: Path) -> Build:
     files = {
         CONTAINERFILE: _containerfile(settings, "api"),
         "requirements.txt": "\n".join(requirements(folder)) + "\n",
-        "ca-bundle.crt": _bundle(settings),
+        BUNDLE: _bundle(settings),
     }
-    return Build("localhost/nv-api", files, {"BASE": settings.api.base_image})
+    return Build("localhost/nv-api", files, {BASE: settings.api.base_image})
 
 
 def _containerfile(settings: Settings, name: str) -> str:

@@ -29,7 +29,6 @@ class Left(Struct, frozen=True, kw_only=True):
 
     runtime: str
     choices: Choices
-    backup: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def move(stack: Stack, target: str, reopen: Reopen) -> Moved:
     made = _back_up(stack)
     for service in reversed(stack.services):
         stack.stop(service.label)
-    before = Left(runtime=source, choices=stack.chosen, backup=made.name if made else "")
+    before = Left(runtime=source, choices=stack.chosen)
     _write(stack, before, Choices(runtime=target))
     try:
         other.renew()

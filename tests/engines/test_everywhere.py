@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -9,7 +10,9 @@ import re
 import select
 import signal
 import socket
+import struct
 import subprocess
+import termios
 from pathlib import Path
 
 import psutil
@@ -173,6 +176,9 @@ def test_logs_are_followed_and_nothing_is_left_of_that(up: Running) -> None:
 
 def test_a_shell_on_a_terminal(up: Running) -> None:
     master, slave = pty.openpty()
+    fcntl.ioctl(
+        slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 120, 0, 0)
+    )  # where an answer fits: psql would start a pager
     process = subprocess.Popen(up.command("db.shell"), cwd=up.root, env=up.env, stdin=slave, stdout=slave, stderr=slave)
     os.close(slave)
     try:

@@ -220,7 +220,9 @@ def logs(stack: Stack, labels: list[str], *, tail: int, since: str, follow: bool
         raise UsageError(f"--tail {tail} is not a number of lines", fix="0 or more")
     begin = log.parse_since(since, datetime.now(timezone.utc)) if since else None
     services = [stack.service(label) for label in labels]
-    names = [s.name for s in services if (stack.paths.log / f"{s.name}.log").exists()]
+    states = stack.context.states(stack.names) if stack.context.runtime.contained else {}
+    running = {name for name, state in states.items() if state.defined and not state.foreign}
+    names = [s.name for s in services if s.name in running or (stack.paths.log / f"{s.name}.log").exists()]
     colours = {s.name: s.label for s in services}
     width = max(len(s.name) for s in services)
     if not names:

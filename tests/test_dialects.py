@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -204,6 +206,33 @@ def test_logs_are_those_of_the_container_or_those_that_were_kept(kind: type[Cont
         f"{{ {dialect(kind).program} logs {option} nv-db 2>&1"
         " || tail -n 20 '/srv/o'\"'\"'hara $(id)/my logs/nv-db.log' 2>/dev/null; }"
     )
+
+
+@ALL
+def test_logs_are_followed_by_one_script(kind: type[Containers], tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / dialect(kind).program
+    # an engine whose container says one line at a time, and was started once
+    program.write_text(
+        '#!/bin/sh\ncase $1 in inspect) echo "startedDate: 1" ;; logs) shift; echo "$*"; sleep 600 ;; esac\n'
+    )
+    program.chmod(0o755)
+    line = dialect(kind).logs("nv-db", tail=3, follow=True)
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", f"exec {line}"],
+        env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout
+        said = process.stdout.readline().split()
+        assert said[-1] == "nv-db"
+        assert "3" in said
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def test_the_network_is_made_once_and_goes_with_the_last_service() -> None:

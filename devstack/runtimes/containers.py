@@ -226,7 +226,7 @@ class Containers(ABC):
         kept = sh("tail -n $tail $log 2>/dev/null", tail=tail, log=self.log_kept(name))
         if not follow:
             return Command(f"{{ {self.log_command(name, tail)} 2>&1 || {kept}; }}")
-        return sh("sh -c $script", script=self.follow_script(name, tail))
+        return sh("sh -c $script", script=str(self.follow_script(name, tail)))  # one word, not more of the command
 
     @abstractmethod
     def log_command(self, name: str, tail: int) -> Command: ...

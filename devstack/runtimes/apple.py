@@ -19,10 +19,10 @@ LEAST_MB = 200
 
 STATUS: dict[str, Status] = {"running": "running", "stopping": "stopping", "stopped": "stopped", "unknown": "failed"}
 
-# its log begins anew with each start: whether there was one is asked twice a second, as long as somebody looks
+# its log begins anew with each start: whether there was one is asked twice a second, as long as who asked lives
 FOLLOW = """\
 tail=$tail last=
-while :; do
+while kill -0 $$PPID 2>/dev/null; do
     now=$$($program inspect $name 2>/dev/null | grep startedDate)
     if [ -n "$$now" ] && [ "$$now" != "$$last" ]; then
         last=$$now

@@ -233,8 +233,8 @@ class Containers(ABC):
 
     @abstractmethod
     def follow_script(self, name: str, tail: int) -> str:
-        """Lines of sh(1) that never end: a container that ends ends its log too, and the next one of this name is
-        waited for."""
+        """Lines of sh(1) that end with the process that started them: a container that ends ends its log too, and the
+        next one of this name is waited for."""
 
     # images and volumes
 

@@ -11,10 +11,10 @@ from devstack.runtimes import Crash, ServiceSpec, ServiceState, Step
 from devstack.runtimes.containers import STATUS, Containers, loads, objects, seconds_of
 from devstack.shell import Command, sh
 
-# a container that ends ends its log: whether there is another by now is asked twice a second, as long as somebody looks
+# a container that ends ends its log: whether there is another is asked twice a second, as long as who asked lives
 FOLLOW = """\
 tail=$tail since=0s
-while :; do
+while kill -0 $$PPID 2>/dev/null; do
     if $program inspect --type container $name >/dev/null 2>&1; then
         $program logs --follow --tail $$tail --since $$since $name 2>&1
         since=$$(date -u +%Y-%m-%dT%H:%M:%SZ) tail=all

@@ -76,7 +76,7 @@ def back_up(stack: Stack) -> Backup | None:
 def remove(stack: Stack, *, logs: bool) -> None:
     """Stop everything, then remove data and state, and the logs if asked.
 
-    :raises StackError: somebody else has a port that the fresh stack needs; nothing is removed then.
+    :raises StackError: somebody else has a port that the fresh stack needs, or the volume; nothing is removed then.
     """
     if not stack.context.dry:
         stack.lock.acquire()
@@ -85,6 +85,7 @@ def remove(stack: Stack, *, logs: bool) -> None:
         stack.stop(service.label)
     for service in () if stack.context.dry else stack.services:
         stack.free_port(service)
+    stack.db.check_removable()
     if logs:
         for path in log_files(stack.paths):
             _remove(stack, path)

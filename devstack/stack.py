@@ -244,6 +244,7 @@ class Stack:
         if not self.context.dry:
             for name in (service.name, "supervisord"):
                 self.context.host.check_writable(self.paths.log / f"{name}.log")
+        self.context.ask_ahead(service.questions())
         spec = service.prepare()
         if running:  # until here, what is wrong with the new settings has left it as it was
             self._stop(service)
@@ -268,11 +269,22 @@ class Stack:
             console.out(f"# wait until {service.name} answers (at most {self.settings.stack.start_timeout:g} s)")
             service.settle()
             return
+        service.settle_ahead()
+        self._ask_ahead_of_next(service)
         try:
             self._await(service, spec.grace)
         except NotReady as error:
             raise self._failure(service, str(error), logged) from None
         self.context.write_file(applied.path, _digest(service))
+
+    def _ask_ahead_of_next(self, service: Service) -> None:
+        """While a service becomes ready, the engine has time for what the one after it needs."""
+        following = self.services[self.services.index(service) + 1 :][:1]
+        for one in following:
+            known = self._snapshot.get(one.name)
+            if known and not known.running:
+                with contextlib.suppress(StackError):  # which is said when it is its turn
+                    self.context.ask_ahead(one.questions())
 
     def _await(self, service: Service, grace: float) -> None:
         began = time.monotonic()

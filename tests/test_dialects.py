@@ -187,6 +187,45 @@ def test_images_on_their_way_to_another_machine(kind: type[Containers], line: st
     assert dialect(kind).load(Path("/i.tar")) == f"{dialect(kind).program} image load --input /i.tar"
 
 
+@pytest.mark.parametrize(
+    ("kind", "line", "answer"),
+    [
+        (
+            Docker,
+            "docker ps --all --filter=volume=nv-db-data --format '{{.Names}} {{.State}}'",
+            "a running\nb exited\n",
+        ),
+        (
+            Podman,
+            "podman ps --all --filter=volume=nv-db-data --format '{{.Names}} {{.State}}'",
+            "a running\nb exited\n",
+        ),
+        (
+            Apple,
+            "container list --all --format json",
+            json.dumps(
+                [
+                    {
+                        "id": name,
+                        "configuration": {"mounts": [{"type": {"volume": {"name": volume}}}, {"type": {"tmpfs": {}}}]},
+                        "status": {"state": state},
+                    }
+                    for name, volume, state in (
+                        ("a", "nv-db-data", "running"),
+                        ("b", "nv-db-data", "stopped"),
+                        ("c", "other", "running"),
+                    )
+                ]
+            ),
+        ),
+    ],
+)
+def test_who_has_a_volume(kind: type[Containers], line: str, answer: str) -> None:
+    assert dialect(kind).volume_users("nv-db-data") == line
+    assert dialect(kind).parse_users(answer, "nv-db-data") == {"a": True, "b": False}
+    assert dialect(kind).parse_users("", "nv-db-data") == {}
+
+
 @ALL
 def test_a_service_is_told_to_stop_its_log_is_kept_and_it_goes(kind: type[Containers]) -> None:
     steps = commands(dialect(kind).stop("nv-db", signal="INT", seconds=60))
@@ -238,9 +277,8 @@ def test_logs_are_followed_by_one_script(kind: type[Containers], tmp_path: Path)
 def test_the_network_is_made_once_and_goes_with_the_last_service() -> None:
     (start,), (stop,) = dialect(Docker).engine_start(), dialect(Docker).engine_stop()
     there = "docker network inspect nv-net >/dev/null 2>&1"
-    assert start == (
-        f"{there} || docker network create --label '{LABEL}=/srv/o'\"'\"'hara $(id)/state' nv-net >/dev/null || {there}"
-    )
+    create = f"docker network create --label '{LABEL}=/srv/o'\"'\"'hara $(id)/state' nv-net"
+    assert start == f'said=$({create} 2>&1) || {there} || {{ echo "$said" >&2; exit 1; }}'
     assert stop == f"! {there} || docker network rm nv-net >/dev/null"
     assert dialect(Apple).engine_start() == dialect(Apple).engine_stop() == []
 

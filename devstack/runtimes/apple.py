@@ -120,6 +120,17 @@ class Apple(Containers):
         configuration = found.get("configuration") or {}
         return str((configuration.get("descriptor") or {}).get("digest", "") or found.get("id", ""))
 
+    def volume_users(self, name: str) -> Command:
+        return self.sh("list --all --format json")
+
+    def parse_users(self, answer: str, name: str) -> dict[str, bool]:
+        users: dict[str, bool] = {}
+        for found in loads(answer or "[]"):
+            mounts = (found.get("configuration") or {}).get("mounts") or ()
+            if name in [((mount.get("type") or {}).get("volume") or {}).get("name") for mount in mounts]:
+                users[str(found.get("id", ""))] = (found.get("status") or {}).get("state") == "running"
+        return users
+
     def volume_labels(self, answer: str) -> Mapping[str, str]:
         (found, *_) = loads(answer) or [{}]
         return (found.get("configuration") or {}).get("labels") or {}

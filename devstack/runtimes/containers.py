@@ -285,6 +285,14 @@ class Containers(ABC):
     def volume_create(self, name: str) -> Command:
         return self.sh("volume create --label $label $name", label=self.label, name=name)
 
+    @abstractmethod
+    def volume_users(self, name: str) -> Command:
+        """Ask which containers have a volume, running or not."""
+
+    @abstractmethod
+    def parse_users(self, answer: str, name: str) -> dict[str, bool]:
+        """Read the answer to :meth:`volume_users`: their names, and whether they run."""
+
     def volume_remove(self, name: str) -> Command:
         return self.sh("volume rm $name >/dev/null", name=name)
 

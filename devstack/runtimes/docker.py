@@ -36,9 +36,9 @@ class Docker(Containers):
         return self.sh("network create --label $label $network", label=self.label, network=self.network)
 
     def engine_start(self) -> Sequence[Step]:
-        # two commands at once may both find none; the second one's refusal is then no failure
+        # it is made unasked, since it is nearly always gone; a refusal is no failure where it is there
         there = self.sh("network inspect $network >/dev/null 2>&1", network=self.network)
-        return [Command(f"{there} || {self.network_create()} >/dev/null || {there}")]
+        return [Command(f'said=$({self.network_create()} 2>&1) || {there} || {{ echo "$said" >&2; exit 1; }}')]
 
     def engine_stop(self) -> Sequence[Step]:
         there = self.sh("network inspect $network >/dev/null 2>&1", network=self.network)
@@ -149,6 +149,13 @@ class Docker(Containers):
 
     def volume_labels(self, answer: str) -> Mapping[str, str]:
         return (loads(answer) or [{}])[0].get("Labels") or {}
+
+    def volume_users(self, name: str) -> Command:
+        return self.sh("ps --all --filter=volume=$name --format '{{.Names}} {{.State}}'", name=name)
+
+    def parse_users(self, answer: str, name: str) -> dict[str, bool]:
+        found = (line.partition(" ") for line in answer.splitlines())
+        return {container: STATUS.get(state.lower()) == "running" for container, _, state in found}
 
     def unstick(self) -> str:
         if sys.platform == "darwin":

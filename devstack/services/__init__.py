@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from devstack.runtimes import ServiceSpec
+from devstack.shell import Command
 
 
 class NotReady(Exception):
@@ -48,6 +49,9 @@ class Service(Protocol):
     def spec(self) -> ServiceSpec:
         """What to run."""
 
+    def questions(self) -> Sequence[Command]:
+        """What :meth:`prepare` will ask the engine, for who can ask it ahead."""
+
     def prepare(self) -> ServiceSpec:
         """Put in place whatever must be there before the start; what to run."""
 
@@ -62,6 +66,9 @@ class Service(Protocol):
 
         :raises NotReady: it did not answer as it should.
         """
+
+    def settle_ahead(self) -> None:
+        """Right after its start: begin with what :meth:`settle` can do as soon as it answers."""
 
     def settle(self) -> None:
         """Bring it into the wanted state once it answers."""

@@ -6,7 +6,7 @@ import contextlib
 import os
 import string
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,6 +160,12 @@ class Api:
 
     def fingerprint(self) -> str:
         return repr(self.spec())
+
+    def questions(self) -> Sequence[Command]:
+        return ()
+
+    def settle_ahead(self) -> None:
+        return
 
     def prepare(self) -> ServiceSpec:
         self.check()

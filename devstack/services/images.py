@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from devstack.providers import Programs
 from devstack.runtimes import Inside, ServiceSpec
 from devstack.runtimes.containers import BASE, Containers
 from devstack.settings import Settings
+from devstack.shell import Command
 
 POSTGRES = """
 set -e
@@ -101,6 +102,10 @@ class Images:
                 fix=[OFFLINE, f"or correct {wanted.setting}"],
             ) from None
         return self.id_of(wanted.name)
+
+    def questions(self, wanted: Wanted) -> Sequence[Command]:
+        """What :meth:`ensure` will read first."""
+        return [self.engine.image(wanted.name)]
 
     def id_of(self, image: str) -> str:
         """The engine's own name for an image's content; empty if it has none of that name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +18,7 @@ from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
 from devstack.services.postgres import LIBPQ_VARIABLES, Postgres
 from devstack.settings import Settings, reachable_address, with_port
+from devstack.shell import Command
 from devstack.templates import render
 
 if TYPE_CHECKING:
@@ -132,6 +133,12 @@ class PgBouncer:
             admin=_quoted(ADMIN),
             admin_verifier=_quoted(admin_verifier(self.credentials)),
         )
+
+    def questions(self) -> Sequence[Command]:
+        return ()
+
+    def settle_ahead(self) -> None:
+        return
 
     def prepare(self) -> ServiceSpec:
         spec = self.spec()

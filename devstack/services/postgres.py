@@ -172,6 +172,12 @@ class Postgres:
         """Whether the data volume holds a cluster; a start makes one otherwise."""
         return self.context.host.read_file(self.data / "PG_VERSION") is not None
 
+    def check_removable(self) -> None:
+        """Before the data are removed, with no server on them.
+
+        :raises StackError: somebody else uses them.
+        """
+
     def remove_data(self) -> None:
         """Have the engine remove the data, where it keeps them."""
 
@@ -190,6 +196,12 @@ class Postgres:
         """What gives the data to the account that the server runs as."""
         host = self.context.host
         return sh("chown -R $owner $data", owner=host.account or host.user, data=self.data)
+
+    def questions(self) -> Sequence[Command]:
+        return ()
+
+    def settle_ahead(self) -> None:
+        return
 
     def prepare(self) -> ServiceSpec:
         paths, context = self.context.paths, self.context
@@ -378,6 +390,12 @@ class Postgres:
             )
 
     def _set_up_database(self) -> str:
+        script = self._database_script()
+        answer = self._psql(self.settings.db.name, script, f"create the extensions of database {self.settings.db.name}")
+        return answer.strip().splitlines()[-1] if answer.strip() else "SCRAM-SHA-256$dry-run"
+
+    def _database_script(self) -> str:
+        """Holds no password."""
         values = {
             "user": literal(self.settings.db.user),
             "extensions": "\n".join(
@@ -388,9 +406,7 @@ class Postgres:
             if self.tracks_statements
             else "",
         }
-        script = string.Template(DATABASE_SQL).substitute(values)
-        answer = self._psql(self.settings.db.name, script, f"create the extensions of database {self.settings.db.name}")
-        return answer.strip().splitlines()[-1] if answer.strip() else "SCRAM-SHA-256$dry-run"
+        return string.Template(DATABASE_SQL).substitute(values)
 
     def admin_env(self, database: str) -> dict[str, str]:
         """The variables that make PostgreSQL's programs come in as the superuser, through the socket."""

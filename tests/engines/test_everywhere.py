@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import pty
@@ -13,6 +14,7 @@ import signal
 import socket
 import struct
 import subprocess
+import tarfile
 import termios
 import threading
 from pathlib import Path
@@ -350,6 +352,45 @@ class TestContainers:
             assert "there is a volume nv-vol-db-data already" in answer.stderr
         finally:
             up.engine.run("volume", "rm", "nv-vol-db-data")
+
+    def test_a_volume_in_use_gets_no_second_server_and_is_not_removed(self, up: Running) -> None:
+        up.query("DROP TABLE IF EXISTS shared; CREATE TABLE shared AS SELECT 1 AS n; SELECT 1")
+        up.inv("dev.down")
+        mount = ("--volume", "nv-db-data:/data", "--entrypoint", "sleep", up.env["INVOKE_DB_IMAGE"], "600")
+        up.engine.run("run", "--detach", "--name", "guest", *mount)
+        try:
+            refused = up.inv("dev.up", expect=1)
+            assert "the volume nv-db-data is in use" in refused.stderr
+            assert "container guest has it and runs" in refused.stderr
+            refused = up.inv("dev.reset", "--yes", "--no-backup", expect=1)
+            assert "the volume nv-db-data is in use" in refused.stderr
+            assert "nv-db-data" in up.volumes()
+        finally:
+            up.engine.run("rm", "--force", "guest")
+        up.inv("dev.up")
+        assert up.query("SELECT n FROM shared") == [(1,)]
+
+    def test_an_image_for_another_processor_is_named(self, up: Running, place: Path) -> None:
+        if up.engine.name == "apple":
+            pytest.skip("its images come from podman, which has none of another processor")
+        image = "localhost/nv-test/other:1"
+        packed = place / f"other-{up.engine.name}.tar"
+        with tarfile.open(packed, "w") as tar:
+            # an ELF header of a processor that nobody has any more: EM_M32, 1 in e_machine (System V ABI, chapter 4)
+            program = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\x01\x00\x01\x00\x00\x00" + bytes(100)
+            entry = tarfile.TarInfo("bin/sh")
+            entry.size, entry.mode = len(program), 0o755
+            tar.addfile(entry, io.BytesIO(program))
+        up.engine.run("import", str(packed), image)
+        packed.unlink()
+        other = {"NV_ENV": "cpu", "INVOKE_DB_PORT": str(free_ports(1)[0])}
+        try:
+            refused = up.inv("db.start", expect=1, INVOKE_DB_IMAGE=image, **other)
+            assert f"PostgreSQL does not run from the image {image}" in refused.stderr
+            assert "the image is for another processor" in refused.stderr
+            assert "nv-cpu-db-data" not in up.volumes()
+        finally:
+            up.engine.run("rmi", "--force", image)
 
     def test_a_missing_image_says_how_to_bring_it(self, up: Running) -> None:
         up.inv("dev.down")

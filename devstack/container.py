@@ -128,6 +128,13 @@ class ContainerContext:
                 )
                 self._asked[command] = (process, time.monotonic())
 
+    def withdraw(self) -> None:
+        """Take back what was asked ahead: by the time that it is read, it may no longer be so."""
+        for process, _ in self._asked.values():
+            process.kill()
+            process.communicate()
+        self._asked.clear()
+
     def _answer(self, command: Command, process: subprocess.Popen[str], began: float) -> Result:
         from invoke import Result
 

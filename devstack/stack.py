@@ -132,11 +132,14 @@ class Stack:
         service = self.service(label)
         offset = time.monotonic() - self.began
         began = time.monotonic()
+        if not self.ready_since(service):
+            self._ask_ahead(service)
         state = self._state(service)
         self._check_ours(state)
         did: Literal["started", "restarted", "running"] = "started"
         why = ""
         if state.running:
+            self.context.withdraw()
             why = self._why_restart(service)
             if not why:
                 done = Started(
@@ -244,7 +247,7 @@ class Stack:
         if not self.context.dry:
             for name in (service.name, "supervisord"):
                 self.context.host.check_writable(self.paths.log / f"{name}.log")
-        self.context.ask_ahead(service.questions())
+        self._ask_ahead(service)
         spec = service.prepare()
         if running:  # until here, what is wrong with the new settings has left it as it was
             self._stop(service)
@@ -269,22 +272,19 @@ class Stack:
             console.out(f"# wait until {service.name} answers (at most {self.settings.stack.start_timeout:g} s)")
             service.settle()
             return
-        service.settle_ahead()
-        self._ask_ahead_of_next(service)
+        for later in self.services[self.services.index(service) + 1 :]:
+            known = self._snapshot.get(later.name)
+            if known and not known.running:
+                self._ask_ahead(later)  # the engine has time for it while this one becomes ready
         try:
             self._await(service, spec.grace)
         except NotReady as error:
             raise self._failure(service, str(error), logged) from None
         self.context.write_file(applied.path, _digest(service))
 
-    def _ask_ahead_of_next(self, service: Service) -> None:
-        """While a service becomes ready, the engine has time for what the one after it needs."""
-        following = self.services[self.services.index(service) + 1 :][:1]
-        for one in following:
-            known = self._snapshot.get(one.name)
-            if known and not known.running:
-                with contextlib.suppress(StackError):  # which is said when it is its turn
-                    self.context.ask_ahead(one.questions())
+    def _ask_ahead(self, service: Service) -> None:
+        with contextlib.suppress(StackError):  # which is said when it is its turn
+            self.context.ask_ahead(service.questions())
 
     def _await(self, service: Service, grace: float) -> None:
         began = time.monotonic()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devstack import console
-from devstack.data.manifest import now
 from devstack.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ def data(backup: Backup) -> dict[str, Any]:
 
 
 def age(backup: Backup) -> str:
+    from devstack.data.manifest import now
+
     seconds = (now() - backup.manifest.time).total_seconds()
     return "in the future" if seconds < -60 else console.duration(max(0, int(seconds))).replace(".00", "")
 

@@ -109,6 +109,26 @@ def test_changed_settings_restart_just_the_services_concerned(project: Project) 
     assert after["nv-api"] == before["nv-api"]
 
 
+def test_what_somebody_changed_in_the_database_is_put_right_at_the_next_start(project: Project) -> None:
+    project.inv("dev.up")
+    note = project.state / "config" / "db.verifier"
+    noted = note.read_text()
+    project.inv("dev.down")
+    project.inv("dev.up")
+    assert note.read_text() == noted, "a start that finds everything as it was asks for nothing as the superuser"
+    # the same password again has another verifier: the noted one lets PgBouncer in no more
+    same = f"ALTER ROLE nina PASSWORD '{project.secrets()['db_password']}'; DROP EXTENSION \"uuid-ossp\""
+    project.inv("db.shell", "--admin", "--command", same)
+    project.inv("dev.down")
+    project.inv("dev.up")
+    assert project.query("SELECT count(*) FROM pg_extension WHERE extname = 'uuid-ossp'", project.pgb_port) == [(1,)]
+    project.inv("db.shell", "--admin", "--command", same.partition(";")[0])
+    project.inv("dev.down")
+    project.inv("dev.up")
+    assert note.read_text() != noted
+    assert project.query("SELECT 1", project.pgb_port) == [(1,)]
+
+
 def test_a_change_of_the_source_restarts_the_application(project: Project) -> None:
     project.inv("dev.up")
     before = project.pids()["nv-api"]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devstack import console
-from devstack.data import overdue, restoring
+from devstack.data.journal import restoring
+from devstack.data.schedule import overdue
 from devstack.health.findings import Findings, Probe
 from devstack.health.records import Check, slow
 from devstack.services.postgres import Postgres

@@ -67,9 +67,6 @@ class Service(Protocol):
         :raises NotReady: it did not answer as it should.
         """
 
-    def settle_ahead(self) -> None:
-        """Right after its start: begin with what :meth:`settle` can do as soon as it answers."""
-
     def settle(self) -> None:
         """Bring it into the wanted state once it answers."""
 

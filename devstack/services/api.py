@@ -164,9 +164,6 @@ class Api:
     def questions(self) -> Sequence[Command]:
         return ()
 
-    def settle_ahead(self) -> None:
-        return
-
     def prepare(self) -> ServiceSpec:
         self.check()
         return self.spec()

@@ -32,14 +32,6 @@ VOLUME = Path("/var/lib/nv-db")
 DB_PORT, PGB_PORT = 5432, 6432
 """Inside, where nothing can be in the way."""
 
-AHEAD = """\
-end=$(($(date +%s) + $1)) script=$2
-shift 2
-until "$0" -q || [ "$(date +%s)" -gt "$end" ]; do sleep 0.01; done
-printf %s "$script" | "$@"
-"""
-"""Feeds psql a script once the server answers; says nothing of it, and gives up, after some seconds."""
-
 RELOADER = "containers/reload.py"
 SETUP = "containers/db.sh"
 
@@ -60,7 +52,6 @@ class ContainedPostgres(Postgres):
     def __init__(self, context: ContainerContext, settings: Settings, credentials: Credentials, images: Images) -> None:
         super().__init__(context, settings, credentials, images.postgres)
         self.images = images
-        self._ahead: Command | None = None
 
     @property
     def volume(self) -> str:
@@ -132,24 +123,6 @@ class ContainedPostgres(Postgres):
 
     def questions(self) -> Sequence[Command]:
         return [*self.images.questions(self.images.of_db()), *volumes.questions(self.context, self.volume)]
-
-    def settle_ahead(self) -> None:
-        """Getting into a container takes as long as the server's start: both at once, where the database is there."""
-        if self._fresh or self.context.dry or self.context.paths.journal.exists():
-            return
-        psql = [self.programs.path("psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]
-        seconds, name = int(self.settings.stack.start_timeout), self.settings.db.name
-        given = [self.programs.path("pg_isready"), str(seconds), self._database_script()]
-        words = ["sh", "-c", AHEAD, *given, *psql]
-        self._ahead = self.context.exec(self.name, words, self.admin_env(name), user=self.account)
-        self.context.ask_ahead([self._ahead])
-
-    def _set_up_database(self) -> str:
-        if self._ahead:
-            answer, self._ahead = self.context.read(self._ahead), None
-            if answer.ok and answer.stdout.strip():
-                return answer.stdout.strip().splitlines()[-1]
-        return super()._set_up_database()
 
     def check_removable(self) -> None:
         volumes.check_removable(self.context, self.volume, user=self.name)

@@ -137,9 +137,6 @@ class PgBouncer:
     def questions(self) -> Sequence[Command]:
         return ()
 
-    def settle_ahead(self) -> None:
-        return
-
     def prepare(self) -> ServiceSpec:
         spec = self.spec()
         self.write_config()
@@ -207,7 +204,20 @@ class PgBouncer:
             raise NotReady(text, final=drifted) from None
 
     def accepts(self) -> None:
-        """Nothing: there is nothing to settle before it answers."""
+        """A verifier that was noted down lets it in. The role may have got another since, also for the same password;
+        then the server is asked for it.
+
+        :raises NotReady: it does not answer.
+        """
+        if not self.database.noted:
+            return
+        try:
+            self.answers()
+        except NotReady as error:
+            if not error.final:
+                raise
+            self.database.read_verifier()
+            self.reload()
 
     def settle(self) -> None:
         """Nothing: its state is its configuration."""

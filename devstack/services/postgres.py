@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from devstack import console
 from devstack.container import ContainerContext
-from devstack.credentials import Credentials, pgpass_line
+from devstack.credentials import Credentials, pgpass_line, proves
 from devstack.errors import UsageError
 from devstack.providers import STATEMENTS, Programs, search_postgres
 from devstack.runtimes import ServiceSpec
@@ -59,6 +59,8 @@ class Postgres:
         self.credentials = credentials
         self._find = find
         self._verifier = ""
+        self.noted = False
+        """Whether the verifier is one that an earlier command has read: it may be another by now."""
         self._fresh = False
         """Whether the cluster was made by this command: it has no role yet, asking would only fill the log."""
 
@@ -199,9 +201,6 @@ class Postgres:
 
     def questions(self) -> Sequence[Command]:
         return ()
-
-    def settle_ahead(self) -> None:
-        return
 
     def prepare(self) -> ServiceSpec:
         paths, context = self.context.paths, self.context
@@ -356,10 +355,15 @@ class Postgres:
     # the wanted state inside
 
     def settle(self) -> None:
-        """Role, database, extensions; the role's password as in the settings."""
-        if self._fresh or (not self.context.dry and not self._knows_role()):
+        """Role, database, extensions; the role's password as in the settings. What is so already is only looked at, as
+        the role itself: becoming the superuser takes a program, in a container as long as a server's start."""
+        known = not self._fresh and not self.context.dry and self._knows_role()
+        if known and self._is_settled() and (verifier := self._noted_verifier()):
+            self._verifier, self.noted = verifier, True
+            return
+        if not known and not (self.context.dry and not self._fresh):
             self._set_up_role()
-        self._verifier = self._set_up_database()
+        self.read_verifier()
 
     def _knows_role(self) -> bool:
         try:
@@ -368,10 +372,46 @@ class Postgres:
             return False
         return True
 
+    def _is_settled(self) -> bool:
+        """Whether the extensions and the grant are there."""
+        import psycopg2
+
+        wanted = {self.settings.db.name: {*self.settings.db.extensions}}
+        if self.tracks_statements:
+            wanted[MAINTENANCE] = {STATEMENTS}
+        for database, extensions in wanted.items():
+            try:
+                connection = self.connect(database=database)
+                try:
+                    with connection.cursor() as cursor:
+                        cursor.execute("SELECT extname, pg_has_role('pg_monitor', 'USAGE') FROM pg_extension")
+                        found = dict(cursor.fetchall())
+                finally:
+                    connection.close()
+            except psycopg2.Error:
+                return False
+            if not extensions <= found.keys() or not all(found.values()):
+                return False
+        return True
+
+    @property
+    def _note(self) -> Path:
+        return self.context.paths.config / "db.verifier"
+
+    def _noted_verifier(self) -> str:
+        """The one that was read last, if it is of the password; empty otherwise."""
+        verifier = (self.context.host.read_file(self._note) or b"").decode(errors="replace")
+        return verifier if proves(verifier, self.credentials.db_password) else ""
+
     def verifier(self) -> str:
         """The role's SCRAM verifier as the server has it, which PgBouncer logs in with."""
-        if not self._verifier:
-            self._verifier = self._set_up_database()
+        return self._verifier or self.read_verifier()
+
+    def read_verifier(self) -> str:
+        """The same, asked of the server now; database and extensions are put right with it."""
+        self._verifier, self.noted = self._set_up_database(), False
+        if not self.context.dry:
+            self.context.write_file(self._note, self._verifier)
         return self._verifier
 
     def _set_up_role(self) -> None:
@@ -390,12 +430,6 @@ class Postgres:
             )
 
     def _set_up_database(self) -> str:
-        script = self._database_script()
-        answer = self._psql(self.settings.db.name, script, f"create the extensions of database {self.settings.db.name}")
-        return answer.strip().splitlines()[-1] if answer.strip() else "SCRAM-SHA-256$dry-run"
-
-    def _database_script(self) -> str:
-        """Holds no password."""
         values = {
             "user": literal(self.settings.db.user),
             "extensions": "\n".join(
@@ -406,7 +440,9 @@ class Postgres:
             if self.tracks_statements
             else "",
         }
-        return string.Template(DATABASE_SQL).substitute(values)
+        script = string.Template(DATABASE_SQL).substitute(values)
+        answer = self._psql(self.settings.db.name, script, f"create the extensions of database {self.settings.db.name}")
+        return answer.strip().splitlines()[-1] if answer.strip() else "SCRAM-SHA-256$dry-run"
 
     def admin_env(self, database: str) -> dict[str, str]:
         """The variables that make PostgreSQL's programs come in as the superuser, through the socket."""

@@ -553,7 +553,7 @@ def test_nothing_to_undo_is_said(data: Data) -> None:
 def test_health_is_told_what_is_going_on(rich: Data) -> None:
     from types import SimpleNamespace
 
-    from devstack.data import restoring
+    from devstack.data.journal import restoring
 
     paths = SimpleNamespace(journal=rich.state / "journal.json")
     assert restoring(paths) == ""  # type: ignore[arg-type]

@@ -192,6 +192,8 @@ def _dump(stack: Stack, request: Request, snapshot: str, path: Path) -> Command:
     """pg_dump on the database itself, never through the pooler: https://www.postgresql.org/docs/current/app-pgdump.html"""
     words = ["pg_dump", "-w", "--lock-wait-timeout=60000", f"--snapshot={snapshot}"]
     words += {"schema": ["--schema-only"], "data": ["--data-only"]}.get(request.kind, [])
+    if request.kind == "full" and stack.db.programs.major >= 18:
+        words.append("--statistics")  # the planner's figures: a restore need not make them anew
     words += {
         "sql": ["-Fp"],
         "custom": ["-Fc", "-Z1"],

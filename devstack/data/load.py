@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devstack import console
-from devstack.data import census, journal
+from devstack.data import census, journal, lanes
 from devstack.data.catalogue import Backup
 from devstack.data.journal import Journal
 from devstack.data.manifest import Kind, Layout, Manifest, now, stamp
@@ -27,8 +29,9 @@ from devstack.shell import Command
 if TYPE_CHECKING:
     from devstack.stack import Stack
 
-MEMORY = "-c maintenance_work_mem=256MB"
-"""For building indexes; an HNSW index that fits into it is built in two thirds of the time."""
+OPTIONS_OF_LOADS = "-c maintenance_work_mem=256MB -c synchronous_commit=off"
+"""An HNSW index that fits into this memory is built in two thirds of the time. Nobody waits for the disk: the switch to
+the new database does, for all that was written before it."""
 
 OPTIONS = """
 SELECT concat_ws(' ', format('ENCODING %L LC_COLLATE %L LC_CTYPE %L', pg_encoding_to_char(encoding), datcollate,
@@ -42,6 +45,14 @@ SELECT concat_ws(' ', format('ENCODING %L LC_COLLATE %L LC_CTYPE %L', pg_encodin
   FROM pg_database d WHERE datname = {name}
 """
 """CREATE DATABASE's options of a database; the columns differ between PostgreSQL 14, 15 and 17."""
+
+WITHOUT_FIGURES = """
+SELECT format('%I.%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+   AND (NOT EXISTS (SELECT FROM pg_statistic s WHERE s.starelid = c.oid)
+        OR EXISTS (SELECT FROM pg_statistic_ext e WHERE e.stxrelid = c.oid))
+"""
+"""From PostgreSQL 18 on a dump has them, but not those of CREATE STATISTICS."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +159,13 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
         for extension in stack.settings.db.extensions:
             sql.run(f"SET client_min_messages = warning; CREATE EXTENSION IF NOT EXISTS {identifier(extension)}")
         if analyze:
-            sql.run("ANALYZE")
+            _analyze(sql)
+
+
+def _analyze(sql: Session) -> None:
+    """Make the planner's figures, of the tables whose figures the dump did not have."""
+    if names := [row["name"] for row in sql.rows(WITHOUT_FIGURES)]:
+        sql.run(f"ANALYZE {', '.join(names)}")
 
 
 @contextlib.contextmanager
@@ -158,7 +175,7 @@ def analyzed(stack: Stack, name: str) -> Iterator[None]:
     :raises StackError: at the end, when they could not be.
     """
     with session(stack.db, name, "analyze the restored database") as sql, ThreadPoolExecutor(1) as beside:
-        done = beside.submit(sql.run, "ANALYZE")
+        done = beside.submit(_analyze, sql)
         yield
         done.result()
 
@@ -172,27 +189,27 @@ def _load_file(stack: Stack, source: Source, name: str) -> None:
         digested = Digested(file, progress)
         if source.layout == "custom":
             words = ["pg_restore", "-w", "--exit-on-error", "-d", name]
-            content: Iterator[bytes] = chunks(digested)  # type: ignore[arg-type]
+            content: AbstractContextManager[Iterator[bytes]] = contextlib.nullcontext(chunks(digested))  # type: ignore[arg-type]
         else:
-            words = ["psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-1", "-f", "-"]
-            content = _sql(source, digested)
-        with _command(stack, source, words, name) as command:
-            stack.context.stream_in(command, content, f"restore {source.name}")
+            words = ["psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-f", "-"]
+            content = _sql(stack, source, digested, name)
+        with content as sql, _command(stack, source, words, name) as command:
+            stack.context.stream_in(command, sql, f"restore {source.name}")
         digested.rest()
     if manifest and digested.sha256 != manifest.sha256:
         raise Wrong("it changed while it was read")
 
 
-def _sql(source: Source, digested: Digested) -> Iterator[bytes]:
-    if source.kind == "data":
-        # triggers and foreign keys have had their say when these rows were written first
-        yield b"SET session_replication_role = replica;\n"
+def _sql(stack: Stack, source: Source, digested: Digested, name: str) -> AbstractContextManager[Iterator[bytes]]:
+    """The SQL for psql; a dump that is trusted has others help with its rows."""
     content = sql_chunks(digested)
-    if source.manifest:
-        yield from content
-    else:
+    if not source.manifest:
         assert source.outline
-        yield from restricted(content, source.outline.restrict_token, secrets.token_hex(16).encode())
+        own = secrets.token_hex(16).encode()
+        return contextlib.nullcontext(restricted(content, source.outline.restrict_token, own))
+    # triggers and foreign keys have had their say when rows without a schema were written first
+    first = "SET session_replication_role = replica;\n" if source.kind == "data" else ""
+    return lanes.shared(stack, name, itertools.chain([first.encode()], content), first=first)
 
 
 def _load_directory(stack: Stack, source: Source, name: str) -> None:
@@ -211,13 +228,13 @@ def _command(stack: Stack, source: Source, words: list[str], name: str) -> Itera
     if source.manifest:
         if source.kind == "data" and words[0] == "pg_restore":
             words = [*words, "--disable-triggers", "--superuser", SUPERUSER]
-        yield stack.db.as_superuser(words, name, {"PGOPTIONS": MEMORY})
+        yield stack.db.as_superuser(words, name, {"PGOPTIONS": OPTIONS_OF_LOADS})
     elif words[0] == "pg_restore":
         with stack.db.inward(stack.paths.config / "restore-list") as listing:
             words = [*words, "--no-owner", "--no-privileges", "-L", str(listing)]
-            yield stack.db.as_owner(words, name, {"PGOPTIONS": MEMORY})
+            yield stack.db.as_owner(words, name, {"PGOPTIONS": OPTIONS_OF_LOADS})
     else:
-        yield stack.db.as_owner(words, name, {"PGOPTIONS": MEMORY})
+        yield stack.db.as_owner(words, name, {"PGOPTIONS": OPTIONS_OF_LOADS})
 
 
 def _create_extensions(stack: Stack, source: Source, name: str) -> None:

@@ -69,7 +69,7 @@ def _own(stack: Stack, backup: Backup, *, force: bool) -> Source:
             fix="name another one, or add --force",
         )
     check_major(stack, backup.name, manifest.server_version)
-    verify.check_content(stack, backup.path, manifest)
+    verify.check_unchanged(stack, backup.path, manifest)
     return Source.of(backup)
 
 

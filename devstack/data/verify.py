@@ -73,6 +73,24 @@ def check_content(stack: Stack, path: Path, manifest: Manifest) -> None:
         raise StackError(f"{name} can't be read", why=f"{path}: {error.strerror or error}") from None
 
 
+def check_unchanged(stack: Stack, path: Path, manifest: Manifest) -> None:
+    """The same before a restore, which reads everything once more: of a file that was proven when it was written, it is
+    enough that its bytes are still those.
+
+    :raises Damaged: they are not.
+    """
+    if not manifest.verified or manifest.layout not in ("sql", "custom"):
+        return check_content(stack, path, manifest)
+    try:
+        with explained(manifest.file), meter(f"checking {manifest.file}", manifest.bytes) as progress:
+            with path.open("rb") as file:
+                digested = Digested(file, progress)
+                digested.rest()
+            _judge_bytes(digested.count, digested.sha256, manifest)
+    except OSError as error:
+        raise StackError(f"{manifest.file} can't be read", why=f"{path}: {error.strerror or error}") from None
+
+
 @contextlib.contextmanager
 def explained(name: str) -> Iterator[None]:
     """What is wrong with a file's content, as an error."""
@@ -111,10 +129,7 @@ def read(stack: Stack, file: Readable, layout: Layout, progress: Meter | None = 
 def judge(seen: Seen, manifest: Manifest) -> None:
     """:raises Wrong: it is not what the manifest says."""
     # the hash first: what else is wrong follows from it
-    if seen.count != manifest.bytes:
-        raise Wrong(f"it has {seen.count} bytes, its manifest says {manifest.bytes}")
-    if seen.sha256 != manifest.sha256:
-        raise Wrong("its SHA-256 is not the one in its manifest")
+    _judge_bytes(seen.count, seen.sha256, manifest)
     if seen.wrong:
         raise seen.wrong
     if manifest.layout == "sql":
@@ -122,6 +137,13 @@ def judge(seen: Seen, manifest: Manifest) -> None:
             raise Wrong(f"it holds {seen.outline.count} bytes of SQL, its manifest says {manifest.raw_bytes}")
         if problem := seen.outline.problem():
             raise Wrong(problem)
+
+
+def _judge_bytes(count: int, sha256: str, manifest: Manifest) -> None:
+    if count != manifest.bytes:
+        raise Wrong(f"it has {count} bytes, its manifest says {manifest.bytes}")
+    if sha256 != manifest.sha256:
+        raise Wrong("its SHA-256 is not the one in its manifest")
 
 
 def _check_directory(stack: Stack, path: Path, manifest: Manifest, progress: Meter) -> None:

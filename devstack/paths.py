@@ -83,6 +83,11 @@ class Paths:
         return self.state / "previous.json"
 
     @property
+    def window(self) -> Path:
+        """What db.profile has changed in the server's settings, until it is put back."""
+        return self.state / "window.json"
+
+    @property
     def schedule(self) -> Path:
         """What the host's scheduler runs, and how that went; a reset leaves it."""
         return self.state / "schedule"

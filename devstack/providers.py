@@ -21,6 +21,8 @@ PROGRAMS = ("postgres", "initdb", "psql", "pg_dump", "pg_restore")
 
 STATEMENTS = "pg_stat_statements"
 """Counts what each statement takes (https://www.postgresql.org/docs/current/pgstatstatements.html)."""
+PLANS = "auto_explain"
+"""Logs the plans of slow statements when it is told to (https://www.postgresql.org/docs/current/auto-explain.html)."""
 
 FOLDERS = (
     "/usr/lib/postgresql/*/bin",  # Debian, Ubuntu
@@ -44,7 +46,7 @@ class Programs:
     version: str
     env: Mapping[str, str] = field(default_factory=dict)
     tracks_statements: bool = False
-    """Whether a PostgreSQL has :data:`STATEMENTS`."""
+    """Whether a PostgreSQL has :data:`STATEMENTS` and :data:`PLANS`, which come together."""
     image: str = ""
     """The image that they are in, where they run in containers."""
 
@@ -92,14 +94,16 @@ def programs_at(folder: Path, version: str, tracks_statements: bool) -> Programs
 
 
 def tracks_statements(context: ContainerContext, folder: Path) -> bool:
-    """Whether the PostgreSQL in this folder has :data:`STATEMENTS`, its library too: without, it would not start."""
+    """Whether the PostgreSQL in this folder has :data:`STATEMENTS` and :data:`PLANS`, their libraries too: without, it
+    would not start."""
     share, library = _extension_folders(context, folder, _library_env(folder))
     return _has_statements(share, library)
 
 
 def _has_statements(share: Path, library: Path) -> bool:
-    libraries = [library / f"{STATEMENTS}{suffix}" for suffix in (".so", ".dylib")]
-    return (share / f"{STATEMENTS}.control").is_file() and any(path.is_file() for path in libraries)
+    return (share / f"{STATEMENTS}.control").is_file() and all(
+        any((library / f"{name}{suffix}").is_file() for suffix in (".so", ".dylib")) for name in (STATEMENTS, PLANS)
+    )
 
 
 def find_postgres(context: ContainerContext, settings: Settings, *, unpack: bool = True) -> Programs:

@@ -302,7 +302,12 @@ class Stack:
         wait_until_answers(service.answers, seconds=max(1.0, seconds - (time.monotonic() - began)), failed=failed)
 
     def _recover(self, service: Service) -> None:
-        """A restore that was cut off may have left the database closed: it is put right before anything is asked."""
+        """A restore that was cut off may have left the database closed: it is put right before anything is asked. So
+        is what a profile has left on."""
+        if service is self.db and not self.context.dry and self.paths.window.exists():
+            from devstack.profiling import explain
+
+            explain.put_right(self)
         if service is not self.db or self.context.dry or not self.paths.journal.exists():
             return
         from devstack.data import recovery

@@ -310,8 +310,11 @@ create_venv() {
 
 # install_project run|dev
 install_project() {
-    local what=. stamp="$VENV/.stamp-$1"
-    [[ $1 == run ]] || what=".[$1]"
+    local extras=profile what stamp="$VENV/.stamp-$1"
+    # py-spy is not built for musl (Alpine), and would need a compiler there
+    if compgen -G "/lib/ld-musl-*" >/dev/null; then extras=""; fi
+    [[ $1 == run ]] || extras=$1${extras:+,$extras}
+    what=.${extras:+[$extras]}
     : >"$VENV/.unfinished"
     if ! step "installing the Python packages ($1)" \
         "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input -e "$what"; then

@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoke import Context, Exit, task
 
 from devstack import console
-from tasks import report, session
+from tasks import profiling, report, session
 from tasks.lifecycle import db_start, db_stop
 
 start, stop = db_start, db_stop
@@ -48,3 +48,32 @@ def shell(c: Context, command: str = "", admin: bool = False) -> None:
         console.out(psql)
     elif code := stack.context.interact(psql):
         raise Exit(code=code)
+
+
+@task(
+    auto_shortflags=False,
+    help={
+        "seconds": "how long to watch, fewer on Ctrl-C",
+        "top": "how many of the slowest statements are shown with their plans",
+        "slower_than": "milliseconds from which on the plan of a call is logged; faster ones are planned afterwards",
+        "timing": "also measure each step of the plans, which slows down every statement meanwhile",
+        "output": "file or folder to write a full report to",
+        "json": "the answer as JSON",
+    },
+)
+def profile(
+    c: Context,
+    seconds: int = 10,
+    top: int = 5,
+    slower_than: int = 5,
+    timing: bool = False,
+    output: str = "",
+    json: bool = False,
+) -> None:
+    """Show what statements take, and the slowest's plans."""
+    from devstack.profiling import window
+
+    stack = session.stack(c)
+    path = profiling.report_path(stack, output, "db-profile")
+    done = window.profile(stack, seconds=seconds, top=top, threshold_ms=slower_than, timing=timing)
+    profiling.show_window(stack, done, path, top=top, as_json=json)

@@ -55,6 +55,10 @@ def stack(c: Context, *, looking: bool = False) -> Stack:
         return open_stack(c, ROOT, _environ, looking=True)
     if not _stack:
         _stack.append(open_stack(c, ROOT, _environ))
+        if _stack[0].paths.window.exists():
+            from devstack.profiling import explain
+
+            explain.put_right(_stack[0])
     return _stack[0]
 
 

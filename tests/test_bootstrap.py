@@ -93,7 +93,7 @@ def test_help(machine: Machine) -> None:
     assert machine.setup("nonsense").returncode == 2
 
 
-@pytest.mark.parametrize(("mode", "what"), [("run", "."), ("dev", ".[dev]")])
+@pytest.mark.parametrize(("mode", "what"), [("run", ".[profile]"), ("dev", ".[dev,profile]")])
 def test_a_fresh_checkout_gets_a_venv_with_the_packages(machine: Machine, mode: str, what: str) -> None:
     done = machine.complete().setup(mode)
     assert done.returncode == 0, done.stderr

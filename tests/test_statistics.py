@@ -39,7 +39,7 @@ def loaded(project: Project) -> str:
 
 
 def test_statements_are_counted_where_no_dump_of_the_user_s_database_has_it(stack: Project) -> None:
-    assert loaded(stack) == "pg_stat_statements"
+    assert loaded(stack) == "pg_stat_statements,auto_explain"
     assert in_maintenance(stack, "SELECT count(*) FROM pg_extension WHERE extname = 'pg_stat_statements'") == [(1,)]
     assert stack.query("SELECT pg_has_role('nina', 'pg_monitor', 'member')") == [(True,)]
 
@@ -67,7 +67,7 @@ def test_the_user_s_own_libraries_are_loaded_too_and_none_twice(project: Project
     for theirs, all_of_them in (
         ("auto_explain", "pg_stat_statements,auto_explain"),
         ("auto_explain, pg_stat_statements", "auto_explain, pg_stat_statements"),
-        ("", "pg_stat_statements"),
+        ("", "pg_stat_statements,auto_explain"),
     ):
         project.inv("db.start", INVOKE_DB_PARAMETERS=json.dumps({"Shared_Preload_Libraries": theirs}))
         assert loaded(project) == all_of_them

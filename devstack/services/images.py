@@ -25,7 +25,7 @@ bin=$(dirname "$(readlink -f "$(command -v postgres)")")
 "$bin/postgres" --version
 echo "$bin"
 share=$(pg_config --sharedir) lib=$(pg_config --pkglibdir)
-[ -e "$lib/pg_stat_statements.so" ] && echo yes || echo no
+[ -e "$lib/pg_stat_statements.so" ] && [ -e "$lib/auto_explain.so" ] && echo yes || echo no
 cd "$share/extension" && ls -- *.control
 """
 """Asked of an image: what PostgreSQL it has, where, whether it counts statements, and its extensions."""

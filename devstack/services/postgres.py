@@ -15,7 +15,7 @@ from devstack import console
 from devstack.container import ContainerContext
 from devstack.credentials import Credentials, pgpass_line, proves
 from devstack.errors import UsageError
-from devstack.providers import STATEMENTS, Programs, search_postgres
+from devstack.providers import PLANS, STATEMENTS, Programs, search_postgres
 from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
 from devstack.services.folders import Folders
@@ -158,10 +158,12 @@ class Postgres:
 
     def _tracking(self) -> dict[str, Any]:
         """Load :data:`STATEMENTS` in front of what the user has loaded. It leaves out what is no query: those may
-        have a password in them, as ``ALTER ROLE`` does, and it keeps the texts."""
+        have a password in them, as ``ALTER ROLE`` does, and it keeps the texts. :data:`PLANS` does nothing until it is
+        told to; loaded from the start, it then sees the sessions that are open already."""
         theirs = [str(value) for name, value in self.settings.db.parameters.items() if self._merges(name)]
         loaded = {library.strip(' "') for text in theirs for library in text.split(",")}
-        libraries = [*([] if STATEMENTS in loaded else [STATEMENTS]), *filter(str.strip, theirs)]
+        ours = [library for library in (STATEMENTS, PLANS) if library not in loaded]
+        libraries = [*ours, *filter(str.strip, theirs)]
         return {PRELOADED: ",".join(libraries), f"{STATEMENTS}.track_utility": "off"}
 
     def _merges(self, parameter: str) -> bool:

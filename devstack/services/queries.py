@@ -158,7 +158,7 @@ SELECT s.queryid::text AS id, r.rolname AS user, s.calls,
   JOIN pg_database d ON d.oid = s.dbid
   LEFT JOIN pg_roles r ON r.oid = s.userid
  WHERE d.datname = %s AND s.query NOT LIKE %s
- ORDER BY s.total_exec_time DESC, 1 LIMIT 200
+ ORDER BY s.total_exec_time DESC, 1 LIMIT %s
 """
 """https://www.postgresql.org/docs/current/pgstatstatements.html"""
 

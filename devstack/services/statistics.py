@@ -109,12 +109,12 @@ def statements(db: Postgres) -> tuple[list[Row], str]:
         return [], why_no_statements(db, error)
 
 
-def read_statements(db: Postgres, connection: Connection) -> list[Row]:
-    """The statements, over a connection to the maintenance database.
+def read_statements(db: Postgres, connection: Connection, most: int | None = 200) -> list[Row]:
+    """The statements, at most so many, over a connection to the maintenance database.
 
     :raises psycopg2.Error: they are not counted; :func:`why_no_statements` says why.
     """
-    return _rows(db, connection, queries.STATEMENTS, (db.settings.db.name, f"%{MARK}%"))
+    return _rows(db, connection, queries.STATEMENTS, (db.settings.db.name, f"%{MARK}%", most))
 
 
 def why_no_statements(db: Postgres, error: Exception) -> str:
@@ -139,7 +139,9 @@ def _marked(sql: str) -> str:
 PASSWORD = re.compile(r"(\bpassword\s+)'(?:[^']|'')*'", re.IGNORECASE)
 
 
-def _rows(db: Postgres, connection: Connection, sql: str, values: tuple[str, ...] | None = None) -> list[Row]:
+def _rows(
+    db: Postgres, connection: Connection, sql: str, values: tuple[str | int | None, ...] | None = None
+) -> list[Row]:
     """The answer as rows; no secret is in the statements among it."""
     import psycopg2.extras
 

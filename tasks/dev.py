@@ -8,7 +8,7 @@ from invoke import Context, Exit, task
 
 from devstack import console
 from devstack.errors import FAILED, UsageError
-from tasks import diagnosis, healing, hooks, inventory, lifecycle, places, report, session
+from tasks import diagnosis, healing, hooks, inventory, lifecycle, places, profiling, report, session
 
 
 @task(
@@ -142,3 +142,41 @@ def move(c: Context, to: str = "", back: bool = False, confirm: bool = False) ->
 def images(c: Context, save: str = "", load: str = "", json: bool = False) -> None:
     """Show the images of the services; save or load them."""
     places.images(c, save=save, load=load, as_json=json)
+
+
+@task(
+    auto_shortflags=False,
+    iterable=["only"],
+    help={
+        "rps": "requests a second, at most 1000",
+        "seconds": "how long for each target, at most 300",
+        "connections": "how many may be on their way at the same time, at most 50",
+        "sql": "the statement, directly and through PgBouncer; it may only read",
+        "path": "of the application, otherwise that of its health",
+        "only": "db, pgb or api; may be repeated",
+        "reconnect": "a new connection for each request, as with applications that keep none",
+        "write": "let the statement write, for real, again and again",
+        "output": "file or folder to draw the latencies to; otherwise they go into the folder of logs",
+        "json": "the answer as JSON",
+    },
+)
+def load(
+    c: Context,
+    rps: float = 50.0,
+    seconds: int = 10,
+    connections: int = 8,
+    sql: str = "SELECT 1",
+    path: str = "",
+    only: list[str] | None = None,
+    reconnect: bool = False,
+    write: bool = False,
+    output: str = "",
+    json: bool = False,
+) -> None:
+    """Measure latencies under load, with and without PgBouncer."""
+    from datetime import datetime, timezone
+
+    from devstack.profiling.comparison import Wanted, compare
+
+    wanted = Wanted(rps, seconds, connections, sql, path, tuple(only or ()), write, reconnect)
+    profiling.show_load(compare(session.stack(c), wanted, output, datetime.now(timezone.utc)), as_json=json)

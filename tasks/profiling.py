@@ -11,7 +11,9 @@ from tasks.report import COLUMNS, NAME
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from devstack.profiling.comparison import Comparison
     from devstack.profiling.flamegraph import Function
+    from devstack.profiling.load import Outcome
     from devstack.profiling.sampler import Profile
     from devstack.profiling.window import Statement, Window
     from devstack.stack import Stack
@@ -137,3 +139,106 @@ def _plan(number: int, one: Statement) -> list[str]:
         lines.append(console.paint(f"   its slowest call, {console.milliseconds(one.plan.ms)}:", "dim"))
     lines += [f"   {line}" for line in one.plan.text]
     return [*lines, *(console.paint(f"   hint: {hint}", "warn") for hint in one.plan.hints)]
+
+
+PERCENTILES = (50, 90, 99)
+BAR = 20
+"""Columns of the longest bar."""
+
+
+def show_load(done: Comparison | None, *, as_json: bool) -> None:
+    """Latencies under load: a table, a histogram, and where they are drawn."""
+    if done is None:
+        return
+    if as_json:
+        plain = {"rps": done.rps, "seconds": done.seconds, "connections": done.connections, "notes": done.notes}
+        console.data({**plain, "path": str(done.path), "targets": [_outcome(one) for one in done.outcomes]})
+        return
+    rows = [
+        (
+            one.title,
+            f"{one.sent:,}",
+            f"{one.done:,}",
+            f"{one.errors:,}",
+            f"{one.unsent:,}",
+            f"{one.rps:.1f}",
+            *(_latency(one.percentile(percent)) for percent in (*PERCENTILES, 100)),
+        )
+        for one in done.outcomes
+    ]
+    header = ("", "sent", "done", "errors", "unsent", "rps", *(f"p{percent}" for percent in PERCENTILES), "max")
+    for line in [*console.table(rows, header, right=range(1, len(header))), "", *_histogram(done.outcomes)]:
+        console.out(line)
+    for line in _compared(done.outcomes):
+        console.out(line)
+    console.out(f"\ndrawn, for a browser: {done.path}")
+    for one in done.outcomes:
+        for message, count in one.messages.items():
+            console.note(f"{one.title}: {count} times {message}")
+        if one.unsent:
+            console.note(
+                f"{one.title}: {one.unsent} requests were due and not sent, every connection was busy: it does not keep"
+                " up with this rate, and what is above leaves them out"
+            )
+    for note in done.notes:
+        console.note(note)
+
+
+def _outcome(one: Outcome) -> dict[str, object]:
+    percentiles = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
+    found = {f"{key}_ms": one.percentile(percent) for key, percent in percentiles.items()}
+    return {
+        "target": one.target,
+        "title": one.title,
+        "planned": one.planned,
+        "sent": one.sent,
+        "done": one.done,
+        "errors": one.errors,
+        "unsent": one.unsent,
+        "rps": round(one.rps, 2),
+        "seconds": round(one.seconds, 3),
+        "mean_ms": round(sum(one.latencies) / one.done, 3) if one.done else None,
+        **{key: None if value is None else round(value, 3) for key, value in found.items()},
+        "messages": one.messages,
+    }
+
+
+def _latency(value: float | None) -> str:
+    return "-" if value is None else console.milliseconds(value)
+
+
+def _compared(outcomes: list[Outcome]) -> list[str]:
+    """What PgBouncer adds, or saves."""
+    medians = {one.target: median for one in outcomes if (median := one.percentile(50)) is not None}
+    if not {"db", "pgb"} <= medians.keys():
+        return []
+    direct, pooled = medians["db"], medians["pgb"]
+    word = "adds" if pooled >= direct else "saves"
+    return [
+        f"\nPgBouncer {word} {console.milliseconds(abs(pooled - direct))} in the median ({pooled / direct:.2f} times)"
+    ]
+
+
+def _histogram(outcomes: list[Outcome]) -> list[str]:
+    """How many answers took how long, a column of bars for each target."""
+    steps = [step * 10.0**power for power in range(-3, 6) for step in (1, 2, 5)]
+    values = [value for one in outcomes for value in one.latencies]
+    if not values:
+        return []
+    first = max(i for i, step in enumerate(steps) if step <= max(min(values), steps[0]))
+    last = next((i for i, step in enumerate(steps) if step > max(values)), len(steps) - 1)
+    counts = [
+        [sum(1 for value in one.latencies if low <= value < high) for one in outcomes]
+        for low, high in zip(steps[first:last], steps[first + 1 : last + 1], strict=True)
+    ]
+    most = max(max(row) for row in counts)
+    block = "█" if console.readable() else "#"
+    rows = [
+        (f"{steps[first + i]:g} to {steps[first + i + 1]:g} ms", *(_bar(count, most, block) for count in row))
+        for i, row in enumerate(counts)
+    ]
+    return console.table(rows, ("latency", *(one.title for one in outcomes)), right=(0,))
+
+
+def _bar(count: int, most: int, block: str) -> str:
+    return f"{block * max(1, round(count / most * BAR))} {count:,}" if count else ""

@@ -121,12 +121,12 @@ def _statement_row(number: int, one: Statement, done: Window) -> tuple[str, ...]
         slowest,
         f"{one.rows:,}",
         f"{one.share_ratio:.1%}",
-        " ".join(one.statement.split()),
+        console.printable(" ".join(one.statement.split())),
     )
 
 
 def _plan(number: int, one: Statement) -> list[str]:
-    text = one.statement.strip()
+    text = "\n".join(map(console.printable, one.statement.strip().splitlines()))
     shown = text if len(text) <= TEXT else text[:TEXT] + " ..."
     lines = [console.paint(f"{number}.", "bold") + " " + shown.replace("\n", "\n   ")]
     if one.plan is None:
@@ -137,8 +137,8 @@ def _plan(number: int, one: Statement) -> list[str]:
         )
     else:
         lines.append(console.paint(f"   its slowest call, {console.milliseconds(one.plan.ms)}:", "dim"))
-    lines += [f"   {line}" for line in one.plan.text]
-    return [*lines, *(console.paint(f"   hint: {hint}", "warn") for hint in one.plan.hints)]
+    lines += [f"   {console.printable(line)}" for line in one.plan.text]
+    return [*lines, *(console.paint(f"   hint: {console.printable(hint)}", "warn") for hint in one.plan.hints)]
 
 
 PERCENTILES = (50, 90, 99)

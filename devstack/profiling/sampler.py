@@ -228,7 +228,7 @@ def _own(stack: Stack) -> Callable[[str], bool]:
 def _why_nothing(stack: Stack, said: str, pid: int, *, seconds: float, sudo: bool) -> StackError:
     """What to say when there is no graph."""
     name = stack.api.name
-    if any(words in said for words in REFUSALS):
+    if any(words in said for words in REFUSALS) or ("No python processes" in said and not _may_look(pid)):
         return StackError(
             f"py-spy may not look into {name} (pid {pid})",
             why="the system lets only root look into another process here",
@@ -245,6 +245,15 @@ def _why_nothing(stack: Stack, said: str, pid: int, *, seconds: float, sudo: boo
     if _gone(pid):
         return StackError(f"{name} ended or was restarted while it was sampled", evidence=evidence, fix="try it again")
     return StackError(f"py-spy could not sample {name} (pid {pid})", evidence=evidence)
+
+
+def _may_look(pid: int) -> bool:
+    """Whether this user may attach to a process, as proc(5) says of its memory; elsewhere than on Linux nobody may."""
+    try:
+        with open(f"/proc/{pid}/mem", "rb"):
+            return True
+    except OSError:
+        return False
 
 
 def _permit(*, asked: bool) -> list[str]:

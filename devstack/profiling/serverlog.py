@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from devstack.profiling import explain
+
+if TYPE_CHECKING:
+    from devstack.stack import Stack
 
 ENTRY = re.compile(r"duration: (?P<ms>\d+\.\d+) ms\s+plan:\s*$")
 LITERAL = re.compile(r"'(?:[^']|'')*'|\$\d+|\b\d+(?:\.\d+)?\b")
+FLUSH = 5.0
+"""Seconds until what the server has written is in its log."""
+LINES = 1_000_000
+"""Of the log, at most."""
 
 
 @dataclass(frozen=True)
@@ -54,3 +64,42 @@ def _read(ms: float, text: list[str]) -> Logged | None:
 def shape(statement: str) -> str:
     """A statement without its values, as far as that can be told from its text."""
     return " ".join(LITERAL.sub("?", statement).split()).rstrip("; ").lower()
+
+
+def mark(stack: Stack, text: str) -> None:
+    """A line in the log, to know what is between two of them."""
+    say = f"DO $$BEGIN RAISE LOG 'nv-devstack: {text}'; END$$"
+    stack.context.read(explain.admin(stack, *explain.QUIET, say))
+
+
+def read(stack: Stack, begin: str, end: str, offset: int, found: list[Logged]) -> str:
+    """Read the plans between two marks, in what was logged after so many bytes; why there may be some missing."""
+    name, context = stack.db.name, stack.context
+    deadline = time.monotonic() + FLUSH
+    while not any(end in line for line in context.log_tail(name, 500)):
+        if time.monotonic() > deadline:
+            return f"the server does not log to {stack.paths.log / name}.log, so there are no plans of it"
+        time.sleep(0.05)
+    unreadable = 0
+    for entry in entries(_lines(stack, offset), begin, end):
+        if entry is None:
+            unreadable += 1
+        else:
+            found.append(entry)
+    return f"{unreadable} plans in the log can't be read: several were written at once" if unreadable else ""
+
+
+def _lines(stack: Stack, offset: int) -> Iterator[str]:
+    """What was logged since; also where the log was rotated meanwhile."""
+    context, name = stack.context, stack.db.name
+    file = context.runtime.log_file(name)
+    if file and context.log_size(name) < offset:
+        with file.with_name(f"{file.name}.1").open("rb") as rotated:
+            rotated.seek(offset)
+            for raw in rotated:
+                yield context.mask(raw.decode(errors="replace").rstrip("\r\n"))
+        offset = 0
+    command = context.runtime.logs(name, tail=LINES, follow=False, skip=offset)
+    with context.stream_out(command, f"read the log of {name}") as stream:
+        for raw in stream:
+            yield context.mask(raw.decode(errors="replace").rstrip("\r\n"))

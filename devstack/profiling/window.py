@@ -26,13 +26,9 @@ LONGEST = 3600
 """Seconds."""
 LOG_ROOM = 8_000_000
 """Bytes that plans may take in the server's log, which is rotated at ten megabytes; then fewer are logged."""
-FLUSH = 5.0
-"""Seconds until what the server has written is in its log."""
 PLANNABLE = ("select", "insert", "update", "delete", "merge", "with", "values", "table")
 GENERIC = 16
 """The first PostgreSQL that plans a statement without its values: EXPLAIN (GENERIC_PLAN)."""
-LINES = 1_000_000
-"""Of the log, at most."""
 
 
 @dataclass(frozen=True)
@@ -115,17 +111,17 @@ def _watch(stack: Stack, seconds: float, top: int, threshold_ms: float, *, timin
     offset = stack.context.log_size(stack.db.name)
     notes: list[str] = []
     with explain.switched_on(stack, threshold_ms, timing=timing) as problem:
-        _mark(stack, f"{mark} begins")
+        serverlog.mark(stack, f"{mark} begins")
         before = _statements(stack)
         began = time.monotonic()
         last = _wait(stack, seconds, threshold_ms, offset, notes, logging=not problem)
         took = time.monotonic() - began
         after = _statements(stack)
-    _mark(stack, f"{mark} ends")
+    serverlog.mark(stack, f"{mark} ends")
     logged: list[Logged] = []
     if problem:
         notes.append(f"no plan was logged: {problem}")
-    elif lost := _read_log(stack, mark, offset, logged):
+    elif lost := serverlog.read(stack, f"{mark} begins", f"{mark} ends", offset, logged):
         notes.append(lost)
     calls: dict[str, list[Logged]] = defaultdict(list)
     for one in logged:
@@ -222,49 +218,6 @@ def _differences(before: Rows, after: Rows, notes: list[str]) -> Iterator[Statem
         )
     if reset:
         notes.append("the counters were reset in the window: what came before is missing")
-
-
-# the server's log
-
-
-def _mark(stack: Stack, text: str) -> None:
-    """A line in the log, to know what is between two of them."""
-    say = f"DO $$BEGIN RAISE LOG 'nv-devstack: {text}'; END$$"
-    stack.context.read(explain.admin(stack, *explain.QUIET, say))
-
-
-def _read_log(stack: Stack, mark: str, offset: int, found: list[Logged]) -> str:
-    """Read the plans of the window; why there may be some missing."""
-    name, context = stack.db.name, stack.context
-    end = f"{mark} ends"
-    deadline = time.monotonic() + FLUSH
-    while not any(end in line for line in context.log_tail(name, 500)):
-        if time.monotonic() > deadline:
-            return f"the server does not log to {stack.paths.log / name}.log, so there are no plans of it"
-        time.sleep(0.05)
-    unreadable = 0
-    for entry in serverlog.entries(_lines(stack, offset), f"{mark} begins", end):
-        if entry is None:
-            unreadable += 1
-        else:
-            found.append(entry)
-    return f"{unreadable} plans in the log can't be read: several were written at once" if unreadable else ""
-
-
-def _lines(stack: Stack, offset: int) -> Iterator[str]:
-    """What was logged since; also where the log was rotated meanwhile."""
-    context, name = stack.context, stack.db.name
-    file = context.runtime.log_file(name)
-    if file and context.log_size(name) < offset:
-        with file.with_name(f"{file.name}.1").open("rb") as rotated:
-            rotated.seek(offset)
-            for raw in rotated:
-                yield context.mask(raw.decode(errors="replace").rstrip("\r\n"))
-        offset = 0
-    command = context.runtime.logs(name, tail=LINES, follow=False, skip=offset)
-    with context.stream_out(command, f"read the log of {name}") as stream:
-        for raw in stream:
-            yield context.mask(raw.decode(errors="replace").rstrip("\r\n"))
 
 
 # plans

@@ -185,8 +185,8 @@ def view(planted: Project) -> Project:
 
 
 def watching(stack: Project, *args: str) -> subprocess.Popen[str]:
-    """A window that is open: everything is switched on."""
-    process = stack.popen("db.profile", *args)
+    """A window that is open: everything is switched on, and what comes counts."""
+    process = stack.popen("db.profile", "--seconds", "600", *args)
 
     def on() -> bool:
         assert process.poll() is None, process.communicate()
@@ -195,6 +195,14 @@ def watching(stack: Project, *args: str) -> subprocess.Popen[str]:
     wait_for(on)
     wait_for(lambda: "begins" in stack.log("nv-db").rsplit("SIGHUP", 1)[-1])
     return process
+
+
+def closed(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a window shows that Ctrl-C has ended."""
+    process.send_signal(signal.SIGINT)
+    answer = process.communicate(timeout=60)
+    assert process.returncode == 0, answer
+    return answer
 
 
 def statement(done: dict[str, Any], words: str) -> dict[str, Any]:
@@ -219,11 +227,10 @@ def test_a_planted_slow_statement_is_named_with_its_plan_and_nothing_stays_chang
     earlier = stack.connect(stack.pgb_port)  # as an application's pool: its server connection is there already
     with contextlib.closing(earlier), earlier.cursor() as cursor:
         cursor.execute(PLANTED)
-        process = watching(stack, "--seconds", "4", "--slower-than", "0", "--json")
+        process = watching(stack, "--slower-than", "0", "--json")
         for _ in range(3):
             cursor.execute(PLANTED)
-        done = json.loads(process.communicate(timeout=60)[0])
-    assert process.returncode == 0
+        done = json.loads(closed(process)[0])
     found = statement(done, "FROM planted WHERE name")
     assert (found["calls"], found["rows"], found["user"]) == (3, 3, "nina")
     assert found["max_ms"] >= found["mean_ms"] > 0
@@ -242,9 +249,9 @@ def test_a_planted_slow_statement_is_named_with_its_plan_and_nothing_stays_chang
 
 
 def test_the_report_is_for_people(view: Project, tmp_path: Path) -> None:
-    process = watching(view, "--seconds", "3", "--slower-than", "1000", "--output", str(tmp_path / "report.txt"))
+    process = watching(view, "--slower-than", "1000", "--output", str(tmp_path / "report.txt"))
     view.query(PLANTED)
-    shown, said = process.communicate(timeout=60)
+    shown, said = closed(process)
     assert said == ""
     assert re.search(r"^1 +\d+ .* SELECT count\(\*\) FROM planted", shown, re.MULTILINE)
     assert "Plans may hold values of the data" in shown
@@ -259,13 +266,11 @@ def test_the_report_is_for_people(view: Project, tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_the_window_early_and_puts_everything_back(view: Project) -> None:
     before = settings(view)
-    process = watching(view, "--seconds", "600", "--json")
+    process = watching(view, "--json")
     calls = counted(view, "FROM planted WHERE name")
     view.query(PLANTED)
     wait_for(lambda: counted(view, "FROM planted WHERE name") == calls + 1)
-    process.send_signal(signal.SIGINT)
-    done = json.loads(process.communicate(timeout=60)[0])
-    assert process.returncode == 0
+    done = json.loads(closed(process)[0])
     assert statement(done, "FROM planted WHERE name")["calls"] == 1
     assert "stopped before the time was over" in done["notes"]
     assert settings(view) == before
@@ -276,7 +281,7 @@ def test_what_a_killed_window_leaves_is_put_right_by_the_next_command(view: Proj
     view.inv("db.shell", "--admin", "--command", "SELECT pg_reload_conf()")
     wait_for(lambda: view.query("SHOW auto_explain.log_min_duration") == [("54321ms",)])
     before = settings(view)
-    process = watching(view, "--seconds", "600")
+    process = watching(view)
     assert view.inv("dev.status").stderr == ""  # a window that is open is left alone
     assert settings(view) != before
     process.kill()
@@ -290,7 +295,7 @@ def test_what_a_killed_window_leaves_is_put_right_by_the_next_command(view: Proj
 
 
 def test_what_a_window_leaves_on_a_database_that_died_with_it_is_put_right_at_its_start(view: Project) -> None:
-    process = watching(view, "--seconds", "600")
+    process = watching(view)
     process.kill()
     process.wait()
     killed = view.processes()

@@ -111,8 +111,8 @@ def _watch(stack: Stack, seconds: float, top: int, threshold_ms: float, *, timin
     offset = stack.context.log_size(stack.db.name)
     notes: list[str] = []
     with explain.switched_on(stack, threshold_ms, timing=timing) as problem:
-        serverlog.mark(stack, f"{mark} begins")
         before = _statements(stack)
+        serverlog.mark(stack, f"{mark} begins")
         began = time.monotonic()
         last = _wait(stack, seconds, threshold_ms, offset, notes, logging=not problem)
         took = time.monotonic() - began

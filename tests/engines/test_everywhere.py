@@ -311,6 +311,34 @@ def test_no_secret_is_on_a_command_line(up: Running) -> None:
     assert not list(Path(up.state).rglob("*.env"))
 
 
+def test_where_the_time_goes(up: Running) -> None:
+    up.query("CREATE TABLE IF NOT EXISTS planted AS SELECT g AS n FROM generate_series(1, 100000) g; SELECT 1")
+    window = up.popen("db.profile", "--seconds", "600", "--slower-than", "0", "--json")
+    wait_for(lambda: up.query("SHOW auto_explain.log_analyze", dbname="postgres") == [("on",)])
+    wait_for(lambda: "db.profile" in up.inv("db.logs", "--tail", "50").stdout)
+    up.query("SELECT count(*) FROM planted WHERE n = -1", up.pgb_port)
+    window.send_signal(signal.SIGINT)
+    done = json.loads(window.communicate(timeout=60)[0])
+    (found,) = [one for one in done["statements"] if "FROM planted WHERE" in one["statement"]]
+    assert (found["calls"], found["plan"]["source"]) == (1, "auto_explain"), done["notes"]
+    assert "Rows Removed by Filter: 100000" in "\n".join(found["plan"]["text"])
+    assert up.query("SHOW auto_explain.log_analyze", dbname="postgres") == [("off",)]
+
+    work = up.popen("dev.load", "--path", "/memories", "--rps", "100", "--seconds", "300", "--only", "api", "--json")
+    wait_for(lambda: '"/memories"' in up.inv("api.logs", "--tail", "5").stdout)
+    sampled = up.popen("api.profile", "--seconds", "2", "--json")
+    stdout, stderr = sampled.communicate(timeout=60)
+    if up.engine.name == "apple":
+        assert "runs its containers in a virtual machine" in stderr
+    else:
+        mine = {one["file"] for one in json.loads(stdout)["functions"] if one["application"]}
+        assert "api/memories.py" in mine
+    work.send_signal(signal.SIGINT)
+    (target,) = json.loads(work.communicate(timeout=60)[0])["targets"]
+    assert target["errors"] == 0
+    assert target["done"] > 0
+
+
 def test_reset_leaves_nothing_of_the_old_data(up: Running) -> None:
     up.query("CREATE TABLE IF NOT EXISTS doomed (n int); SELECT 1")
     up.inv("dev.reset", "--yes")

@@ -30,8 +30,8 @@ def show_profile(done: Profile | None, *, as_json: bool) -> None:
         functions = [
             {
                 **dataclasses.asdict(one),
-                "own_ratio": round(one.own / done.samples, 4),
-                "total_ratio": round(one.total / done.samples, 4),
+                "own_ratio": round(one.own / (done.samples - done.waiting), 4),
+                "total_ratio": round(one.total / (done.samples - done.waiting), 4),
             }
             for one in done.functions
         ]
@@ -43,14 +43,17 @@ def show_profile(done: Profile | None, *, as_json: bool) -> None:
         lines += [("", "", "", ""), ("", "", "of your own source", ""), *(_function(done, one) for one in mine)]
     for line in console.table(lines[1:], lines[0], right=(0, 1), limit=COLUMNS):
         console.out(line)
-    console.out(f"\n{done.samples} samples in {console.duration(done.seconds)} of pid {done.pid}")
+    working = done.samples - done.waiting
+    rest = f"; {done.waiting:,} more of threads that wait" if done.waiting else ""
+    console.out(f"\n{working:,} samples of work in {console.duration(done.seconds)}, of pid {done.pid}{rest}")
     console.out(f"flame graph, for a browser: {done.path}")
     for note in done.notes:
         console.note(note)
 
 
 def _function(done: Profile, one: Function) -> tuple[str, str, str, str]:
-    ratios = (f"{one.own / done.samples:.1%}", f"{one.total / done.samples:.1%}")
+    working = done.samples - done.waiting
+    ratios = (f"{one.own / working:.1%}", f"{one.total / working:.1%}")
     return (*ratios, console.shorten(one.name, NAME), f"{one.file}:{one.line}")
 
 

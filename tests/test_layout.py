@@ -52,6 +52,7 @@ FORBIDDEN = [
     ("tasks", ("api", "tests")),
     ("devstack.runtimes", ("devstack.services", "devstack.container", "devstack.stack", "devstack.settings")),
     ("devstack.services", ("devstack.stack", "devstack.health", "devstack.metrics", "devstack.data")),
+    ("devstack.services", ("devstack.profiling",)),
     ("devstack.container", ("devstack.services", "devstack.stack", "devstack.health", "devstack.data")),
     (
         "devstack.shell",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,9 +22,12 @@ STYLE = "#frames rect { stroke:white; stroke-width:0.7 }\n</style>"
 SUBTITLE_Y = 42
 """Below the title, above the frames, of which the first holds them all."""
 
+WAITING = {("wait", "threading.py"), ("select", "selectors.py"), ("poll", "selectors.py"), ("get", "queue.py")}
+"""Functions of the standard library, and their files."""
+
 OWN = ((142, 195, 235), (168, 212, 242), (120, 180, 226))
 OTHERS = ((240, 228, 206), (246, 236, 218), (234, 219, 192), (249, 241, 227))
-ROOT = (224, 224, 224)
+GREY = (224, 224, 224)
 """Light, so that black text on it can be read, also in print and by who does not see red from green."""
 
 
@@ -41,16 +45,33 @@ class Function:
 
 
 @dataclass(frozen=True)
+class Graph:
+    """What a graph shows, in samples altogether, and those ``waiting``, which are in no function."""
+
+    samples: int
+    waiting: int
+    functions: list[Function]
+    """By the time in themselves."""
+
+
+@dataclass(frozen=True)
 class _Frame:
     name: str
     depth: int
     start: int
     samples: int
 
+    def holds(self, other: _Frame) -> bool:
+        return self.start <= other.start < self.start + self.samples
 
-def samples(svg: str) -> int:
-    """How many there are altogether."""
-    return max((frame.samples for frame in _frames(svg)), default=0)
+
+@dataclass(frozen=True)
+class _Seen:
+    """A frame, with the names of all that are on its way."""
+
+    frame: _Frame
+    names: frozenset[str]
+    waits: bool
 
 
 def _frames(svg: str) -> list[_Frame]:
@@ -61,32 +82,45 @@ def _frames(svg: str) -> list[_Frame]:
     return sorted(found, key=lambda frame: (frame.depth, frame.start))
 
 
-def functions(svg: str, is_own: Callable[[str], bool]) -> list[Function]:
-    """Every function by the time in itself; ``is_own`` is asked about files, as they are named in the graph."""
-    own: dict[str, int] = {}
-    total: dict[str, int] = {}
-    above: list[tuple[_Frame, frozenset[str]]] = []
-    level: list[tuple[_Frame, frozenset[str]]] = []
+def read(svg: str, is_own: Callable[[str], bool]) -> Graph:
+    """What is in a graph; ``is_own`` is asked about files, as they are named in it."""
+    frames = _frames(svg)
+    own: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    waiting = 0
+    above: list[_Seen] = []
+    level: list[_Seen] = []
     depth = -1
-    for frame in _frames(svg):
+    for frame in frames:
         if frame.depth != depth:
             above, level, depth = level, [], frame.depth
-        callers: frozenset[str] = frozenset()
-        for caller, names in above:
-            if caller.start <= frame.start < caller.start + caller.samples:
-                own[caller.name] -= frame.samples
-                callers = names
-                break
-        own[frame.name] = own.get(frame.name, 0) + frame.samples
-        if frame.name not in callers:  # what calls itself counts once
-            total[frame.name] = total.get(frame.name, 0) + frame.samples
-        level.append((frame, callers | {frame.name}))
-    found = []
-    for name in own:
-        if place := PLACE.fullmatch(name):
-            file = place["file"]
-            found.append(Function(place["function"], file, int(place["line"]), own[name], total[name], is_own(file)))
-    return sorted(found, key=lambda one: (-one.own, -one.total, one.name))
+        caller = next((seen for seen in above if seen.frame.holds(frame)), None)
+        callers = caller.names if caller else frozenset[str]()
+        waits = bool(caller and caller.waits) or _waits(frame.name)
+        if caller and not caller.waits:
+            own[caller.frame.name] -= frame.samples
+        if not waits:
+            own[frame.name] += frame.samples
+            # what calls itself counts once
+            total.update({frame.name: frame.samples} if frame.name not in callers else {})
+        elif not (caller and caller.waits):
+            waiting += frame.samples
+            total.subtract(dict.fromkeys(callers, frame.samples))
+        level.append(_Seen(frame, callers | {frame.name}, waits))
+    found = [
+        Function(place["function"], place["file"], int(place["line"]), own[name], total[name], is_own(place["file"]))
+        for name in own
+        if (place := PLACE.fullmatch(name))
+    ]
+    found.sort(key=lambda one: (-one.own, -one.total, one.name))
+    return Graph(max((frame.samples for frame in frames), default=0), waiting, [one for one in found if one.total])
+
+
+def _waits(name: str) -> bool:
+    """Whether a function does nothing but wait. A thread is in it for a moment after it was woken, and where the
+    processor is in demand that moment is long: py-spy takes it for work."""
+    place = PLACE.fullmatch(name)
+    return bool(place) and (place["function"].rpartition(".")[2], place["file"]) in WAITING  # type: ignore[index]
 
 
 def dressed(svg: str, title: str, subtitle: str, is_own: Callable[[str], bool]) -> str:
@@ -95,7 +129,7 @@ def dressed(svg: str, title: str, subtitle: str, is_own: Callable[[str], bool]) 
     def coloured(match: re.Match[str]) -> str:
         name = html.unescape(match["name"])
         place = PLACE.fullmatch(name)
-        shades = (ROOT,) if place is None else OWN if is_own(place["file"]) else OTHERS
+        shades = (GREY,) if place is None or _waits(name) else OWN if is_own(place["file"]) else OTHERS
         red, green, blue = shades[zlib.crc32(name.encode()) % len(shades)]
         text = match[0]
         begin, end = match.start("fill") - match.start(), match.end("fill") - match.start()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ RATES = (1, 1000)
 """Samples a second; each stops the process for about a tenth of a millisecond."""
 PATIENCE = 30.0
 """Seconds for py-spy to begin and to draw, beyond the time that it samples."""
+IDLE = "No stack counts"
 REFUSALS = ("Permission", "requires root", "Operation not permitted")
 YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 """1 where only a parent may look into a process: https://docs.kernel.org/admin-guide/LSM/Yama.html"""
@@ -42,13 +44,15 @@ FEW = 50
 
 @dataclass(frozen=True)
 class Profile:
-    """What a process did. Samples are of its threads, those that wait are left out."""
+    """What a process did. Samples are of its threads. Those that wait are mostly left out; what was caught of them is
+    ``waiting``, and in no function."""
 
     path: Path
     pid: int
     seconds: float
     rate: int
     samples: int
+    waiting: int
     functions: list[Function]
     notes: list[str]
 
@@ -77,23 +81,23 @@ def profile(stack: Stack, *, seconds: float, rate: int, output: str, sudo: bool,
         said = _record(stack, command, seconds, sudo=sudo)
         took = min(time.monotonic() - began, seconds)
         svg = drawn.read_text(errors="replace") if drawn.is_file() else ""
-    count = flamegraph.samples(svg)
-    if not count:
-        raise _why_nothing(stack, said, pid, seconds=took, sudo=sudo)
     own = _own(stack)
+    graph = flamegraph.read(svg, own)
+    if not (working := graph.samples - graph.waiting):
+        raise _why_nothing(stack, IDLE if graph.samples else said, pid, seconds=took, sudo=sudo)
     title = f"{stack.api.name}: where the application's time goes"
     subtitle = (
-        f"{count} samples in {took:.0f} s, {rate} a second · the wider, the more time"
-        f" · blue: your own source · {now:%Y-%m-%d %H:%M} UTC"
+        f"{graph.samples} samples in {took:.0f} s, {rate} a second · the wider, the more time"
+        f" · blue: your own source · grey: waiting · {now:%Y-%m-%d %H:%M} UTC"
     )
     files.write(stack, path, flamegraph.dressed(svg, title, subtitle, own))
     notes = [f"the application ended or was restarted after {took:.0f} s"] if took < seconds - 2 and _gone(pid) else []
-    if count < FEW:
+    if working < FEW:
         notes.append(
-            f"{count} samples are few: the application was mostly idle. Give it work meanwhile, in another terminal:"
-            f" {LOAD} --seconds {max(seconds, 10):.0f}"
+            f"{working} samples of work are few: the application was mostly idle. Give it work meanwhile, in another"
+            f" terminal: {LOAD} --seconds {max(seconds, 10):.0f}"
         )
-    return Profile(path, pid, round(took, 1), rate, count, flamegraph.functions(svg, own), notes)
+    return Profile(path, pid, round(took, 1), rate, graph.samples, graph.waiting, graph.functions, notes)
 
 
 def _program() -> str:
@@ -182,6 +186,7 @@ def _record(stack: Stack, command: Command, seconds: float, *, sudo: bool) -> st
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
+        preexec_fn=_end_with_us(),
         start_new_session=not sudo,  # sudo's permission is for this terminal; otherwise Ctrl-C is ours to pass on
     )
     began = time.monotonic()
@@ -201,6 +206,16 @@ def _record(stack: Stack, command: Command, seconds: float, *, sudo: bool) -> st
             process.kill()
             process.wait()
     raise StackError("py-spy did not end", why=f"it was given {seconds + PATIENCE:.0f} s", fix="try it again")
+
+
+def _end_with_us() -> Callable[[], object] | None:
+    """Has a process end when this one is killed, where the system can do that; otherwise it goes on for its time."""
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    set_death_signal = 1  # PR_SET_PDEATHSIG, prctl(2)
+    return partial(ctypes.CDLL(None).prctl, set_death_signal, signal.SIGINT)
 
 
 def _gone(pid: int) -> bool:
@@ -234,9 +249,9 @@ def _why_nothing(stack: Stack, said: str, pid: int, *, seconds: float, sudo: boo
             why="the system lets only root look into another process here",
             fix=_permit(asked=sudo or stack.context.host.is_root),
         )
-    if "No stack counts" in said:
+    if IDLE in said:
         return StackError(
-            f"{name} was idle: there is no sample in {seconds:.0f} s",
+            f"{name} was idle: there is no sample of work in {seconds:.0f} s",
             fix=f"give it work meanwhile, in another terminal: {LOAD} --seconds {max(seconds, 10):.0f}",
         )
     lines = [line for line in said.splitlines() if line.strip() and not line.startswith("py-spy>")]

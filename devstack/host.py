@@ -302,6 +302,10 @@ class Host:
         taken = [a for a in dict.fromkeys((bind, "127.0.0.1", "::1")) if _is_taken(a, port)]
         return _holder(taken[0], port) if taken else None
 
+    def is_free(self, bind: str, port: int) -> bool:
+        """Whether a service could have this port on ``bind``, as :meth:`port_holder` judges it."""
+        return not any(_is_taken(a, port) for a in dict.fromkeys((bind, "127.0.0.1", "::1")))
+
 
 def _usage(root: psutil.Process, children: Mapping[int, list[psutil.Process]]) -> Usage:
     import psutil

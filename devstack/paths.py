@@ -15,6 +15,9 @@ from devstack.settings import Settings
 SOCKET_ROOM = 80
 """Bytes a socket's folder may have: sun_path holds 104 on macOS, ``/.s.PGSQL.65535.lock`` takes 20 of them."""
 
+PORTS = "ports.json"
+"""The file in an environment's folder that has the ports chosen for it."""
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -61,6 +64,11 @@ class Paths:
     @property
     def choices(self) -> Path:
         return self.state / "choices.json"
+
+    @property
+    def ports(self) -> Path:
+        """The ports that were chosen for the environment; a reset leaves them."""
+        return self.state / PORTS
 
     @property
     def data_lock(self) -> Path:
@@ -132,6 +140,11 @@ def paths_of(settings: Settings, *, home: Path, xdg: dict[str, str], uid: int) -
     if settings.stack.env != "dev":
         log /= settings.stack.env
     return Paths(root=root, state=state, cache=cache, run=run, log=log)
+
+
+def registry_of(home: Path, xdg: dict[str, str], uid: int) -> Path:
+    """Where all of this user's environments are listed, of whatever checkout, and wherever their state is."""
+    return _default(home, xdg, uid, "state") / "environments"
 
 
 def _default(home: Path, xdg: dict[str, str], uid: int, kind: str) -> Path:

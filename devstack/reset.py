@@ -127,8 +127,8 @@ def _finish(stack: Stack) -> None:
 
 
 def _going(paths: Paths) -> Iterator[Path]:
-    """What the state's folder has, apart from what outlives a reset: locks, which are held, and the schedule."""
-    stays = {path.name for path in (paths.lock, paths.data_lock, paths.schedule, paths.aside)}
+    """What the state's folder has, apart from what outlives a reset: held locks, the ports and the schedule."""
+    stays = {path.name for path in (paths.lock, paths.data_lock, paths.ports, paths.schedule, paths.aside)}
     stays |= {f"{name}-holder" for name in (paths.lock.name, paths.data_lock.name)}
     if paths.state.is_dir():
         yield from (path for path in sorted(paths.state.iterdir()) if path.name not in stays)

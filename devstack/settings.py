@@ -163,6 +163,8 @@ class Settings(_Section, frozen=True, kw_only=True):
     origins: dict[str, str] = field(default_factory=dict)
     hidden: list[tuple[str, str]] = field(default_factory=list)
     """Name and value of every secret of every layer, also of those that another one won over: not for a report."""
+    shared: list[str] = field(default_factory=list)
+    """The files that every environment reads, in the order in which later ones win."""
 
     @property
     def templates(self) -> Path:
@@ -387,6 +389,18 @@ def load(layers: Iterable[Entry], root: Path, dotenv: Mapping[str, str] | None =
     return settings
 
 
+def with_ports(settings: Settings, ports: Mapping[str, int], origin: str) -> Settings:
+    """The settings with other ports, by service (``db``, ``pgb``, ``api``).
+
+    :raises UsageError: two services would have the same.
+    """
+    sections = {label: msgspec.structs.replace(getattr(settings, label), port=port) for label, port in ports.items()}
+    origins = {**settings.origins, **{f"{label}.port": origin for label in ports}}
+    changed = msgspec.structs.replace(settings, origins=origins, **sections)
+    _raise(list(_contradictions(changed)))
+    return changed
+
+
 def _convert(entry: Entry) -> tuple[Any, Refusal | None]:
     info = FIELDS.get(entry.path)
     if info is None:
@@ -586,8 +600,8 @@ def database_url(scheme: str, user: str, password: str, host: str, port: int, na
     )
 
 
-def from_invoke(config: Any, root: Path, environ: Mapping[str, str]) -> Settings:
-    """Settings from an :class:`invoke.Config` and the environment.
+def from_invoke(config: Any, root: Path, environ: Mapping[str, str], given: Iterable[Entry] = ()) -> Settings:
+    """Settings from an :class:`invoke.Config` and the environment; those ``given`` win over all others.
 
     Invoke merges its levels without keeping where a value came from, and casts variables by their default's
     type (``"false"`` becomes true). So the levels are read one by one, and the variables by us.
@@ -603,9 +617,12 @@ def from_invoke(config: Any, root: Path, environ: Mapping[str, str]) -> Settings
     layers += variable_entries(dotenv, f"{dotenv_path} ({{}})")
     layers += variable_entries(environ, "variable {}")
     layers += _level(config, "runtime")
+    named = {entry.path: entry for entry in given}
+    layers = [*(entry for entry in layers if entry.path not in named), *named.values()]
     settings = load(layers, root, {k: v for k, v in dotenv.items() if not _is_ours(k)})
     urls = [(URL_VARIABLE, variables[URL_VARIABLE]) for variables in (dotenv, environ) if variables.get(URL_VARIABLE)]
-    return msgspec.structs.replace(settings, hidden=[*_secrets(layers), *urls])
+    files = [str(object.__getattribute__(config, f"_{level}_path")) for level in ("system", "user", "project")]
+    return msgspec.structs.replace(settings, hidden=[*_secrets(layers), *urls], shared=[*files, str(dotenv_path)])
 
 
 def _secrets(layers: Iterable[Entry]) -> Iterator[tuple[str, str]]:

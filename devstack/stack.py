@@ -7,28 +7,29 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from devstack import console, engines, providers
+from devstack import console, engines, ports, providers
 from devstack.choices import Choices
 from devstack.container import ContainerContext
 from devstack.credentials import credentials_of
 from devstack.errors import StackError, UsageError
 from devstack.host import Host, PortHolder
 from devstack.lock import StackLock
-from devstack.paths import paths_of
+from devstack.paths import paths_of, registry_of
 from devstack.providers import Programs
+from devstack.registry import Registry
 from devstack.runtimes import Crash, ServiceState
 from devstack.services import NotReady, Service, wait_until_answers
 from devstack.services.api import Api
 from devstack.services.pgbouncer import PgBouncer
 from devstack.services.postgres import Postgres
-from devstack.settings import Settings, from_invoke
+from devstack.settings import Entry, Settings, from_invoke, variable_of
 
 if TYPE_CHECKING:
     from invoke import Context
@@ -69,11 +70,18 @@ class Stack:
     """PostgreSQL, PgBouncer and the application of one environment."""
 
     def __init__(
-        self, context: ContainerContext, settings: Settings, environ: Mapping[str, str], *, looking: bool = False
+        self,
+        context: ContainerContext,
+        settings: Settings,
+        environ: Mapping[str, str],
+        registry: Registry,
+        *,
+        looking: bool = False,
     ) -> None:
         self.context = context
         self.settings = settings
         self.environ = environ
+        self.registry = registry
         self.paths = context.paths
         self.lock = StackLock(self.paths.lock, settings.stack.lock_timeout)
         self.data_lock = StackLock(self.paths.data_lock, settings.stack.lock_timeout)
@@ -361,18 +369,26 @@ class Stack:
             raise self._port_taken(service, holder)
 
     def _port_taken(self, service: Service, holder: PortHolder) -> StackError:
-        path = f"{service.label}.port"
-        fix = [f"end it, or give {service.name} another port: {path} in invoke.yaml"]
+        other = f"give {service.name} another port: {self._setting_of_port(service)}"
+        fix = [f"end it, or {other}"]
         if holder.stack:
             fix = [
                 f"it belongs to the stack in {holder.stack}: stop that one with `inv dev.down` in its folder",
                 *fix,
             ]
         elif holder.pid:
-            fix = [f"end it (kill {holder.pid}), or give {service.name} another port: {path} in invoke.yaml"]
+            fix = [f"end it (kill {holder.pid}), or {other}"]
         else:
             fix.append(f"who it is: sudo ss -ltnp 'sport = :{service.port}'")
+        if self.settings.origin(f"{service.label}.port") == str(self.paths.ports):
+            fix.append(f"or have other ports chosen: rm {self.paths.ports}")
         return StackError(f"port {service.port} of {service.name} is taken", why=str(holder), fix=fix)
+
+    def _setting_of_port(self, service: Service) -> str:
+        path = f"{service.label}.port"
+        if self.settings.stack.env == ports.MAIN:
+            return f"{path} in invoke.yaml"
+        return f"the variable {variable_of(path)}"
 
     # stop
 
@@ -489,6 +505,8 @@ class Stack:
         if self.context.dry:
             return
         self.lock.acquire()
+        with contextlib.suppress(OSError):  # a list that can't be written keeps nobody from working
+            self.registry.put(ports.entry_of(self.settings, self.paths))
         if self.paths.aside.exists():
             from devstack import reset
 
@@ -590,16 +608,25 @@ def _home() -> Path:
 
 
 def open_stack(
-    c: Context, root: Path, environ: Mapping[str, str], *, looking: bool = False, runtime: str = ""
+    c: Context,
+    root: Path,
+    environ: Mapping[str, str],
+    *,
+    looking: bool = False,
+    runtime: str = "",
+    given: Iterable[Entry] = (),
 ) -> Stack:
     """The stack of this checkout and environment, on another ``runtime`` than its own if one is given. One that is only
-    looked at makes no folder, file or secret.
+    looked at makes no folder, file or secret. Settings that are ``given`` win over all others.
 
     :raises UsageError: a setting is wrong.
     """
-    settings = from_invoke(c.config, root, environ)
+    settings = from_invoke(c.config, root, environ, given)
     host = Host(settings.stack.account)
     xdg = {name: value for name, value in environ.items() if name.startswith("XDG_")}
-    paths = paths_of(settings, home=_home(), xdg=xdg, uid=host.uid)
+    home = _home()
+    paths = paths_of(settings, home=home, xdg=xdg, uid=host.uid)
+    registry = Registry(registry_of(home, xdg, host.uid), host)
     dialect = engines.make(runtime or engines.choose(settings, paths, environ), settings, paths, host)
-    return Stack(ContainerContext(c, dialect, host, paths), settings, environ, looking=looking)
+    settings = ports.settle(settings, paths, host, registry, keep=not (looking or c.config.run.dry))
+    return Stack(ContainerContext(c, dialect, host, paths), settings, environ, registry, looking=looking)

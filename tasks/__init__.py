@@ -7,7 +7,7 @@ import sys
 
 from invoke import Collection
 
-from tasks import api, data, db, dev, health, pgb, session, system
+from tasks import api, data, db, dev, everywhere, health, pgb, session, system
 
 session.have_streams()
 sys.excepthook = session.explain
@@ -19,3 +19,4 @@ for module in (dev, db, pgb, api, data):
 ns.add_task(health.health)
 ns.add_task(system.system_info)
 ns.add_task(system.metrics)
+everywhere.offer(ns)

@@ -16,7 +16,7 @@ from invoke import Context
 
 from devstack.errors import FAILED, StackError, UsageError
 from devstack.mishaps import explain as explain_mishap
-from devstack.settings import VARIABLE_PREFIXES
+from devstack.settings import VARIABLE_PREFIXES, Entry
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 
 _environ: dict[str, str] = {}
+_named: list[str] = []
+"""The environment that a flag names."""
 _stack: list[Stack] = []
 
 
@@ -41,6 +43,26 @@ def take_environment(environ: MutableMapping[str, str]) -> None:
             del environ[name]
 
 
+def name_environment(name: str) -> None:
+    """Take the environment that a task's flag names, for all tasks of this command, and for what hooks run.
+
+    :raises UsageError: another flag has named another one.
+    """
+    if _named and _named[0] != name:
+        raise UsageError(
+            f"one command is for one environment, not for {_named[0]} and {name}",
+            fix="give -e once, or each environment a command of its own",
+        )
+    _named[:] = [name]
+    _environ["NV_ENV"] = name
+    _environ.pop("INVOKE_STACK_ENV", None)
+
+
+def given() -> list[Entry]:
+    """The settings that flags have named: they win over all others."""
+    return [Entry("stack.env", name, "the flag -e", True) for name in _named]
+
+
 def environment() -> Mapping[str, str]:
     """The environment that ``inv`` was called with."""
     return _environ
@@ -52,9 +74,9 @@ def stack(c: Context, *, looking: bool = False) -> Stack:
     from devstack.stack import open_stack
 
     if looking and not _stack:
-        return open_stack(c, ROOT, _environ, looking=True)
+        return open_stack(c, ROOT, _environ, looking=True, given=given())
     if not _stack:
-        _stack.append(open_stack(c, ROOT, _environ))
+        _stack.append(open_stack(c, ROOT, _environ, given=given()))
         if _stack[0].paths.window.exists():
             from devstack.profiling import explain
 
@@ -66,7 +88,7 @@ def on(c: Context, runtime: str) -> Stack:
     """The same environment on a runtime, whatever it is on now."""
     from devstack.stack import open_stack
 
-    return open_stack(c, ROOT, _environ, runtime=runtime)
+    return open_stack(c, ROOT, _environ, runtime=runtime, given=given())
 
 
 def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -67,6 +67,13 @@ class StackLock:
             self._holder.unlink(missing_ok=True)
             self._lock.release()
 
+    def discard(self) -> None:
+        """Release the lock, and remove its folder if nothing else is in it: that came back with the lock alone."""
+        self.release()
+        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
+
     def _describe(self) -> str:
         """Who holds the lock: it says so a moment after it took it; one that was killed may have said so before."""
         deadline = time.monotonic() + 0.5

@@ -37,18 +37,18 @@ class Doomed:
 def doomed(stack: Stack, *, logs: bool) -> list[Doomed]:
     """What a reset would remove now."""
     paths = stack.paths
-    found = [Doomed("data", str(path), _bytes(path)) for path in _visible(paths.volumes)]
+    found = [Doomed("data", str(path), bytes_of(path)) for path in _visible(paths.volumes)]
     if stack.context.runtime.contained and stack.db.data_is_there():
         found.append(Doomed("data", stack.db.place, None))
     rest = [path for path in _going(paths) if path != paths.volumes]
     if rest:
-        found.append(Doomed("state", str(paths.state), sum(map(_bytes, rest))))
+        found.append(Doomed("state", str(paths.state), sum(map(bytes_of, rest))))
     if logs and (files := list(log_files(paths))):
-        found.append(Doomed("logs", str(paths.log), sum(map(_bytes, files))))
+        found.append(Doomed("logs", str(paths.log), sum(map(bytes_of, files))))
     return found
 
 
-def back_up(stack: Stack) -> Backup | None:
+def back_up(stack: Stack, *, label: str = LABEL, command: str = "inv dev.reset") -> Backup | None:
     """A proven backup of the database, which is started for it; None if there is none yet.
 
     :raises StackError: it could not be made.
@@ -61,7 +61,7 @@ def back_up(stack: Stack) -> Backup | None:
     try:
         stack.start("db")
         recovery.begin(stack, changes=True)
-        return backup.create(stack, backup.Request(label=LABEL))
+        return backup.create(stack, backup.Request(label=label))
     except StackError as error:
         if not ran:
             stack.stop("db")
@@ -69,7 +69,7 @@ def back_up(stack: Stack) -> Backup | None:
             "there is no backup of the data, so nothing was removed",
             why="\n".join(filter(None, [error.what, error.why])),
             evidence=error.evidence,
-            fix=[*error.fix, "or go without one, and lose the data: inv dev.reset --no-backup"],
+            fix=[*error.fix, f"or go without one, and lose the data: {command} --no-backup"],
         ) from None
 
 
@@ -78,23 +78,32 @@ def remove(stack: Stack, *, logs: bool) -> None:
 
     :raises StackError: somebody else has a port that the fresh stack needs, or the volume; nothing is removed then.
     """
+    stop_everything(stack)
+    for service in () if stack.context.dry else stack.services:
+        stack.free_port(service)
+    stack.db.check_removable()
+    if logs:
+        remove_logs(stack)
+    if stack.context.dry:
+        say_what_goes(stack)
+    else:
+        _finish(stack)
+
+
+def stop_everything(stack: Stack) -> None:
+    """Stop all services, and keep other commands out of the environment."""
     if not stack.context.dry:
         stack.lock.acquire()
         stack.data_lock.acquire()
     for service in reversed(stack.services):
         stack.stop(service.label)
-    for service in () if stack.context.dry else stack.services:
-        stack.free_port(service)
-    stack.db.check_removable()
-    if logs:
-        for path in log_files(stack.paths):
-            _remove(stack, path)
-    if stack.context.dry:
-        stack.db.remove_data()
-        for path in _going(stack.paths):
-            console.out(f"# remove {path}")
-        return
-    _finish(stack)
+
+
+def say_what_goes(stack: Stack) -> None:
+    """What a dry run prints."""
+    stack.db.remove_data()
+    for path in _going(stack.paths):
+        console.out(f"# remove {path}")
 
 
 def recover(stack: Stack) -> bool:
@@ -112,8 +121,13 @@ def recover(stack: Stack) -> bool:
 
 
 def _finish(stack: Stack) -> None:
-    """One rename decides, or the engine's removal of a volume: once the data are not in their place, the reset is to be
-    finished."""
+    clear(stack)
+    stack.renew()
+
+
+def clear(stack: Stack) -> None:
+    """Remove data and state. One rename decides, or the engine's removal of a volume: once the data are not in their
+    place, the reset is to be finished."""
     paths, host = stack.paths, stack.context.host
     paths.aside.mkdir(mode=0o700, exist_ok=True)
     stack.db.remove_data()
@@ -123,7 +137,6 @@ def _finish(stack: Stack) -> None:
     for path in _going(paths):
         host.remove(path)
     host.remove(paths.aside)  # last: as long as it is there, the rest is to be removed
-    stack.renew()
 
 
 def _going(paths: Paths) -> Iterator[Path]:
@@ -132,6 +145,11 @@ def _going(paths: Paths) -> Iterator[Path]:
     stays |= {f"{name}-holder" for name in (paths.lock.name, paths.data_lock.name)}
     if paths.state.is_dir():
         yield from (path for path in sorted(paths.state.iterdir()) if path.name not in stays)
+
+
+def remove_logs(stack: Stack) -> None:
+    for path in log_files(stack.paths):
+        _remove(stack, path)
 
 
 def log_files(paths: Paths) -> Iterator[Path]:
@@ -154,7 +172,7 @@ def _remove(stack: Stack, path: Path) -> None:
         stack.context.host.remove(path)
 
 
-def _bytes(path: Path) -> int:
+def bytes_of(path: Path) -> int:
     """Bytes of a file, or of all files in a folder; what goes meanwhile counts as nothing."""
     if path.is_symlink():
         return 0

@@ -505,6 +505,9 @@ class Stack:
         if self.context.dry:
             return
         self.lock.acquire()
+        if not self.paths.config.is_dir():
+            self.lock.discard()
+            raise StackError("this environment was removed while this waited for it", fix="inv dev.up makes it anew")
         with contextlib.suppress(OSError):  # a list that can't be written keeps nobody from working
             self.registry.put(ports.entry_of(self.settings, self.paths))
         if self.paths.aside.exists():

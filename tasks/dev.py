@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 from invoke import Context, Exit, task
 
 from devstack import console
 from devstack.errors import FAILED, UsageError
-from tasks import diagnosis, healing, hooks, inventory, lifecycle, places, profiling, report, session
+from tasks import diagnosis, environments, healing, hooks, inventory, lifecycle, places, profiling, report, session
 
 
 @task(
@@ -24,9 +22,26 @@ def up(c: Context, timing: bool = False) -> None:
     report.endpoints(stack)
 
 
-@task(pre=[hooks.pre_down, lifecycle.db_stop], post=[hooks.post_down])
-def down(c: Context) -> None:
+@task(
+    pre=[hooks.pre_down, lifecycle.db_stop],
+    post=[hooks.post_down],
+    auto_shortflags=False,
+    help={"all": "every environment of this checkout"},
+)
+def down(c: Context, all: bool = False) -> None:  # noqa: A002
     """Stop the stack: application, PgBouncer, database."""
+    if all:
+        environments.stop_others(c)
+
+
+@task(
+    name="list",
+    auto_shortflags=False,
+    help={"all": "those of every checkout on this machine", "json": "the answer as JSON"},
+)
+def list_(c: Context, all: bool = False, json: bool = False) -> None:  # noqa: A002
+    """Show the environments: state, ports, memory, disk."""
+    environments.show_list(c, everywhere=all, as_json=json)
 
 
 @task(help={"json": "the answer as JSON"})
@@ -99,14 +114,7 @@ def reset(c: Context, yes: bool = False, no_backup: bool = False, logs: bool = F
 
     stack = session.stack(c)
     going = resets.doomed(stack, logs=logs)
-    lines = report.doomed(stack, going, backup=not no_backup, logs=logs)
-    if not yes and not stack.context.dry:
-        if not sys.stdin.isatty():
-            raise UsageError("dev.reset asks, and there is no terminal", evidence=lines, fix="add --yes")
-        for line in lines:
-            console.out(line)
-        if not report.confirmed():
-            raise Exit(message="nothing was changed", code=FAILED)
+    report.ask_first(stack, report.doomed(stack, going, backup=not no_backup, logs=logs), task="dev.reset", yes=yes)
     stack.hook("pre_down")
     if no_backup:
         console.note("no backup is made of the data: --no-backup")
@@ -116,6 +124,15 @@ def reset(c: Context, yes: bool = False, no_backup: bool = False, logs: bool = F
     stack.hook("post_down")
     for item in going:
         report.removed(stack, item)
+
+
+@task(
+    auto_shortflags=False,
+    help={"yes": "do not ask", "no_backup": "do not back up the data first: they are lost then"},
+)
+def remove(c: Context, yes: bool = False, no_backup: bool = False) -> None:
+    """Back up an environment's data, and remove it for good."""
+    environments.remove(c, yes=yes, no_backup=no_backup)
 
 
 @task(

@@ -100,8 +100,22 @@ def doomed(stack: Stack, going: list[Doomed], *, backup: bool, logs: bool) -> li
     ]
 
 
-def confirmed() -> bool:
-    """Whether a person on the terminal says yes."""
+def ask_first(stack: Stack, lines: list[str], *, task: str, yes: bool) -> None:
+    """Go on only if a person on the terminal says yes to what is about to happen, or ``--yes`` has.
+
+    :raises UsageError: there is nobody to ask.
+    """
+    if yes or stack.context.dry:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{task} asks, and there is no terminal", evidence=lines, fix="add --yes")
+    for line in lines:
+        console.out(line)
+    if not _confirmed():
+        raise Exit(message="nothing was changed", code=FAILED)
+
+
+def _confirmed() -> bool:
     try:
         return input("go on? (yes or no) ").strip().lower() in ("y", "yes")
     except EOFError:

@@ -58,6 +58,11 @@ def name_environment(name: str) -> None:
     _environ.pop("INVOKE_STACK_ENV", None)
 
 
+def named() -> str:
+    """The environment that a flag names; empty without one."""
+    return _named[0] if _named else ""
+
+
 def given() -> list[Entry]:
     """The settings that flags have named: they win over all others."""
     return [Entry("stack.env", name, "the flag -e", True) for name in _named]

@@ -6,7 +6,7 @@ from invoke import Context, Exit, task
 
 from devstack import console
 from devstack.errors import FAILED, UsageError
-from tasks import diagnosis, environments, healing, hooks, inventory, lifecycle, places, profiling, report, session
+from tasks import diagnosis, environments, healing, hooks, inventory, lifecycle, places, profiling, report, session, watching
 
 
 @task(
@@ -80,6 +80,12 @@ def heal(c: Context, watch: str | bool = False) -> None:
     """Repair what is broken, without touching data."""
     if code := healing.heal(session.stack(c), every=report.watch_seconds(watch, default=5.0)):
         raise Exit(code=code)
+
+
+@task
+def watch(c: Context) -> None:
+    """Apply changes of settings and templates as they come."""
+    watching.watch(c)
 
 
 @task(

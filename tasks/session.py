@@ -16,7 +16,7 @@ from invoke import Context
 
 from devstack.errors import FAILED, StackError, UsageError
 from devstack.mishaps import explain as explain_mishap
-from devstack.settings import VARIABLE_PREFIXES, Entry
+from devstack.settings import VARIABLE_PREFIXES, Entry, check_files
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -96,6 +96,36 @@ def on(c: Context, runtime: str) -> Stack:
     return open_stack(c, ROOT, _environ, runtime=runtime, given=given())
 
 
+def afresh(c: Context) -> Stack:
+    """The stack of this command as its files are now.
+
+    :raises UsageError: one of them can't be used.
+    """
+    from invoke import Config
+
+    from devstack.stack import open_stack
+
+    if problem := check_files(ROOT / f"invoke.{ending}" for ending in ("yaml", "yml", "json")):
+        raise problem
+    path = object.__getattribute__(c.config, "_runtime_path")
+    config = Config(overrides={"run": {"echo": c.config.run.echo}}, project_location=ROOT, runtime_path=path)
+    config.load_project()
+    config.load_runtime()
+    return open_stack(Context(config), ROOT, _environ, given=given())
+
+
+def problem_of(error: BaseException, trace: TracebackType | None) -> StackError:
+    """What went wrong, for people."""
+    return _of_invoke(error, trace) or explain_mishap(error) or _defect(error)
+
+
+def _defect(error: BaseException) -> StackError:
+    return StackError(
+        f"{type(error).__name__}: {error}",
+        fix="this is a defect of the tool; `inv --debug …` shows where, please report it with `inv dev.bundle`",
+    )
+
+
 def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The last resort: what Invoke lets through, in two lines; the traceback with ``--debug``."""
     if issubclass(kind, KeyboardInterrupt):
@@ -106,12 +136,7 @@ def explain(kind: type[BaseException], error: BaseException, trace: TracebackTyp
     if any(flag in sys.argv for flag in ("--debug", "-d")):
         traceback.print_exception(kind, error, trace)
         raise SystemExit(FAILED)
-    problem = _of_invoke(error, trace) or explain_mishap(error)
-    if problem is None:
-        problem = StackError(
-            f"{kind.__name__}: {error}",
-            fix="this is a defect of the tool; `inv --debug …` shows where, please report it with `inv dev.bundle`",
-        )
+    problem = problem_of(error, trace)
     print(problem.text(), file=sys.stderr)
     raise SystemExit(problem.code)
 
@@ -129,8 +154,6 @@ def _of_invoke(error: BaseException, trace: TracebackType | None) -> UsageError 
         return UsageError("a flag's value is wrong", why=why, fix="inv --help TASK says what it takes")
     if "config.py" not in {file for file, _ in places} or type(error).__module__.startswith("invoke.vendor.yaml"):
         return None
-    from devstack.settings import check_files
-
     found = check_files(
         folder.with_suffix(f".{ending}")
         for folder in (Path("/etc/invoke"), Path.home() / ".invoke", ROOT / "invoke")

@@ -14,6 +14,10 @@ from devstack import console
 from devstack.errors import StackError
 
 
+def removed() -> StackError:
+    return StackError("this environment was removed while this waited for it", fix="inv dev.up makes it anew")
+
+
 class StackLock:
     """A lock on an environment, held from the first change until :meth:`release` or the process's end.
 
@@ -43,6 +47,8 @@ class StackLock:
             console.note(f"waiting for {holder}, which is working on this stack (at most {self.timeout:g} s)")
             try:
                 self._lock.acquire(timeout=self.timeout, poll_interval=0.05)
+            except FileNotFoundError:
+                raise removed() from None
             except Timeout:
                 raise StackError(
                     "this stack is in use",

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 LABEL = "pre-remove"
 """Of the backup that is made before."""
 
+GOING = ".going"
+"""At the end of the name of a state folder that is being removed."""
+
 
 def check(stack: Stack) -> None:
     """:raises StackError: it has data in another runtime too, which would be left behind."""
@@ -54,7 +57,10 @@ def remove(stack: Stack) -> None:
         console.out(f"# remove {paths.state}")
         return
     reset.clear(stack)
-    stack.context.host.remove(paths.state)
+    # who waits for the lock makes its folder anew again and again: what is removed must not be in its place
+    paths.state.rename(paths.state.with_name(f".{paths.state.name}{GOING}"))
+    for folder in paths.state.parent.glob(f".*{GOING}"):
+        stack.context.host.remove(folder)
     stack.registry.drop(paths.state)
     for folder in (paths.state.parent, paths.log):
         _remove_if_empty(folder)

@@ -20,7 +20,7 @@ from devstack.container import ContainerContext
 from devstack.credentials import credentials_of
 from devstack.errors import StackError, UsageError
 from devstack.host import Host, PortHolder
-from devstack.lock import StackLock
+from devstack.lock import StackLock, removed
 from devstack.paths import paths_of, registry_of
 from devstack.providers import Programs
 from devstack.registry import Registry
@@ -507,7 +507,7 @@ class Stack:
         self.lock.acquire()
         if not self.paths.config.is_dir():
             self.lock.discard()
-            raise StackError("this environment was removed while this waited for it", fix="inv dev.up makes it anew")
+            raise removed()
         with contextlib.suppress(OSError):  # a list that can't be written keeps nobody from working
             self.registry.put(ports.entry_of(self.settings, self.paths))
         if self.paths.aside.exists():

@@ -269,16 +269,22 @@ def test_a_frozen_service_goes_on(up: Running) -> None:
 
 
 def test_two_environments_at_once(up: Running) -> None:
-    ports = dict(zip(("INVOKE_DB_PORT", "INVOKE_PGB_PORT", "INVOKE_API_PORT"), map(str, free_ports(3)), strict=True))
-    other = {"NV_ENV": "review", **ports}
+    ports = {name: up.env.pop(name) for name in ("INVOKE_DB_PORT", "INVOKE_PGB_PORT", "INVOKE_API_PORT")}
     try:
-        up.inv("dev.up", expect=0, **other)
-        text = up.inv("dev.status", expect=0, **other).stdout
+        up.inv("dev.up", "-e", "review", expect=0)
+        text = up.inv("dev.status", "-e", "review", expect=0).stdout
         assert text.count("running") == 3
         assert "nv-review-db" in text
-        assert up.health()["db"]["verdict"] == "healthy"
+        found = {one["name"]: one for one in json.loads(up.inv("dev.list", "--json").stdout)["environments"]}
+        assert [found[name]["health"] for name in ("dev", "review")] == ["healthy", "healthy"]
+        assert {one["runtime"] for one in found.values()} == {up.engine.name}
+        assert found["dev"]["ports"] == {"db": up.db_port, "pgb": up.pgb_port, "api": up.api_port}
+        assert len({port for one in found.values() for port in one["ports"].values()}) == 6
+        assert all(one["memory_bytes"] > 20 << 20 and one["disk_bytes"] > 10 << 20 for one in found.values()), found
     finally:
-        up.inv("dev.down", expect=0, **other)
+        up.inv("dev.remove", "-e", "review", "--yes", "--no-backup", expect=0)
+        up.env.update(ports)
+    assert "nv-review-db-data" not in (up.volumes() if up.contained else [])
     assert up.health()["api"]["verdict"] == "healthy"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from invoke.exceptions import Exit
@@ -10,6 +11,25 @@ FAILED = 1
 """Exit code: the thing asked for failed or is unhealthy."""
 USAGE = 2
 """Exit code: the user's input or configuration is wrong."""
+
+COMMAND = re.compile(
+    r"(NV_ENV=\S+ (?:\w+=\S+ )*)?\binv (?!dev\.list)((?:dev|db|pgb|api|data)\.[a-z_]+|health|metrics)\b(?! -e )"
+)
+_environment: list[str] = []
+
+
+def speak_for(environment: str) -> None:
+    """Have the commands that mend something name the environment: typed as they are they would be for another one."""
+    _environment[:] = [environment] if environment else []
+
+
+def addressed(text: str) -> str:
+    """A text with commands in it, each for the environment that this command is for."""
+
+    def add(match: re.Match[str]) -> str:
+        return match[0] if match[1] else f"inv {match[2]} -e {_environment[0]}"
+
+    return COMMAND.sub(add, text) if _environment else text
 
 
 class StackError(Exit):
@@ -40,7 +60,7 @@ class StackError(Exit):
         if self.why:
             rows.append(("cause", self.why))
         rows += [("", line) for line in self.evidence]
-        rows += [("fix" if i == 0 else "", line) for i, line in enumerate(self.fix)]
+        rows += [("fix" if i == 0 else "", addressed(line)) for i, line in enumerate(self.fix)]
         out = []
         for label, text in rows:
             for i, line in enumerate(text.splitlines() or [""]):

@@ -9,9 +9,6 @@ from invoke import Argument, Call, Collection, Task
 
 from tasks import session
 
-ALL_OF_THEM = ("dev.list",)
-"""Tasks that are not about one environment."""
-
 
 class EnvironmentFlag(Argument):
     """Tells the session what it was given: a pre-task sees no flag of the task that it runs before, and has to
@@ -47,8 +44,8 @@ class EnvironmentTask(Task[Any]):
 
 
 def offer(root: Collection) -> None:
-    """Have every task of a collection take the flag, but for :data:`ALL_OF_THEM`."""
-    tasks = [task for name, task in _tasks(root) if name not in ALL_OF_THEM]
+    """Have every task of a collection take the flag."""
+    tasks = list(_tasks(root))
     for task in tasks:
         task.__class__ = EnvironmentTask
     for task in tasks:
@@ -60,8 +57,7 @@ def _as_named(chain: Any) -> list[Any]:
     return [Call(one, kwargs={"env": None}) if isinstance(one, EnvironmentTask) else one for one in chain]
 
 
-def _tasks(collection: Collection, prefix: str = "") -> Iterator[tuple[str, Task[Any]]]:
-    for name, task in collection.tasks.items():
-        yield f"{prefix}{name}", task
-    for name, sub in collection.collections.items():
-        yield from _tasks(sub, f"{prefix}{name}.")
+def _tasks(collection: Collection) -> Iterator[Task[Any]]:
+    yield from collection.tasks.values()
+    for sub in collection.collections.values():
+        yield from _tasks(sub)

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from devstack import console
-from devstack.errors import FAILED
+from devstack.errors import FAILED, addressed
 
 if TYPE_CHECKING:
     from devstack.health import Health
@@ -67,6 +67,6 @@ def _verdict(found: Health) -> str:
     lines = []
     for service in found.services:
         if service.verdict != "healthy":
-            fix = f"; {service.fix}" if service.fix else ""
+            fix = f"; {addressed(service.fix)}" if service.fix else ""
             lines.append(console.printable(f"{service.name} is {service.verdict}: {service.cause}{fix}"))
     return "\n".join(lines)

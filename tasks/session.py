@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from invoke import Context
 
-from devstack.errors import FAILED, StackError, UsageError
+from devstack.errors import FAILED, StackError, UsageError, speak_for
 from devstack.mishaps import explain as explain_mishap
 from devstack.settings import VARIABLE_PREFIXES, Entry, check_files
 
@@ -38,6 +38,7 @@ def take_environment(environ: MutableMapping[str, str]) -> None:
     from devstack.services.postgres import LIBPQ_VARIABLES
 
     _environ.update(environ)
+    speak_for(environ.get("INVOKE_STACK_ENV") or environ.get("NV_ENV") or "")
     for name in list(environ):
         if name.startswith(VARIABLE_PREFIXES) or name in LIBPQ_VARIABLES:
             del environ[name]
@@ -54,6 +55,7 @@ def name_environment(name: str) -> None:
             fix="give -e once, or each environment a command of its own",
         )
     _named[:] = [name]
+    speak_for(name)
     _environ["NV_ENV"] = name
     _environ.pop("INVOKE_STACK_ENV", None)
 

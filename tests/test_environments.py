@@ -279,13 +279,13 @@ def test_a_dry_run_and_a_look_choose_nothing_for_good(checkout: Checkout) -> Non
 # the flag
 
 
-def test_every_task_takes_the_flag_but_the_list() -> None:
+def test_every_task_takes_the_flag() -> None:
     script = "from tasks import ns; print({n: [a.names for a in ns[n].get_arguments()][-1:] for n in ns.task_names})"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     last = eval(done.stdout)
     assert len(last) > 40
     # a task with a flag of its own that begins with e: auto_shortflags=False leaves -e free
-    assert {name for name, names in last.items() if names != [("env", "e")]} == {"dev.list"}
+    assert [name for name, names in last.items() if names != [("env", "e")]] == []
 
 
 def test_the_flag_is_for_the_whole_command_and_wins(checkout: Checkout) -> None:
@@ -304,6 +304,13 @@ def test_the_flag_is_for_the_whole_command_and_wins(checkout: Checkout) -> None:
     assert "also bad" not in bad
     assert "needed value" in checkout.inv("dev.up", "--env", expect=1).stderr
     assert list(checkout.state_base.glob("*/*")) == []
+
+
+def test_what_mends_something_is_for_the_environment_too(checkout: Checkout) -> None:
+    assert "fix:   inv db.start -e a\n" in checkout.inv("db.shell", "-e", "a", expect=1).stderr
+    assert "fix:   inv db.start -e a\n" in checkout.inv("db.shell", expect=1, NV_ENV="a").stderr
+    assert "fix:   inv db.start\n" in checkout.inv("db.shell", expect=1).stderr
+    assert "inv db.start -e a " in checkout.inv("health", "-e", "a", expect=1).stdout
 
 
 def test_hooks_are_for_the_environment_of_the_flag(checkout: Checkout) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from devstack import console
+from devstack.errors import addressed
 from devstack.health.records import Check, Health, ServiceHealth, Verdict
 
 TITLES = {"db": ("🗄️ ", "Database"), "pgb": ("🔄", "PgBouncer"), "api": ("🚀", "API Server")}
@@ -64,13 +65,15 @@ def _service(service: ServiceHealth, style: Style, details: bool) -> list[str]:
     lines = [f"{style.icon(icon)}{title} ({service.name}): {mark}{word} ({service.address})"]
     if service.verdict != "healthy":
         lines += _labelled("because" if service.because_of else "cause", service.cause)
-        lines += _labelled("fix", service.fix)
+        lines += _labelled("fix", addressed(service.fix))
     more = (
         [c for c in service.checks if c.verdict == "degraded" and c.cause not in service.cause] if not details else []
     )
     said = {service.fix}
     for check in more:
-        lines += _labelled("also", check.cause) + (_labelled("fix", check.fix) if check.fix not in said else [])
+        lines += _labelled("also", check.cause) + (
+            _labelled("fix", addressed(check.fix)) if check.fix not in said else []
+        )
         said.add(check.fix)
     if details:
         lines += [_check(check) for check in service.checks]

@@ -288,6 +288,34 @@ def test_two_environments_at_once(up: Running) -> None:
     assert up.health()["api"]["verdict"] == "healthy"
 
 
+def test_settings_are_applied_while_it_runs(up: Running) -> None:
+    file, pids = up.root / "invoke.yaml", up.pids()
+    content, output = file.read_text(), up.folder / "watch.log"
+
+    def said(text: str, after: str) -> None:
+        wait_for(lambda: text in output.read_text().removeprefix(after), 60)
+
+    with output.open("w") as stream:
+        process = subprocess.Popen(up.command("dev.watch"), cwd=up.root, env=up.env, stdout=stream, stderr=stream)
+    try:
+        said("watching", "")
+        file.write_text(content.replace("default_pool_size: 20 ", "default_pool_size: 9 "))
+        said("nv-pgbouncer  configuration reloaded", "")
+        assert up.pids() == pids
+        before = output.read_text()
+        file.write_text(content.replace("log_level: INFO ", "log_level: WARNING "))
+        said("nv-api        restarted, ready", before)
+        said("nv-pgbouncer  configuration reloaded", before)
+        after = up.pids()
+        assert after.pop("nv-api") != pids.pop("nv-api")
+        assert after == pids
+    finally:
+        file.write_text(content)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, output.read_text()
+    assert "error" not in output.read_text()
+
+
 def test_a_taken_port_is_named_and_nothing_is_left(up: Running) -> None:
     up.inv("dev.down")
     with socket.socket() as holder:

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from devstack.container import ContainerContext
 from devstack.errors import StackError
+from devstack.saslprep import normal_form
 from devstack.settings import Settings
 
 ADMIN = "nv_admin"
@@ -85,11 +86,11 @@ def _stored(context: ContainerContext) -> Credentials:
 
 
 def scram_verifier(password: str, salt: bytes, *, iterations: int = ITERATIONS) -> str:
-    """A SCRAM-SHA-256 verifier as PostgreSQL stores it, for an ASCII password (RFC 5802, RFC 7677).
+    """A SCRAM-SHA-256 verifier as PostgreSQL stores it (RFC 5802, RFC 7677).
 
     https://www.postgresql.org/docs/current/catalog-pg-authid.html
     """
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
+    salted = hashlib.pbkdf2_hmac("sha256", normal_form(password), salt, iterations)
     client_key = hmac.digest(salted, b"Client Key", "sha256")
     stored_key = hashlib.sha256(client_key).digest()
     server_key = hmac.digest(salted, b"Server Key", "sha256")
@@ -114,6 +115,13 @@ def admin_verifier(credentials: Credentials) -> str:
     the same at every start; the password is random, so nothing is given away by it."""
     salt = hashlib.sha256(b"nv-devstack" + credentials.pgbouncer_password.encode()).digest()[:16]
     return scram_verifier(credentials.pgbouncer_password, salt)
+
+
+def owner_verifier(credentials: Credentials) -> str:
+    """A verifier of the application's role, for where no server can be asked for its own. Its salt follows from this
+    environment's random secrets, so that it is the same each time, and nobody else's."""
+    seed = "\0".join(["nv-devstack", credentials.pgbouncer_password, credentials.db_password])
+    return scram_verifier(credentials.db_password, hashlib.sha256(seed.encode()).digest()[:16])
 
 
 def pgpass_line(values: Mapping[str, object]) -> str:

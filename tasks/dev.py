@@ -203,3 +203,34 @@ def load(
 
     wanted = Wanted(rps, seconds, connections, sql, path, tuple(only or ()), write, reconnect)
     profiling.show_load(compare(session.stack(c), wanted, output, datetime.now(timezone.utc)), as_json=json)
+
+
+@task(
+    auto_shortflags=False,
+    help={
+        "format": "compose, quadlet (Podman's units of systemd) or kubernetes (with CloudNativePG)",
+        "output": "folder to write it to; export/FORMAT if not given",
+        "image": "the application's image in Kubernetes",
+        "db_image": "PostgreSQL's image for CloudNativePG",
+        "storage": "the database's storage in Kubernetes: 1Gi if not given",
+        "instances": "PostgreSQL's instances in Kubernetes: 1 if not given",
+        "json": "what was written, as JSON",
+    },
+)
+def export(
+    c: Context,
+    format: str = "",  # noqa: A002
+    output: str = "",
+    image: str = "",
+    db_image: str = "",
+    storage: str = "",
+    instances: int = 0,
+    json: bool = False,
+) -> None:
+    """Write the stack for Compose, Quadlet or Kubernetes."""
+    from devstack import export as exports
+    from devstack.export.kubernetes import Cluster
+
+    exports.check_format(format)
+    made = exports.export(session.on(c, "podman"), format, output, Cluster(storage, instances, image, db_image))
+    places.exported(made, dry=c.config.run.dry, as_json=json)

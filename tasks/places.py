@@ -1,14 +1,18 @@
-"""Where an environment runs: moves between runtimes, and the images of those that run containers."""
+"""Where an environment runs: moves between runtimes, the images of those that run containers, exports to others."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from invoke import Context
 
 from devstack import console
 from devstack.errors import UsageError
 from tasks import inventory, report, session
+
+if TYPE_CHECKING:
+    from devstack.export import Export
 
 
 def move(c: Context, to: str, *, back: bool, confirm: bool) -> None:
@@ -63,3 +67,24 @@ def images(c: Context, *, save: str, load: str, as_json: bool) -> None:
     table = [("service", "image", "here"), *((s, i, k.removeprefix("sha256:")[:12] or "no") for s, i, k in rows)]
     for line in console.table(table):
         console.out(line)
+
+
+def exported(made: Export, *, dry: bool, as_json: bool) -> None:
+    """Where it is, and what to do with it."""
+    if as_json:
+        files = [{"path": file.path, "secret": file.secret} for file in made.files]
+        console.data({"format": made.format, "folder": str(made.folder), "files": files})
+        return
+    if dry:
+        return
+    secrets = [file.path for file in made.files if file.secret]
+    console.out(f"{made.folder}: {len(made.files)} files")
+    console.out(f"with secrets, which only you may read: {', '.join(secrets)}")
+    console.out(f"next: {NEXT[made.format]}")
+
+
+NEXT = {
+    "compose": "docker compose up --detach --wait, or podman-compose up --detach, in that folder",
+    "quadlet": "the first lines of each .container file say how it is installed",
+    "kubernetes": "the first lines of stack.yaml say how it is applied",
+}

@@ -23,6 +23,14 @@ while kill -0 $$PPID 2>/dev/null; do
 done"""
 
 
+def with_registry(image: str) -> str:
+    """An image's name with its registry, which is Docker Hub where it names none."""
+    first, slash, _ = image.partition("/")
+    if slash and (first == "localhost" or "." in first or ":" in first):
+        return image
+    return f"docker.io/{image}" if slash else f"docker.io/library/{image}"
+
+
 class Docker(Containers):
     """The dialect of docker."""
 
@@ -172,10 +180,7 @@ class Podman(Docker):
 
     def full(self, image: str) -> str:
         """Names without a registry are Docker Hub's, as for docker: Podman has no default of its own for them."""
-        first, slash, _ = image.partition("/")
-        if slash and (first == "localhost" or "." in first or ":" in first):
-            return image
-        return f"docker.io/{image}" if slash else f"docker.io/library/{image}"
+        return with_registry(image)
 
     def crashes(self, names: Sequence[str], since: float) -> Command:
         """https://docs.podman.io/en/latest/markdown/podman-events.1.html"""

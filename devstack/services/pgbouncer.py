@@ -124,6 +124,10 @@ class PgBouncer:
             parameters="\n".join(f"{key} = {_plain(value)}" for key, value in s.pgb.parameters.items()),
         )
 
+    def parameters(self) -> dict[str, str]:
+        """The section [pgbouncer] as it is rendered."""
+        return _parameters(self.render_ini())
+
     def render_userlist(self) -> str:
         """userlist.txt: verifiers, no passwords. PgBouncer logs in to the server with what the client proves."""
         return render(

@@ -432,6 +432,12 @@ class Postgres:
             )
 
     def _set_up_database(self) -> str:
+        script = self.database_script()
+        answer = self._psql(self.settings.db.name, script, f"create the extensions of database {self.settings.db.name}")
+        return answer.strip().splitlines()[-1] if answer.strip() else "SCRAM-SHA-256$dry-run"
+
+    def database_script(self) -> str:
+        """Holds no password."""
         values = {
             "user": literal(self.settings.db.user),
             "extensions": "\n".join(
@@ -442,9 +448,7 @@ class Postgres:
             if self.tracks_statements
             else "",
         }
-        script = string.Template(DATABASE_SQL).substitute(values)
-        answer = self._psql(self.settings.db.name, script, f"create the extensions of database {self.settings.db.name}")
-        return answer.strip().splitlines()[-1] if answer.strip() else "SCRAM-SHA-256$dry-run"
+        return string.Template(DATABASE_SQL).substitute(values)
 
     def admin_env(self, database: str) -> dict[str, str]:
         """The variables that make PostgreSQL's programs come in as the superuser, through the socket."""

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -16,6 +17,9 @@ from tests.engines import provide
 from tests.engines.provide import BASE, BUNDLE, DATABASE, Engine
 
 ENGINES = ("native", "podman", "docker", "apple")
+
+
+R = TypeVar("R", bound="Running")
 
 
 class Running(Project):
@@ -137,11 +141,11 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 
 @contextlib.contextmanager
-def running(workspace: Path, cache: Path, engine: Engine) -> Iterator[Running]:
+def running(workspace: Path, cache: Path, engine: Engine, kind: type[R]) -> Iterator[R]:
     """A project on an engine, nothing started yet."""
     folder = Path(tempfile.mkdtemp(dir=workspace))
     folder.chmod(0o755)
-    made = Running(folder, cache, engine)
+    made = kind(folder, cache, engine)
     try:
         yield made
     finally:
@@ -152,6 +156,6 @@ def running(workspace: Path, cache: Path, engine: Engine) -> Iterator[Running]:
 @pytest.fixture(scope="session")
 def up(workspace: Path, cache: Path, engine: Engine) -> Iterator[Running]:
     """A running stack, which all tests of an engine share."""
-    with running(workspace, cache, engine) as made:
+    with running(workspace, cache, engine, Running) as made:
         made.inv("dev.up")
         yield made

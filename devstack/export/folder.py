@@ -1,0 +1,82 @@
+"""The folder of an export: written whole, and never over a file that somebody else wrote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devstack.errors import StackError, UsageError
+
+if TYPE_CHECKING:
+    from devstack.container import ContainerContext
+
+SIGNATURE = "nv-devstack-generated"
+"""In the first line of every file: it is written anew only while it is there."""
+LINE = f"{SIGNATURE}: inv dev.export writes this file anew; take this line out to keep what you change"
+RENDERED = "Rendered by nv-devstack"
+"""What a template says of itself, which is not so here."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the export, by its path in the folder."""
+
+    path: str
+    content: str
+    secret: bool = False
+    """Whether only its owner may read it."""
+
+
+def signed(content: str, comment: str = "#") -> str:
+    """The text with the signature as its first line; nothing stays nothing."""
+    first, _, rest = content.partition("\n")
+    if first.startswith(f"{comment} {RENDERED}"):
+        content = rest
+    return f"{comment} {LINE}\n{content}" if content else ""
+
+
+def write(context: ContainerContext, folder: Path, files: Sequence[File]) -> None:
+    """Write all files, or none.
+
+    :raises UsageError: somebody else's file is in the way.
+    :raises StackError: the folder can't be written to.
+    """
+    try:
+        foreign = [file.path for file in files if not _is_ours(folder / file.path, file.content)]
+        if foreign:
+            raise UsageError(
+                f"{folder / foreign[0]} was not written by dev.export, or was taken over by you",
+                why=f"its first line does not say {SIGNATURE}; nothing was written",
+                evidence=[f"so is {folder / path}" for path in foreign[1:]],
+                fix="move it away, or write somewhere else with --output",
+            )
+        for file in sorted(files, key=lambda file: not file.secret):  # their folder is made for them
+            path = folder / file.path
+            _make(context, path.parent, 0o700 if file.secret and path.parent != folder else 0o755)
+            context.write_file(path, file.content, 0o600 if file.secret else 0o644)
+    except OSError as error:
+        raise StackError(
+            f"the export can't be written to {folder}",
+            why=f"{error.strerror or error}: {error.filename or folder}",
+            fix="name another folder: --output DIR",
+        ) from None
+
+
+def _make(context: ContainerContext, folder: Path, mode: int) -> None:
+    """A folder that is not there yet; what is there keeps its mode."""
+    for parent in reversed([folder, *folder.parents]):
+        if not parent.is_dir():
+            context.make_dir(parent, mode if parent == folder else 0o755)
+
+
+def _is_ours(path: Path, content: str) -> bool:
+    """Whether a file may be written: it is not there, says it is generated, or would stay as it is."""
+    if not os.path.lexists(path):
+        return True
+    if path.is_symlink() or not path.is_file():
+        return False
+    found = path.read_bytes()
+    return not found or SIGNATURE in found.split(b"\n", 1)[0].decode(errors="replace") or found == content.encode()

@@ -1,0 +1,93 @@
+"""The stack as units of systemd, which Podman turns into containers
+(https://docs.podman.io/en/latest/markdown/podman-systemd.unit.5.html)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devstack.export.containers import INSIDE, SECRETS, Container, build_command, containers, files
+from devstack.export.folder import File, signed
+from devstack.export.plan import Peers, Plan
+from devstack.export.quoting import unit
+from devstack.runtimes.docker import with_registry
+from devstack.services.contained import DB_PORT, PGB_PORT
+from devstack.shell import argv
+from devstack.templates import render
+
+if TYPE_CHECKING:
+    from devstack.stack import Stack
+
+PREFIX = "systemd-"
+"""What Podman puts before a unit's name for the container's, and its name in the network."""
+
+
+def render_quadlet(stack: Stack, folder: Path) -> list[File]:
+    """The files of a folder for Quadlet. The units name the folder: it stays where it is.
+
+    :raises UsageError: a folder's name can't be in a unit.
+    """
+    s = stack.settings
+    names = [PREFIX + s.service_name(service) for service in ("db", "pgbouncer")]
+    plan = Plan(stack, Peers((names[0], DB_PORT), (names[1], PGB_PORT)))
+    templates, network = s.templates / "export", s.service_name("net")
+    made = [File(f"{network}.network", signed(render(templates / "quadlet.network", network=network)))]
+    all_ = containers(plan)
+    for container in all_:
+        made += _units(container, folder, templates, network, s.stack.bind, int(s.stack.start_timeout), all_[-1].name)
+    return [*made, *files(plan)]
+
+
+def _units(
+    container: Container, folder: Path, templates: Path, network: str, bind: str, patience: int, last: str
+) -> list[File]:
+    place = unit(str(folder), "the folder")
+    volumes = [f"{place}/{container.folder}:{INSIDE}:ro"]
+    volumes.append(f"{place}/secrets/{container.secret}:{SECRETS}/{container.secret}:ro")
+    made = []
+    if container.volume:
+        name, path = container.volume
+        volumes.append(f"{name}.volume:{path}")
+        made.append(File(f"{name}.volume", signed(render(templates / "quadlet.volume", volume=name))))
+    if container.source:
+        source, path = container.source
+        volumes.append(f"{unit(str(source), 'the folder')}:{unit(path, 'the folder')}:ro")
+    address = "127.0.0.1" if bind == "localhost" else f"[{bind}]" if ":" in bind else bind
+    inside, outside = container.port
+    text = render(
+        templates / "quadlet.container",
+        title=TITLES[container.label],
+        name=container.name,
+        container=PREFIX + container.name,
+        image=with_registry(container.image),
+        comment=_built(container),
+        order=f"Requires={container.after}.service\nAfter={container.after}.service\n" if container.after else "",
+        volumes="\n".join(f"Volume={volume}" for volume in volumes),
+        network=network,
+        inside=INSIDE,
+        last=last,
+        published=f"{address}:{outside}:{inside}",
+        cwd=unit(container.cwd, "the folder"),
+        memory=container.memory_mb,
+        shm=container.shm_mb,
+        signal=container.stop_signal,
+        seconds=container.stop_seconds,
+        longer=container.stop_seconds + 10,
+        patience=patience,
+        timeout=patience + 60,
+    )
+    # what systemd would read in a way of its own, it does not see
+    words = "".join(f"export {name}={argv([value])}\n" for name, value in container.env.items())
+    words += f"set -- {argv(container.words)}\n"
+    made.append(File(f"{container.folder}/words.sh", signed(words)))
+    return [*made, File(f"{container.name}.container", signed(text))]
+
+
+TITLES = {"db": "PostgreSQL", "pgb": "PgBouncer", "api": "the application"}
+
+
+def _built(container: Container) -> str:
+    if not container.build:
+        return ""
+    made = build_command("podman", container.image, container.build, f"build/{container.folder}")
+    return f"# Its image is built in the export's folder, once:\n#     {made}\n"

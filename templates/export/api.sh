@@ -1,0 +1,9 @@
+# Becomes the application. Plain sh(1).
+set -eu
+if [ -e /nv/words.sh ]; then . /nv/words.sh; fi
+. /nv/drop.sh
+mkdir -p /tmp/nv
+if [ -e /nv/reload.py ]; then cp /nv/reload.py /tmp/nv/reload.py; fi
+. /run/secrets/nv-api # its variables
+[ -z "$as" ] || export HOME=/ # root's can't be looked into
+exec $as "$@"

@@ -1,0 +1,33 @@
+# Becomes PostgreSQL: makes the cluster where there is none, and has the role, the database and its extensions as the
+# settings say before anybody is let in. Plain sh(1); its values are the variables NV_*, its words the server's.
+set -eu
+if [ -e /nv/words.sh ]; then . /nv/words.sh; fi
+mkdir -p "$NV_RULES"
+cp /nv/pg_hba.conf /nv/pg_ident.conf "$NV_RULES"
+NV_MAJOR=$(postgres --version | sed 's/^[^)]*) *//; s/[^0-9].*//')
+. /nv/initdb.sh
+as=
+. /nv/setup.sh # the account in $as, the cluster in $NV_DATA
+set -eu
+. /run/secrets/nv-db # the role's verifier: its password is not here
+
+# without an address: nobody gets in but the superuser, through the socket
+$as "$@" -c listen_addresses= &
+server=$!
+trap 'kill -INT "$server"; wait "$server"; exit 143' INT TERM
+export PGHOST="$NV_SOCKETS" PGPORT=5432 PGUSER=postgres
+until $as pg_isready -q -d postgres; do
+    kill -0 "$server" 2>/dev/null || fail "PostgreSQL did not start: its own words are above"
+    sleep 0.1
+done
+psql="$as psql -X -q -v ON_ERROR_STOP=1"
+done=yes
+# what they print is not for the log: one of them is the verifier
+NV_VERIFIER=$NV_VERIFIER PGDATABASE=postgres $psql -f /nv/role.sql >/dev/null &&
+    PGDATABASE=$NV_DATABASE $psql -f /nv/database.sql >/dev/null || done=
+kill -INT "$server"
+wait "$server" || true
+trap - INT TERM
+[ -n "$done" ] || fail "the database could not be set up: PostgreSQL's words are above"
+unset PGHOST PGPORT PGUSER NV_VERIFIER
+exec $as "$@"

@@ -1,0 +1,152 @@
+"""dev.export --format compose: what is written; tests/engines runs it."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import psycopg2
+import pytest
+import yaml
+
+from devstack.credentials import proves, scram_verifier
+from devstack.export.folder import SIGNATURE
+from tests.conftest import Project
+from tests.export.conftest import HOSTILE, ODD, PASSWORD, Exporter, documents, golden, sourced
+
+
+def plain(value: Any) -> Any:
+    """What Compose makes of the values of a file: no variable is filled in, ``$$`` is a dollar sign."""
+    if isinstance(value, str):
+        assert "$" not in value.replace("$$", "")
+        return value.replace("$$", "$")
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+def test_the_file_as_a_whole(exporter: Exporter) -> None:
+    folder = exporter.export("--format", "compose")
+    assert folder == exporter.root / "export" / "compose"
+    golden("compose.yaml", exporter.normal((folder / "compose.yaml").read_text()))
+    again = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    exporter.export("--format", "compose")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == again
+
+
+def test_secrets_are_in_files_that_only_the_owner_may_read_and_nowhere_else(exporter: Exporter) -> None:
+    folder = exporter.export("--format", "compose")
+    secrets = exporter.secrets()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            found = [name for name, secret in secrets.items() if secret in path.read_text(errors="replace")]
+            mode = stat.S_IMODE(path.stat().st_mode)
+            private = path.parent.name == "secrets" and path.name != ".gitignore"
+            assert mode == (0o600 if private else 0o644), path
+            assert private or not found, path
+    assert stat.S_IMODE((folder / "secrets").stat().st_mode) == 0o700
+    # the database's service and PgBouncer's have verifiers, and no password
+    assert [p.name for p in (folder / "secrets").iterdir() if secrets["db_password"] in p.read_text()] == ["nv-api"]
+
+
+def test_hostile_settings_are_read_back_as_they_are(exporter: Exporter, tmp_path: Path) -> None:
+    folder = exporter.export("--format", "compose", "--output", str(tmp_path / "out"), **HOSTILE)
+    found = plain(yaml.safe_load((folder / "compose.yaml").read_text()))
+    db, api = found["services"]["nv-db"], found["services"]["nv-api"]
+    assert db["environment"]["NV_DATABASE"] == "on"
+    words = db["command"]
+    for parameter in ("work_mem=8MB", "jit=false", "search_path=\"$user\", 'a: b' #"):
+        assert words[words.index(parameter) - 1] == "-c"
+    assert api["environment"]["MEMORY_PROVIDER"] == "no"
+    variables = sourced(folder / "secrets" / "nv-api")
+    assert {name: variables[name] for name in ODD} == ODD
+    assert variables["NINAIVALAIGAL_JWT_SECRET"] == PASSWORD[::-1]
+    url = urlsplit(variables["DATABASE_URL"])
+    assert (unquote(url.password or ""), url.username, url.hostname, url.path) == (
+        PASSWORD,
+        "0x10",
+        "nv-pgbouncer",
+        "/on",
+    )
+    assert variables["URL"] == variables["DATABASE_URL"]
+    listed = (folder / "secrets" / "nv-pgbouncer").read_text().splitlines()[1]
+    user, verifier = listed.split(" ", 1)
+    assert user == '"0x10"'
+    assert proves(verifier.strip('"'), PASSWORD)
+
+
+@pytest.mark.parametrize(
+    "password", ["plain", PASSWORD, "\u00aa\u2168", "a\u00adb", "\u00a0", "\u0627\u0628", "\u0627a", "\u0221"]
+)
+def test_a_verifier_is_what_the_server_would_make_of_the_password(stack: Project, password: str) -> None:
+    made = scram_verifier(password, b"0123456789abcdef")
+    stack.inv("db.shell", "--admin", "--command", f"ALTER ROLE nina PASSWORD '{made}'")
+    try:
+        assert stack.query("SELECT 1", password=password) == [(1,)]
+        with pytest.raises(psycopg2.OperationalError):
+            stack.query("SELECT 1", password=password + "x")
+    finally:
+        stack.inv("db.start")
+
+
+def test_an_image_of_your_own_is_not_built(exporter: Exporter, tmp_path: Path) -> None:
+    images = {"INVOKE_API_IMAGE": "registry.example/api:1", "INVOKE_PGB_IMAGE": "pgbouncer"}
+    folder = exporter.export("--format", "compose", "--output", str(tmp_path / "out"), **images)
+    services = yaml.safe_load((folder / "compose.yaml").read_text())["services"]
+    assert services["nv-api"]["image"] == "registry.example/api:1"
+    assert services["nv-pgbouncer"]["image"] == "docker.io/library/pgbouncer"
+    assert not any("build" in service for service in services.values())
+    assert not (folder / "build").exists()
+
+
+def test_another_environment_has_names_of_its_own(exporter: Exporter) -> None:
+    folder = exporter.export("--format", "compose", NV_ENV="review")
+    assert folder == exporter.root / "export" / "review-compose"
+    [found] = documents(folder / "compose.yaml")
+    assert found["name"] == "nv-review-compose"
+    assert list(found["services"]) == ["nv-review-db", "nv-review-pgbouncer", "nv-review-api"]
+    assert list(found["volumes"]) == ["nv-review-db-data"]
+    assert "host=nv-review-db port=5432" in (folder / "pgbouncer" / "pgbouncer.ini").read_text()
+
+
+# what is refused
+
+
+def test_a_file_of_somebody_else_is_never_written_over(exporter: Exporter, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    exporter.export("--format", "compose", "--output", str(out))
+    theirs = out / "compose.yaml"
+    lines = theirs.read_text().splitlines(keepends=True)
+    assert SIGNATURE in lines[0]
+    theirs.write_text("".join(lines[1:]).replace("nv-compose", "mine"))
+    kept = theirs.read_text()
+    refusal = exporter.inv(
+        "dev.export", "--format", "compose", "--output", str(out), expect=2, INVOKE_DB_PORT="5999"
+    ).stderr
+    assert f"error: {theirs} was not written by dev.export, or was taken over by you" in refusal
+    assert "nothing was written" in refusal
+    assert theirs.read_text() == kept
+    assert "5999" not in "".join(p.read_text(errors="replace") for p in out.rglob("*") if p.is_file())
+
+
+def test_what_is_asked_for_wrongly_is_said(exporter: Exporter, tmp_path: Path) -> None:
+    for words, said in (
+        ((), "dev.export needs --format"),
+        (("--format", "helm"), "--format 'helm' is not known"),
+        (("--format", "compose", "--storage", "1Gi"), "--storage go with --format kubernetes only"),
+        (("--format", "compose", "--output", "/dev/null/x"), "can't be written to /dev/null/x"),
+    ):
+        assert said in exporter.inv("dev.export", *words, expect=1 if "/dev/null/x" in words else 2).stderr
+    chosen = {"INVOKE_API_PYTHON": "/usr/bin/python3", "INVOKE_DB_BIN_DIR": "/usr/lib/postgresql/15/bin"}
+    refusal = exporter.inv("dev.export", "--format", "compose", expect=2, **chosen).stderr
+    assert "db.bin_dir from the variable INVOKE_DB_BIN_DIR" in refusal or "db.bin_dir from" in refusal
+    assert "INVOKE_DB_BIN_DIR= INVOKE_API_PYTHON= inv dev.export" in refusal
+    exporter.inv("dev.export", "--format", "compose", "--output", str(tmp_path / "out"))
+
+
+def test_a_dry_run_writes_nothing_and_shows_no_secret(exporter: Exporter, tmp_path: Path) -> None:
+    said = exporter.inv("--dry", "dev.export", "--format", "compose", "--output", str(tmp_path / "out")).stdout
+    assert f"# write {tmp_path}/out/compose.yaml (0644" in said
+    assert not (tmp_path / "out").exists()

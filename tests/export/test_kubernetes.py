@@ -1,0 +1,202 @@
+"""dev.export --format kubernetes: against the schemas of Kubernetes and of CloudNativePG."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.export.conftest import HERE, HOSTILE, ODD, PASSWORD, Exporter, documents, golden
+
+CRDS = Path(os.environ.get("NV_CNPG_CRDS") or ROOT.parent / "shared" / "facts" / "cnpg")
+"""CloudNativePG's CustomResourceDefinitions as it publishes them, where they are."""
+EVERYTHING = {
+    **HOSTILE,
+    "INVOKE_PGB_POOL_MODE": "transaction",
+    "INVOKE_PGB_PARAMETERS": json.dumps({"max_db_connections": 50, "log_stats": True}),
+    "INVOKE_DB_PARAMETERS": json.dumps({"work_mem": "8MB", "jit": False, "shared_preload_libraries": "auto_explain"}),
+}
+
+
+def strict(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with no property that it does not name: the cluster would drop it without a word."""
+    made = copy.deepcopy(schema)
+
+    def close(node: Any) -> None:
+        if isinstance(node, dict):
+            if "properties" in node and not node.get("x-kubernetes-preserve-unknown-fields"):
+                node.setdefault("additionalProperties", False)
+            for inner in node.values():
+                close(inner)
+        elif isinstance(node, list):
+            for inner in node:
+                close(inner)
+
+    close(made)
+    made["properties"]["metadata"] = {"type": "object"}
+    return made
+
+
+def published(kind: str) -> dict[str, Any]:
+    file = CRDS / f"postgresql.cnpg.io_{kind.lower()}s.yaml"
+    if not file.is_file():
+        pytest.skip(f"CloudNativePG's CustomResourceDefinitions are not in {CRDS} (NV_CNPG_CRDS)")
+    versions = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["spec"]["versions"]
+    schema: dict[str, Any] = versions[0]["schema"]["openAPIV3Schema"]
+    return schema
+
+
+def kept(kind: str) -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads((HERE / "cloudnative-pg.json").read_text())[kind]
+    return schema
+
+
+def by_kind(folder: Path) -> dict[str, Any]:
+    return {found["kind"]: found for found in documents(folder / "stack.yaml")}
+
+
+@pytest.fixture(scope="module")
+def usual(exporter: Exporter) -> Path:
+    return exporter.export("--format", "kubernetes")
+
+
+@pytest.fixture(scope="module")
+def everything(exporter: Exporter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("everything") / "out"
+    flags = ("--storage", "20Gi", "--instances", "3", "--image", "registry.example/api:7", "--db-image", "pg:18.1")
+    return exporter.export("--format", "kubernetes", "--output", str(out), *flags, **EVERYTHING)
+
+
+def test_the_manifests_as_a_whole(exporter: Exporter, usual: Path) -> None:
+    text = exporter.normal((usual / "stack.yaml").read_text())
+    golden("kubernetes.yaml", text)
+    assert [found["kind"] for found in documents(usual / "stack.yaml")] == [
+        "Cluster",
+        "Pooler",
+        "Deployment",
+        "Service",
+    ]
+    before = {path: path.read_bytes() for path in usual.rglob("*") if path.is_file()}
+    exporter.export("--format", "kubernetes")
+    assert {path: path.read_bytes() for path in usual.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("which", ["usual", "everything"])
+def test_kubernetes_own_kinds_are_valid(which: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(which)
+    checked = []
+    for name in ("stack.yaml", "secrets.yaml"):
+        for found in documents(folder / name):
+            if found["apiVersion"] in ("v1", "apps/v1"):
+                kubernetes_validate.validate(found, kubernetes_validate.latest_version(), strict=True)
+                checked.append(found["kind"])
+    assert sorted(checked) == ["Deployment", "Secret", "Secret", "Service"]
+
+
+@pytest.mark.parametrize("which", ["usual", "everything"])
+@pytest.mark.parametrize("kind", ["Cluster", "Pooler"])
+@pytest.mark.parametrize("source", [published, kept])
+def test_cloudnative_pg_s_kinds_are_valid(source: Any, kind: str, which: str, request: pytest.FixtureRequest) -> None:
+    schema = strict(source(kind))
+    found = by_kind(request.getfixturevalue(which))[kind]
+    jsonschema.validate(found, schema)
+    spoils: list[dict[str, Any]] = [{"pgbounzer": {}}, {"instances": "many"}]
+    for spoil in spoils:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**found, "spec": {**found["spec"], **spoil}}, schema)
+
+
+def test_names_lead_to_each_other(usual: Path) -> None:
+    found = by_kind(usual)
+    cluster, pooler, deployment, service = (found[k] for k in ("Cluster", "Pooler", "Deployment", "Service"))
+    secrets = {secret["metadata"]["name"]: secret for secret in documents(usual / "secrets.yaml")}
+    owner = secrets[cluster["spec"]["bootstrap"]["initdb"]["secret"]["name"]]
+    assert owner["type"] == "kubernetes.io/basic-auth"
+    assert owner["stringData"]["username"] == cluster["spec"]["bootstrap"]["initdb"]["owner"]
+    assert pooler["spec"]["cluster"]["name"] == cluster["metadata"]["name"]
+    pod = deployment["spec"]["template"]
+    [container] = pod["spec"]["containers"]
+    variables = secrets[container["envFrom"][0]["secretRef"]["name"]]["stringData"]
+    url = urlsplit(variables["DATABASE_URL"])
+    assert (url.hostname, url.port) == (pooler["metadata"]["name"], 5432)
+    assert url.password == owner["stringData"]["password"]
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    assert service["spec"]["ports"][0]["targetPort"] == container["ports"][0]["name"]
+    assert {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe")} == {"/health"}
+
+
+def test_secrets_are_apart_and_private(exporter: Exporter, usual: Path) -> None:
+    assert stat.S_IMODE((usual / "secrets.yaml").stat().st_mode) == 0o600
+    for path in usual.rglob("*"):
+        if path.is_file() and path.name != "secrets.yaml":
+            assert not any(secret in path.read_text(errors="replace") for secret in exporter.secrets().values())
+
+
+def test_hostile_settings_are_read_back_as_they_are(everything: Path) -> None:
+    found = by_kind(everything)
+    spec = found["Cluster"]["spec"]
+    initdb = spec["bootstrap"]["initdb"]
+    assert (initdb["database"], initdb["owner"]) == ("on", "0x10")
+    assert initdb["postInitApplicationSQL"][-1] == 'GRANT pg_monitor TO "0x10"'
+    assert spec["postgresql"] == {
+        "parameters": {
+            "max_connections": "100",
+            "pg_stat_statements.track_utility": "off",
+            "work_mem": "8MB",
+            "jit": "false",
+        },
+        "shared_preload_libraries": ["auto_explain"],
+    }
+    assert (spec["instances"], spec["storage"]["size"], spec["imageName"]) == (3, "20Gi", "pg:18.1")
+    pgbouncer = found["Pooler"]["spec"]["pgbouncer"]
+    assert pgbouncer["poolMode"] == "transaction"
+    assert pgbouncer["parameters"].items() >= {"max_db_connections": "50", "log_stats": "true"}.items()
+    [container] = found["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example/api:7"
+    assert container["readinessProbe"]["httpGet"]["path"] == HOSTILE["INVOKE_API_HEALTH_PATH"]
+    assert {"name": "MEMORY_PROVIDER", "value": "no"} in container["env"]
+    owner, variables = (secret["stringData"] for secret in documents(everything / "secrets.yaml"))
+    assert owner == {"username": "0x10", "password": PASSWORD}
+    assert {name: variables[name] for name in ODD} == ODD
+    assert unquote(urlsplit(variables["DATABASE_URL"]).password or "") == PASSWORD
+
+
+def test_the_image_is_that_of_the_same_postgresql(exporter: Exporter, tmp_path: Path) -> None:
+    for image, named, provider in (
+        ("pgvector/pgvector:pg16", "ghcr.io/cloudnative-pg/postgresql:16-standard-bookworm", None),
+        ("docker.io/library/postgres:18.1", "ghcr.io/cloudnative-pg/postgresql:18-standard-bookworm", "builtin"),
+    ):
+        out = tmp_path / image.rpartition(":")[2]
+        spec = by_kind(exporter.export("--format", "kubernetes", "--output", str(out), INVOKE_DB_IMAGE=image))
+        assert spec["Cluster"]["spec"]["imageName"] == named
+        assert spec["Cluster"]["spec"]["bootstrap"]["initdb"].get("localeProvider") == provider
+
+
+REFUSED = [
+    (("--storage", "much"), {}, "--storage 'much' is no amount"),
+    (("--instances", "-1"), {}, "--instances -1 is out of range"),
+    (("--image", "a b"), {}, "--image 'a b' is no image's name"),
+    ((), {"INVOKE_PGB_POOL_MODE": "statement"}, "CloudNativePG's PgBouncer has no pool mode statement"),
+    ((), {"INVOKE_DB_PARAMETERS": '{"ssl": "on"}'}, "CloudNativePG does not take db.parameters.ssl"),
+    ((), {"INVOKE_PGB_PARAMETERS": '{"so_reuseport": 1}'}, "CloudNativePG does not take pgb.parameters.so_reuseport"),
+]
+
+
+@pytest.mark.parametrize(("words", "env", "said"), REFUSED)
+def test_what_has_no_place_in_a_cluster_is_refused(
+    exporter: Exporter, words: tuple[str, ...], env: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = exporter.inv("dev.export", "--format", "kubernetes", "--output", str(out), *words, expect=2, **env)
+    assert said in done.stderr
+    assert not out.exists()

@@ -55,7 +55,8 @@ def write(context: ContainerContext, folder: Path, files: Sequence[File]) -> Non
             )
         for file in sorted(files, key=lambda file: not file.secret):  # their folder is made for them
             path = folder / file.path
-            _make(context, path.parent, 0o700 if file.secret and path.parent != folder else 0o755)
+            if not context.dry:
+                _make(context, path.parent, 0o700 if file.secret and path.parent != folder else 0o755)
             context.write_file(path, file.content, 0o600 if file.secret else 0o644)
     except OSError as error:
         raise StackError(

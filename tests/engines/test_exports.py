@@ -23,19 +23,33 @@ SETTINGS = {
     "INVOKE_DB_NAME": "on",
     "INVOKE_DB_USER": "o'hara",
     "INVOKE_DB_PASSWORD": PASSWORD,
+    "INVOKE_API_JWT_SECRET": PASSWORD[::-1],
     "INVOKE_DB_PARAMETERS": json.dumps({"work_mem": "9MB", "search_path": '"$user", public'}),
     "INVOKE_PGB_POOL_MODE": "transaction",
     "INVOKE_API_RELOAD": "false",
 }
-SERVICES = ("nv-db", "nv-pgbouncer", "nv-api")
+SERVICES = ("nv-export-db", "nv-export-pgbouncer", "nv-export-api")
+COMPOSED = "nv-export-compose_"
 
 
-class Exported(Running):
+class Apart(Running):
+    """A project with names of its own: another may be running on the engine."""
+
+    def __init__(self, folder: Path, cache: Path, engine: Engine) -> None:
+        super().__init__(folder, cache, engine)
+        self.env |= {**SETTINGS, "NV_ENV": "export"}
+
+    @property
+    def state(self) -> Path:
+        return next(self.state_base.glob("*/export"))
+
+
+class Exported(Apart):
     """A project whose export runs."""
 
     def __init__(self, folder: Path, cache: Path, engine: Engine) -> None:
         super().__init__(folder, cache, engine)
-        self.env |= {**SETTINGS, "INVOKE_STACK_RUNTIME": "native"}
+        self.env["INVOKE_STACK_RUNTIME"] = "native"
         self.password = PASSWORD
 
     def export(self, name: str, **env: str) -> Path:
@@ -68,7 +82,7 @@ class Composed(Exported):
 
     def compose(self, *words: str) -> None:
         program = [sys.executable, "-m", "podman_compose", "--podman-build-args=--network=host", *words]
-        folder = self.root / "export" / "compose"
+        folder = self.root / "export" / "export-compose"
         done = subprocess.run(program, cwd=folder, env=self.env, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, f"{words}: {done.stdout}\n{done.stderr}"
 
@@ -79,35 +93,76 @@ def project(workspace: Path, cache: Path, podman: Engine) -> Iterator[Composed]:
         yield made
 
 
-def test_compose_comes_up_as_it_was_exported_and_keeps_its_data(project: Composed) -> None:
+@pytest.fixture
+def composed(project: Composed) -> Iterator[Composed]:
+    """Compose's services, up."""
     project.export("compose")
     try:
         project.compose("up", "--detach")
-        project.works("nv-compose_", "_1")
-        [(mode,)] = [(row["value"],) for row in pgbouncer(project, "SHOW CONFIG") if row["key"] == "pool_mode"]
-        assert mode == "transaction"
-        project.ask("CREATE TABLE kept AS SELECT 7 AS n; SELECT 1")
-        project.compose("restart")
-        wait_for(lambda: project.ask("SELECT n FROM kept", project.pgb_port) == [(7,)], 30)
-        project.compose("down")
-        assert [name for name in project.containers() if "nv-compose" in name] == []
-        assert [name for name in project.networks() if "nv-compose" in name] == []
-        assert [name for name in project.volumes() if "nv-compose" in name] == ["nv-compose_nv-db-data"]
-        # another password: the role has it when the database lets anybody in
-        project.password = "another ' one"
-        project.export("compose", INVOKE_DB_PASSWORD=project.password)
-        project.compose("up", "--detach")
-        project.works("nv-compose_", "_1")
-        assert project.ask("SELECT n FROM kept", project.pgb_port) == [(7,)]
-        log = project.engine.run("logs", "nv-compose_nv-db_1")
-        assert "SCRAM-SHA-256$" not in log
+        wait_for(lambda: project.http("/health")[0] == 200, 60)
+        yield project
     finally:
         project.password = PASSWORD
         project.compose("down", "--volumes")
-    assert project.volumes() == []
+    assert left(project.volumes()) == []
 
 
-def pgbouncer(project: Exported, sql: str) -> list[dict[str, object]]:
+def test_compose_runs_what_inv_dev_up_runs(composed: Composed, workspace: Path, cache: Path, podman: Engine) -> None:
+    composed.works(COMPOSED, "_1")
+    with running(workspace, cache, podman, Apart) as other:
+        said = other.inv("dev.up").stderr
+        assert "building" not in said  # its images are those that were built for Compose
+        assert described(composed, COMPOSED, "_1") == described(other, "", "")
+
+
+def left(names: list[str]) -> list[str]:
+    return [name for name in names if "nv-export" in name]
+
+
+def described(project: Running, prefix: str, suffix: str) -> dict[str, object]:
+    """What runs, as the services and the engine themselves have it."""
+    as_owner = {"user": "o'hara", "dbname": "on", "password": PASSWORD}
+    found: dict[str, object] = {
+        "postgres": project.query("SELECT name, setting FROM pg_settings ORDER BY name", **as_owner),
+        "database": project.query(
+            "SELECT datlocprovider, datcollate, encoding FROM pg_database ORDER BY 1", **as_owner
+        ),
+        "extensions": project.query("SELECT extname, extversion FROM pg_extension ORDER BY 1", **as_owner),
+        "pgbouncer": [(row["key"], row["value"]) for row in pgbouncer(project, "SHOW CONFIG")],
+        "pooled": [(r["name"], r["host"], r["port"], r["database"]) for r in pgbouncer(project, "SHOW DATABASES")],
+    }
+    for service in SERVICES:
+        [one] = json.loads(project.engine.run("inspect", f"{prefix}{service}{suffix}"))
+        host = one["HostConfig"]
+        limits = host["Memory"], host["ShmSize"], host["RestartPolicy"]["Name"], sorted(host["SecurityOpt"])
+        found[service] = (one["Image"], *limits, one["Config"]["StopSignal"], one["Config"]["StopTimeout"])
+    words = ["exec", "--user", "65532:65532", f"{prefix}nv-export-api{suffix}", "cat"]
+    variables = dict(
+        entry.partition("=")[::2] for entry in project.engine.run(*words, "/proc/1/environ").split("\0") if entry
+    )
+    found["variables"] = {k: v for k, v in variables.items() if k not in ("HOSTNAME", "NV_STACK", "NV_SERVICE", "PWD")}
+    found["command"] = project.engine.run(*words, "/proc/1/cmdline").replace(str(project.api_port), "PORT")
+    return found
+
+
+def test_data_stay_over_a_restart_and_down_leaves_nothing_but_the_volume(composed: Composed) -> None:
+    composed.ask("CREATE TABLE kept AS SELECT 7 AS n; SELECT 1")
+    composed.compose("restart")
+    wait_for(lambda: composed.ask("SELECT n FROM kept", composed.pgb_port) == [(7,)], 30)
+    composed.compose("down")
+    assert left(composed.containers()) == []
+    assert left(composed.networks()) == []
+    assert left(composed.volumes()) == [f"{COMPOSED}nv-export-db-data"]
+    # another password: the role has it before the database lets anybody in
+    composed.password = "another ' one"
+    composed.export("compose", INVOKE_DB_PASSWORD=composed.password)
+    composed.compose("up", "--detach")
+    composed.works(COMPOSED, "_1")
+    assert composed.ask("SELECT n FROM kept", composed.pgb_port) == [(7,)]
+    assert "SCRAM-SHA-256$" not in composed.engine.run("logs", f"{COMPOSED}nv-export-db_1")
+
+
+def pgbouncer(project: Running, sql: str) -> list[dict[str, object]]:
     password = project.secrets()["pgbouncer_password"]
     connection = project.connect(project.pgb_port, user="nv_admin", dbname="pgbouncer", password=password)
     with contextlib.closing(connection), connection.cursor() as cursor:
@@ -121,7 +176,7 @@ def test_quadlet_s_units_ask_podman_for_what_works(project: Composed) -> None:
     engine = project.engine
     for container in folder.glob("*.container"):
         image = dict(read(container)["Container"])["Image"]
-        name = container.stem.removeprefix("nv-")
+        name = container.stem.removeprefix("nv-export-")
         if (folder / "build" / name).is_dir() and not engine.run("images", "--quiet", image, check=False).strip():
             [line] = [line for line in container.read_text().splitlines() if line.startswith("#     podman build")]
             words = shlex.split(line.removeprefix("#     podman build"))
@@ -129,8 +184,8 @@ def test_quadlet_s_units_ask_podman_for_what_works(project: Composed) -> None:
                 ["podman", "build", "--network=host", *words], cwd=folder, env={**os.environ, **engine.env}
             )
             assert done.returncode == 0
-    engine.run("network", "create", "systemd-nv-net")
-    engine.run("volume", "create", "systemd-nv-db-data")
+    engine.run("network", "create", "systemd-nv-export-net")
+    engine.run("volume", "create", "systemd-nv-export-db-data")
     names = [f"systemd-{service}" for service in SERVICES]
     try:
         for service in SERVICES:
@@ -138,8 +193,8 @@ def test_quadlet_s_units_ask_podman_for_what_works(project: Composed) -> None:
         project.works("systemd-", "")
     finally:
         engine.run("rm", "--force", "--time", "10", *reversed(names), check=False)
-        engine.run("volume", "rm", "systemd-nv-db-data", check=False)
-        engine.run("network", "rm", "systemd-nv-net", check=False)
+        engine.run("volume", "rm", "systemd-nv-export-db-data", check=False)
+        engine.run("network", "rm", "systemd-nv-export-net", check=False)
 
 
 OPTIONS = {

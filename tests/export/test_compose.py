@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -34,6 +36,16 @@ def test_the_file_as_a_whole(exporter: Exporter) -> None:
     again = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     exporter.export("--format", "compose")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == again
+
+
+@pytest.mark.parametrize("env", [{}, HOSTILE])
+def test_the_compose_specification_takes_it(exporter: Exporter, env: dict[str, str], tmp_path: Path) -> None:
+    folder = exporter.export("--format", "compose", "--output", str(tmp_path / "out"), **env)
+    file, checker = folder / "compose.yaml", [sys.executable, "-m", "check_jsonschema", "--builtin-schema"]
+    done = subprocess.run([*checker, "vendor.compose-spec", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    file.write_text(file.read_text().replace("    healthcheck:", "    healthcheque:"))
+    assert subprocess.run([*checker, "vendor.compose-spec", str(file)], capture_output=True).returncode != 0
 
 
 def test_secrets_are_in_files_that_only_the_owner_may_read_and_nowhere_else(exporter: Exporter) -> None:
@@ -135,7 +147,7 @@ def test_what_is_asked_for_wrongly_is_said(exporter: Exporter, tmp_path: Path) -
     for words, said in (
         ((), "dev.export needs --format"),
         (("--format", "helm"), "--format 'helm' is not known"),
-        (("--format", "compose", "--storage", "1Gi"), "--storage go with --format kubernetes only"),
+        (("--format", "compose", "--storage", "1Gi"), "only --format kubernetes takes --storage"),
         (("--format", "compose", "--output", "/dev/null/x"), "can't be written to /dev/null/x"),
     ):
         assert said in exporter.inv("dev.export", *words, expect=1 if "/dev/null/x" in words else 2).stderr

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,13 +116,17 @@ def test_compose_runs_what_inv_dev_up_runs(composed: Composed, workspace: Path, 
         assert described(composed, COMPOSED, "_1") == described(other, "", "")
 
 
+OWN = ("HOSTNAME", "NV_STACK", "NV_SERVICE", "PWD", "OLDPWD")
+"""Variables that are a container's own."""
+
+
 def left(names: list[str]) -> list[str]:
     return [name for name in names if "nv-export" in name]
 
 
 def described(project: Running, prefix: str, suffix: str) -> dict[str, object]:
     """What runs, as the services and the engine themselves have it."""
-    as_owner = {"user": "o'hara", "dbname": "on", "password": PASSWORD}
+    as_owner: dict[str, Any] = {"user": "o'hara", "dbname": "on", "password": PASSWORD}
     found: dict[str, object] = {
         "postgres": project.query("SELECT name, setting FROM pg_settings ORDER BY name", **as_owner),
         "database": project.query(
@@ -134,13 +139,14 @@ def described(project: Running, prefix: str, suffix: str) -> dict[str, object]:
     for service in SERVICES:
         [one] = json.loads(project.engine.run("inspect", f"{prefix}{service}{suffix}"))
         host = one["HostConfig"]
-        limits = host["Memory"], host["ShmSize"], host["RestartPolicy"]["Name"], sorted(host["SecurityOpt"])
-        found[service] = (one["Image"], *limits, one["Config"]["StopSignal"], one["Config"]["StopTimeout"])
+        shared = host["ShmSize"] if service == "nv-export-db" else "the engine's usual"
+        limits = host["Memory"], shared, host["RestartPolicy"]["Name"], one["Config"]["StopSignal"]
+        found[service] = (one["Image"], *limits)
     words = ["exec", "--user", "65532:65532", f"{prefix}nv-export-api{suffix}", "cat"]
     variables = dict(
         entry.partition("=")[::2] for entry in project.engine.run(*words, "/proc/1/environ").split("\0") if entry
     )
-    found["variables"] = {k: v for k, v in variables.items() if k not in ("HOSTNAME", "NV_STACK", "NV_SERVICE", "PWD")}
+    found["variables"] = {k: v for k, v in variables.items() if k not in OWN}
     found["command"] = project.engine.run(*words, "/proc/1/cmdline").replace(str(project.api_port), "PORT")
     return found
 

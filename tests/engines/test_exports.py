@@ -74,7 +74,9 @@ class Exported(Apart):
             ids = self.engine.run("exec", f"{prefix}{service}{suffix}", "cat", "/proc/1/status")
             [uids] = [line.split()[1:] for line in ids.splitlines() if line.startswith("Uid:")]
             assert "0" not in uids, service
-            ports = json.loads(self.engine.run("inspect", f"{prefix}{service}{suffix}"))[0]["NetworkSettings"]["Ports"]
+            said = self.engine.run("inspect", f"{prefix}{service}{suffix}")
+            assert "DATABASE_URL" not in said  # nor any other secret: they are in files
+            ports = json.loads(said)[0]["NetworkSettings"]["Ports"]
             assert {found["HostIp"] for bound in ports.values() for found in bound or ()} == {"127.0.0.1"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 import stat
@@ -47,6 +48,7 @@ def strict(schema: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
+@functools.cache
 def published(kind: str) -> dict[str, Any]:
     file = CRDS / f"postgresql.cnpg.io_{kind.lower()}s.yaml"
     if not file.is_file():

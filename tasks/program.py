@@ -1,0 +1,174 @@
+"""Invoke's program with a table of contents, and an answer for who mistypes a task or a flag."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import invoke.main
+from invoke import Collection, Exit, Program
+from invoke.exceptions import ParseError
+from invoke.util import helpline
+
+from devstack.errors import UsageError
+
+
+def take_over() -> None:
+    """Have ``inv`` be a :class:`StackProgram` from here on.
+
+    Invoke prints what its parser has no idea of and ends with 1 before any hook of ours is asked. Its program is one
+    object that is made before it reads this collection; what it does next are methods meant to be overridden
+    (https://docs.pyinvoke.org/en/stable/concepts/library.html), so it gets the class that it would have had.
+    What goes wrong before that, such as ``inv -f`` without a file, is still said in Invoke's words.
+    """
+    invoke.main.program.__class__ = StackProgram
+
+
+class StackProgram(Program):
+    """What differs from Invoke: wrong input is exit code 2 with the nearest right one, and lists have headings."""
+
+    def parse_tasks(self) -> None:
+        try:
+            super().parse_tasks()
+        except ParseError as error:
+            raise self._explained(error) from None
+
+    def parse_cleanup(self) -> None:
+        namespace = self.args.list.value
+        if isinstance(namespace, str) and namespace not in namespaces(self.collection):
+            raise not_known(f"there is no namespace {namespace}", namespace, namespaces(self.collection), self._inv)
+        try:
+            super().parse_cleanup()
+        except ParseError as error:  # of --help NAME
+            raise self._explained(error) from None
+
+    def no_tasks_given(self) -> None:
+        """``inv`` alone: a screen that says what there is."""
+        print("\n".join(contents(self.collection, self._inv)))
+        raise Exit
+
+    def list_flat(self) -> None:
+        if self.list_root or self.list_depth:
+            super().list_flat()
+        else:
+            print("\n".join(listing(self.collection)))
+
+    @property
+    def _inv(self) -> str:
+        """The program's name, as one would type it."""
+        return self.called_as if re.fullmatch(r"[a-z]+", self.called_as) else "inv"
+
+    def _explained(self, error: ParseError) -> UsageError:
+        """What the parser could not take, in the form of our errors."""
+        said, name = str(error), (error.context.name if error.context else None) or ""
+        if token := re.fullmatch(r"No idea what '(.*)' is!", said, re.DOTALL):
+            return self._flag(token[1], name) if token[1].startswith("-") else self._task(token[1], name)
+        see = f"{self._inv} --help {name}".rstrip()
+        if missing := re.fullmatch(r"'.*' did not receive required positional arguments: (.*)", said):
+            needed = missing[1].replace("'", "").upper()
+            return UsageError(f"{name} needs {needed}", fix=[f"{self._inv} {name} {needed.replace(',', '')}", see])
+        if flag := re.fullmatch(r"Flag <Argument: ([\w-]+).*> (needed value|doesn't take any value).*!", said):
+            needs = "needs a value" if flag[2] == "needed value" else "takes no value"
+            return UsageError(f"--{flag[1].replace('_', '-')} {needs}", fix=see)
+        if word := re.match(r"'(.*)' is ambiguous", said):
+            why = "the flag before it may have a value, so this could be that or a task"
+            return UsageError(f"{word[1]} could mean two things", why=why, fix=f"write --flag={word[1]}; {see}")
+        return UsageError(said, fix=see)
+
+    def _task(self, word: str, after: str) -> UsageError:
+        tasks, inside = list(self.parser.contexts), namespaces(self.collection)
+        if word in inside:
+            return UsageError(
+                f"{word} is a namespace, not a task", fix=f"{self._inv} --list {word} shows what is in it"
+            )
+        why = f"what follows {after} is the next task; a value goes with its flag, as in --flag=VALUE"
+        return not_known(
+            f"there is no task {word}", word, tasks, self._inv, why=why if after and not nearest(word, tasks) else ""
+        )
+
+    def _flag(self, word: str, task: str) -> UsageError:
+        core = self.initial_context.flag_names()
+        if not task:
+            return not_known(f"{self._inv} has no flag {word}", word, core, self._inv, see="--help shows all")
+        own = self.parser.contexts[task].flag_names()
+        others = [name for name, context in self.parser.contexts.items() if word in context.flags]
+        return not_known(
+            f"{task} has no flag {word}",
+            word,
+            [*own, *core],
+            self._inv,
+            why=f"it is a flag of {', '.join(others[:3])}" if others else "",
+            see=f"--help {task} shows all",
+        )
+
+
+def not_known(
+    what: str, word: str, known: Iterable[str], inv: str, *, why: str = "", see: str = "--list shows all"
+) -> UsageError:
+    """The error on a word that there is not, with those that come near."""
+    close = nearest(word, list(known))
+    mean = f"did you mean {' or '.join(close)}?" if close else ""
+    return UsageError(what, why=why, fix=list(filter(None, [mean, f"{inv} {see}"])))
+
+
+def nearest(word: str, known: Sequence[str]) -> list[str]:
+    """Up to three of the known words: those spelled with other marks (``dev-up``), those that end in it (``up``), or
+    those that differ in a letter or two."""
+    import difflib
+
+    def plain(name: str) -> str:
+        return re.sub("[._-]+", "-", name.lower()).strip("-")
+
+    whole = {plain(name): name for name in known}
+    if plain(word) in whole:
+        return [whole[plain(word)]]
+    last = [name for name in known if name.rpartition(".")[2] == word.lower()]
+    if last:
+        return last[:3]
+    if close := difflib.get_close_matches(plain(word), whole, n=3, cutoff=0.75):
+        return [whole[name] for name in close]
+    ends = {plain(name.rpartition(".")[2]): name for name in reversed(known)}
+    return [ends[name] for name in difflib.get_close_matches(plain(word), ends, n=1, cutoff=0.75)]
+
+
+def namespaces(collection: Collection) -> list[str]:
+    """The names that tasks are below."""
+    return list(collection.collections)
+
+
+def contents(collection: Collection, inv: str) -> list[str]:
+    """A table of contents that fits into 24 lines of 80 columns."""
+    columns = min(shutil.get_terminal_size().columns, 100)
+    lines = [f"Usage: {inv} [options] TASK [flags] [TASK [flags] ...]", ""]
+    for name, below in collection.collections.items():
+        verbs = textwrap.wrap(" ".join(below.tasks), columns - 8, break_long_words=False, break_on_hyphens=False)
+        lines += [f"  {name + '.':<6}{line}" if not i else f"{'':<8}{line}" for i, line in enumerate(verbs)]
+    width = max(len(name) for name in collection.tasks)
+    lines += ["", *(f"  {name:<{width}}  {helpline(task)}" for name, task in collection.tasks.items())]
+    ways = {
+        f"{inv} --list": "every task, and what it does",
+        f"{inv} --help TASK": "the flags of a task",
+        f"{inv} --help": "the options that every task has, such as --dry and --debug",
+    }
+    width = max(map(len, ways))
+    return [*lines, "", *(f"{way:<{width}}  {what}" for way, what in ways.items())]
+
+
+def listing(collection: Collection) -> list[str]:
+    """Every task below the heading of its namespace, in the order of a day's work rather than the alphabet."""
+    groups: list[tuple[str, dict[str, Any]]] = [
+        *(
+            (helpline(below) or name, {f"{name}.{verb}": task for verb, task in below.tasks.items()})
+            for name, below in collection.collections.items()
+        ),
+        ("Health and the machine", dict(collection.tasks)),
+    ]
+    names = [name for _, tasks in groups for name in tasks]
+    width = max(map(len, names))
+    lines = []
+    for title, tasks in groups:
+        lines += [title, *(f"  {name:<{width}}  {helpline(task) or ''}".rstrip() for name, task in tasks.items()), ""]
+    return lines[:-1]

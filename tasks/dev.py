@@ -234,3 +234,14 @@ def export(
     exports.check_format(format)
     made = exports.export(session.on(c, "podman"), format, output, Cluster(storage, instances, image, db_image))
     places.exported(made, dry=c.config.run.dry, as_json=json)
+
+
+@task(positional=["shell"], help={"shell": "bash, zsh or fish"}, auto_shortflags=False)
+def completion(c: Context, shell: str) -> None:
+    """Print the script that completes tasks and flags by Tab.
+
+    The script says in its first lines where to put it. Once there it knows new tasks by itself.
+    """
+    from tasks import completion as scripts
+
+    console.out(scripts.answer(c, shell).rstrip())

@@ -63,8 +63,7 @@ def script(shell: str, programs: list[str]) -> str:
     :raises UsageError: there is none for it.
     """
     if shell not in SHELLS:
-        fix = f"inv dev.completion SHELL, where SHELL is {', '.join(SHELLS[:-1])} or {SHELLS[-1]}"
-        raise UsageError(f"there is no completion for the shell {shell!r}", fix=fix)
+        raise UsageError(f"there is no completion for the shell {shell!r}", fix="inv dev.completion bash, zsh or fish")
     candidates = (HERE / "candidates.sh").read_text(encoding="utf-8")
     quoted = shlex.quote(candidates)
     if shell == "fish":  # https://fishshell.com/docs/current/language.html#quotes

@@ -7,11 +7,11 @@ import sys
 
 from invoke import Collection
 
-from tasks import api, data, db, dev, everywhere, health, pgb, program, session, system
+from tasks import api, commandline, data, db, dev, everywhere, health, pgb, program, session, system
 
 session.have_streams()
 sys.excepthook = session.explain
-program.take_over()
+commandline.take_over()
 session.take_environment(os.environ)
 
 ns = Collection()

@@ -31,6 +31,14 @@ ZEBRA = """
 @task(help={"colour": "which", "env": "whose"})
 def zebra(c: Context, colour: str = "", env: str = "") -> None: ...
 """
+NV = """
+import sys
+sys.path.insert(0, {root!r})
+open({runs!r}, "a").write("nv " + " ".join(sys.argv[1:]) + "\\n")
+from tasks import ns
+from tasks.commandline import StackProgram
+StackProgram(namespace=ns, name="nv", binary="nv", binary_names=["nv"]).run()
+"""
 BACKUP = "backup-20261124-042351.sql.gz"
 
 
@@ -50,11 +58,16 @@ def checkout(workspace: Path, cache: Path) -> Iterator[Project]:
         program = programs / name
         program.write_text(f'#!/bin/sh\necho "$*" >>{folder}/runs\nexec {sys.executable} -m invoke "$@"\n')
         program.chmod(0o755)
+    # a program of its own name, as an installed one: its tasks come from elsewhere than the folder that it works in
+    program = programs / "nv"
+    program.write_text(f"#!{sys.executable}\n{NV.format(root=str(made.root), runs=str(folder / 'runs'))}")
+    program.chmod(0o755)
     made.env |= {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(folder), "TERM": "xterm", "PS1": "> "}
     for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "ZDOTDIR", "INPUTRC"):
         made.env.pop(name, None)
     for shell in SHELLS:
-        (folder / f"completion.{shell}").write_text(made.inv("dev.completion", shell).stdout)
+        script = made.inv("dev.completion", shell).stdout
+        (folder / f"completion.{shell}").write_text(script.replace("inv invoke", "inv invoke nv"))
     yield made
     made.end()
     shutil.rmtree(folder, ignore_errors=True)
@@ -211,6 +224,22 @@ def test_other_projects_are_invoke_s_own(checkout: Project, shell: str) -> None:
         checkout.root = here
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_program_of_its_own_name_works_where_there_are_settings(checkout: Project, shell: str) -> None:
+    adopted = checkout.folder / "adopted"
+    (adopted / "below").mkdir(parents=True, exist_ok=True)
+    (adopted / "invoke.yaml").touch()
+    here, checkout.root = checkout.root, adopted / "below"
+    try:
+        completed(checkout, shell, "nv dev.sta")
+        before = runs(checkout)
+        after = all_completed(checkout, shell, ["nv dev.sta", "nv data.backup --schema"])
+        assert after == ["nv dev.status", "nv data.backup --schema-only"]
+        assert runs(checkout) == before
+    finally:
+        checkout.root = here
+
+
 def test_it_works_from_a_folder_below_and_with_any_sh(checkout: Project) -> None:
     """The part that all three shells ask, by itself."""
     program = checkout.root / "tasks/completion/candidates.sh"
@@ -258,7 +287,8 @@ def test_what_the_values_belong_to_is_there_and_they_are_what_the_tasks_take(che
 
 def test_a_wrong_setting_leaves_the_tasks(checkout: Project) -> None:
     rows = table(checkout, INVOKE_DB_PORT="nonsense")
-    assert {row[0] for row in rows} == {"task", "flag"}
+    assert [row[1] for row in rows if row[0] == "folder"] == ["tasks"]
+    assert {"task", "flag"} < {row[0] for row in rows}
 
 
 @pytest.mark.parametrize("name", ["tcsh", "", "BASH"])

@@ -50,11 +50,12 @@ def answer(c: Context, shell: str) -> str:
     """
     if shell != "table":
         return script(shell, programs())
-    import invoke.main
+    from tasks import commandline, session
 
-    from tasks import ns, session
-
-    return table(ns, invoke.main.program.initial_context, c.config, session.ROOT, session.environment())
+    asked = commandline.running[0]
+    # the parser's: Invoke takes the flags' help out of the tasks when it makes them
+    contexts = {"": asked.initial_context, **asked.parser.contexts}
+    return table(asked.collection, contexts, c.config, session.ROOT, session.environment())
 
 
 def script(shell: str, programs: list[str]) -> str:
@@ -77,14 +78,21 @@ def programs() -> list[str]:
     return ["inv", "invoke", *(["nv"] if (Path(sys.executable).parent / "nv").exists() else [])]
 
 
-def table(collection: Collection, core: ParserContext, config: Config, root: Path, environ: Mapping[str, str]) -> str:
-    """What candidates.sh reads: folders, tasks, and the flags and arguments of each, with tabs between the columns."""
-    contexts = {str(context.name): context for context in collection.to_contexts()}
-    rows: list[tuple[str, ...]] = [("folder", *row) for row in _folders(config, root, environ)]
+def table(
+    collection: Collection,
+    contexts: Mapping[str, ParserContext],
+    config: Config,
+    root: Path,
+    environ: Mapping[str, str],
+) -> str:
+    """What candidates.sh reads: folders, tasks, and the flags and arguments of each, with tabs between the columns.
+    Those that all tasks have are under the empty name."""
+    rows: list[tuple[str, ...]] = [("folder", "tasks", str(HERE.parent))]
+    rows += [("folder", *row) for row in _folders(config, root, environ)]
     for name in collection.task_names:
         doc = (collection[name].__doc__ or "").strip().splitlines()
         rows.append(("task", name, doc[0] if doc else ""))
-    for task, context in {"": core, **contexts}.items():
+    for task, context in contexts.items():
         rows += _arguments(task, context)
     return "\n".join("\t".join(" ".join(cell.split()) for cell in row) for row in rows)
 

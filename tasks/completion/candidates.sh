@@ -6,9 +6,11 @@ program=$1
 case $program in "~/"*) program=$HOME/${program#"~/"} ;; esac
 shift
 
+# inv is also other projects' program; nv works on any folder with settings
+case ${program##*/} in nv) mark=invoke.yaml ;; *) mark=tasks/completion/candidates.sh ;; esac
 root=$PWD
-until [ -f "$root/tasks/completion/candidates.sh" ]; do
-    if [ -z "$root" ]; then # another project: Invoke's own way
+until [ -f "$root/$mark" ]; do
+    if [ -z "$root" ]; then # not ours: Invoke's own way
         "$program" --complete -- "${program##*/} $*" | awk -v word="$(for word; do :; done; echo "$word")" \
             'index($0, word) == 1'
         exit
@@ -17,9 +19,11 @@ until [ -f "$root/tasks/completion/candidates.sh" ]; do
 done
 
 folder=${XDG_CACHE_HOME:-$HOME/.cache}/nv-devstack/completion
-table=$folder/$(printf %s "$root" | cksum | tr ' ' -)
+table=$folder/$(printf %s "$mark$root" | cksum | tr ' ' -)
 newer() {
-    find "$root/tasks" "$root/invoke.yaml" "$root/.env" -name __pycache__ -prune -o -newer "$table" -print 2>/dev/null
+    tasks=$(awk -F '\t' '$1 == "folder" && $2 == "tasks" { print $3; exit }' "$table")
+    [ -d "$tasks" ] || echo gone
+    find "$tasks" "$root/invoke.yaml" "$root/.env" -name __pycache__ -prune -o -newer "$table" -print 2>/dev/null
 }
 if [ ! -s "$table" ] || [ -n "$(newer | head -n 1)" ]; then
     mkdir -p "$folder"

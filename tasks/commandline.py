@@ -15,6 +15,9 @@ from invoke.util import helpline
 
 from devstack.errors import UsageError
 
+running: list[StackProgram] = []
+"""The program that reads this command: Invoke's own, or one with a name of its own."""
+
 
 def take_over() -> None:
     """Have ``inv`` be a :class:`StackProgram` from here on.
@@ -31,6 +34,7 @@ class StackProgram(Program):
     """What differs from Invoke: wrong input is exit code 2 with the nearest right one, and lists have headings."""
 
     def parse_tasks(self) -> None:
+        running[:] = [self]
         try:
             super().parse_tasks()
         except ParseError as error:

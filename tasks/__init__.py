@@ -7,7 +7,7 @@ import sys
 
 from invoke import Collection
 
-from tasks import api, commandline, data, db, dev, everywhere, health, pgb, program, session, system
+from tasks import api, commandline, data, db, dev, everywhere, health, pgb, session, system
 
 session.have_streams()
 sys.excepthook = session.explain

@@ -52,6 +52,7 @@ def checkout(workspace: Path, cache: Path) -> Iterator[Project]:
     for name in (BACKUP, f"review/other-{BACKUP}"):
         (made.root / "backups" / name).touch()
         (made.root / "backups" / f"{name}.json").touch()
+    (made.root / "backups/back$(touch oops).json").touch()
     programs = folder / "bin"
     programs.mkdir()
     for name in ("inv", "invoke"):

@@ -27,11 +27,9 @@ newer() {
 }
 if [ ! -s "$table" ] || [ -n "$(newer | head -n 1)" ]; then
     mkdir -p "$folder"
-    if "$program" dev.completion table >"$table.$$"; then
-        mv "$table.$$" "$table"
-    else
-        rm -f "$table.$$"
-    fi
+    trap 'rm -f "$table.$$"' EXIT
+    trap 'exit 130' HUP INT TERM
+    "$program" dev.completion table >"$table.$$" && mv "$table.$$" "$table"
 fi
 
 # shellcheck disable=SC2016  # awk's own variables
@@ -62,7 +60,8 @@ function say_names(pattern, where, before,  line, command) {
     command = "cd \047" where "\047 && for one in " pattern "; do [ ! -e \"$one\" ] || echo \"$one\"; done"
     while ((command | getline line) > 0) {
         sub(/\/$|\.json$/, "", line)
-        if (line !~ /[ \t]/) say(before line, "")
+        # what the shell would read as something else is left to the person
+        if (line ~ /^[A-Za-z0-9_][A-Za-z0-9._@%+:,-]*$/) say(before line, "")
     }
     close(command)
 }

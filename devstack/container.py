@@ -70,6 +70,17 @@ class _Local(Local):
 
     input_sleep = 0.001
 
+    def stop(self) -> None:
+        """Close the pipes too, which Invoke leaves to the garbage collector: who runs with warnings as errors, as tests
+        do, would hear of it."""
+        super().stop()
+        process = getattr(self, "process", None)  # there is none if it could not be started
+        if process and not self.using_pty:
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream:
+                    with contextlib.suppress(BrokenPipeError):
+                        stream.close()
+
 
 class ContainerContext:
     """Runs commands and files' writing on the host of a stack, whatever its runtime."""
@@ -232,9 +243,10 @@ class ContainerContext:
         last: deque[str] = deque(maxlen=15)
         try:
             assert process.stdout is not None
-            for line in process.stdout:
-                last.append(self.mask(line.rstrip("\n")))
-                console.out(last[-1])
+            with process.stdout:
+                for line in process.stdout:
+                    last.append(self.mask(line.rstrip("\n")))
+                    console.out(last[-1])
             code = process.wait()
         except BaseException:
             _kill_tree(process.pid)
@@ -250,6 +262,13 @@ class ContainerContext:
                 self._log = _open_log(self.paths)
         if self._log is not None:
             self._log.info("%7.3f s  exit %-3d  %s", seconds, exit_code, self.mask(command))
+
+    def close(self) -> None:
+        """Close the log of commands, which the next one opens again: for who lives on without the stack."""
+        with self._log_lock:
+            for handler in self._log.handlers if self._log else ():
+                handler.close()
+            self._log = None
 
     # streams
 

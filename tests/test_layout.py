@@ -105,6 +105,16 @@ def test_the_engine_can_be_imported_without_the_tasks_and_is_light_too() -> None
     assert [module for module in done.stdout.split() if below(module, "tasks", "api", "tests", *HEAVY)] == []
 
 
+def test_the_pytest_plugin_imports_nothing_until_a_fixture_is_asked_for() -> None:
+    done = python(
+        "-c",
+        "import sys, pytest; was = set(sys.modules); import devstack.testing.plugin; print(*sys.modules.keys() - was)",
+    )
+    assert done.returncode == 0, done.stderr
+    ours = {"devstack", "devstack.testing", "devstack.testing.plugin"}
+    assert {module for module in done.stdout.split() if module.partition(".")[0] not in sys.stdlib_module_names} == ours
+
+
 def test_tasks_is_the_package_whoever_imports_it() -> None:
     done = python("-c", "import tasks; print(tasks.__file__, type(tasks.ns).__name__)")
     assert done.stdout == f"{ROOT}/tasks/__init__.py Collection\n"

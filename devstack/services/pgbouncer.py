@@ -111,6 +111,7 @@ class PgBouncer:
         return render(
             s.templates / "pgbouncer.ini",
             alias=_name(s.db.name),
+            others=f"* = host={host} port={port}" if self.leads_to_others else "",
             db_host=host,
             db_port=port,
             db_name=_value(s.db.name),
@@ -127,6 +128,11 @@ class PgBouncer:
     def parameters(self) -> dict[str, str]:
         """The section [pgbouncer] as it is rendered."""
         return _parameters(self.render_ini())
+
+    @property
+    def leads_to_others(self) -> bool:
+        """Whether other databases of the server, such as those of tests, are reached by their own names."""
+        return _name(self.settings.db.name) != "*"
 
     def render_userlist(self) -> str:
         """userlist.txt: verifiers, no passwords. PgBouncer logs in to the server with what the client proves."""

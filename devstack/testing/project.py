@@ -1,0 +1,83 @@
+"""The stack of the project that a pytest run belongs to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devstack.errors import UsageError
+
+if TYPE_CHECKING:
+    from devstack.stack import Stack
+
+MARK = "invoke.yaml"
+
+OF_THE_RUN = ("PYTEST_", "COV_CORE_")
+"""What the variables of a test run begin with: a stack that outlives the run, or a migration, is no part of it."""
+
+
+def root_of(folder: Path) -> Path:
+    """The nearest folder upward with an invoke.yaml.
+
+    :raises UsageError: there is none.
+    """
+    for candidate in (folder, *folder.parents):
+        if (candidate / MARK).is_file():
+            return candidate
+    raise UsageError(
+        "no stack belongs to these tests",
+        why=f"neither {folder}, pytest's rootdir, nor a folder above it has an {MARK}",
+        fix=f"put the project's {MARK} there, or run pytest with --rootdir in the project",
+    )
+
+
+@contextlib.contextmanager
+def surroundings() -> Iterator[None]:
+    """For a while, an environment without what would be misread: libpq's variables, Invoke's, and the run's own."""
+    from devstack.services.postgres import LIBPQ_VARIABLES
+    from devstack.settings import VARIABLE_PREFIXES
+
+    gone = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name in LIBPQ_VARIABLES or name.startswith((*VARIABLE_PREFIXES, *OF_THE_RUN))
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(gone)
+
+
+def open_project(rootdir: Path, env: str) -> Stack:
+    """The stack of the project above ``rootdir``; of another environment if one is named. To be called in
+    :func:`surroundings`' place: it reads the environment itself.
+
+    :raises UsageError: there is no project, or a setting is wrong.
+    """
+    from invoke import Config, Context
+
+    from devstack.stack import open_stack
+
+    root = root_of(rootdir)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(OF_THE_RUN)}
+    if env:
+        environ.pop("INVOKE_STACK_ENV", None)
+        environ["NV_ENV"] = env
+    config = Config()
+    config.set_project_location(str(root))
+    config.load_project()
+    with surroundings():
+        return open_stack(Context(config), root, environ)
+
+
+def stack_on(stack: Stack, database: str) -> Stack:
+    """The same stack as if ``database`` were the application's: its variables, URLs and commands lead there."""
+    import msgspec
+
+    from devstack.stack import Stack
+
+    settings = msgspec.structs.replace(stack.settings, db=msgspec.structs.replace(stack.settings.db, name=database))
+    return Stack(stack.context, settings, stack.environ, looking=True)

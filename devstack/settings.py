@@ -102,6 +102,7 @@ class ApiSettings(_Section, frozen=True, kw_only=True):
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
     log_level: LogLevel = "INFO"
     debug: bool = False
+    debug_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     memory_provider: Text = "native"
     memory_mb: Megabytes = 512
     image: OptionalImage = ""
@@ -523,6 +524,8 @@ def _contradictions(s: Settings) -> Iterator[Refusal]:
         return Refusal(path, s.origin(path), why, fix)
 
     ports = {"db.port": s.db.port, "pgb.port": s.pgb.port, "api.port": s.api.port}
+    if s.api.debug_port:
+        ports["api.debug_port"] = s.api.debug_port
     for (a, x), (b, y) in (((a, x), (b, y)) for a, x in ports.items() for b, y in ports.items() if a < b):
         if x == y:
             yield refusal(a, f"{a} and {b} are both {x}", "give each service a port of its own")

@@ -6,7 +6,7 @@ from invoke import Context, Exit, task
 
 from devstack import console
 from devstack.errors import FAILED, UsageError
-from tasks import diagnosis, environments, healing, hooks, inventory, lifecycle, places, profiling, report, session, watching
+from tasks import diagnosis, editors, environments, healing, hooks, inventory, lifecycle, places, profiling, report, session, watching
 
 
 @task(
@@ -245,3 +245,25 @@ def completion(c: Context, shell: str) -> None:
     from tasks import completion as scripts
 
     console.out(scripts.answer(c, shell).rstrip())
+
+
+@task(
+    auto_shortflags=False,
+    help={
+        "vscode": "tasks, debugging, recommended extensions and a database connection for VS Code",
+        "jetbrains": "run configurations and a data source for PyCharm",
+        "folder": "the folder that the editor has open; otherwise the project's",
+        "variables": "only write the application's variables, for a debugger that starts it",
+        "json": "the answer as JSON",
+    },
+)
+def ide(
+    c: Context,
+    vscode: bool = False,
+    jetbrains: bool = False,
+    folder: str = "",
+    variables: bool = False,
+    json: bool = False,
+) -> None:
+    """Set up an editor for the stack, keeping what its files have."""
+    editors.ide(c, vscode=vscode, jetbrains=jetbrains, folder=folder, variables=variables, as_json=json)

@@ -131,21 +131,22 @@ class Api:
                 ) from None
         return env
 
-    def spec(self) -> ServiceSpec:
+    def server_words(self) -> list[str]:
+        """The arguments of uvicorn."""
         api, (address, port) = self.settings.api, self.listens
-        words = [
-            self.python,
-            "-m",
-            "uvicorn",
-            api.app,
-            "--host",
-            address,
-            "--port",
-            str(port),
-        ]
-        words += ["--log-level", api.log_level.lower(), "--timeout-graceful-shutdown", "5"]
-        if api.app.endswith("()"):
-            words[3:4] = ["--factory", api.app.removesuffix("()")]
+        app = ["--factory", api.app.removesuffix("()")] if api.app.endswith("()") else [api.app]
+        words = [*app, "--host", address, "--port", str(port)]
+        return [*words, "--log-level", api.log_level.lower(), "--timeout-graceful-shutdown", "5"]
+
+    def _debugger(self) -> list[str]:
+        """Have a debugger in the server's own process. Who reaches its port can do anything: it never leaves loopback.
+        https://github.com/microsoft/debugpy#debugpy-cli-usage"""
+        port = self.settings.api.debug_port
+        return ["-Xfrozen_modules=off", "-m", "debugpy", "--listen", f"127.0.0.1:{port}"] if port else []
+
+    def spec(self) -> ServiceSpec:
+        api = self.settings.api
+        words = [self.python, *self._debugger(), "-m", "uvicorn", *self.server_words()]
         if api.workers > 1:
             words += ["--workers", str(api.workers)]
         return ServiceSpec(
@@ -234,6 +235,8 @@ class Api:
 
     def hint(self, evidence: list[str]) -> str:
         text = "\n".join(evidence)
+        if "No module named debugpy" in text:
+            return f"install debugpy there: {self.python} -m pip install debugpy; or leave api.debug_port at 0"
         if "No module named uvicorn" in text:
             return f"install uvicorn there: {self.python} -m pip install uvicorn"
         if "Error loading ASGI app" in text or "ModuleNotFoundError" in text or "ImportError" in text:

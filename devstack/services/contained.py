@@ -12,6 +12,7 @@ from pathlib import Path
 from devstack import volumes
 from devstack.container import ContainerContext
 from devstack.credentials import Credentials
+from devstack.errors import UsageError
 from devstack.runtimes import Inside, ServiceSpec
 from devstack.runtimes.containers import Containers
 from devstack.services import passage
@@ -305,4 +306,11 @@ class ContainedApi(Api):
         return self.spec()
 
     def check(self) -> None:
+        """:raises UsageError: also for what there is in the native runtime alone."""
         self.check_folder()
+        if self.settings.api.debug_port:
+            raise UsageError(
+                f"api.debug_port is {self.settings.api.debug_port}, and the application runs in a container",
+                why="a debugger listens on loopback, which is the container's own there",
+                fix="leave it at 0, and start the application under the debugger instead: inv dev.ide",
+            )

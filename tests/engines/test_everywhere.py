@@ -543,3 +543,20 @@ class TestContainers:
         for name, of in (("nv-db", "postgres"), ("nv-pgbouncer", "pgbouncer"), ("nv-api", "python")):
             status = up.engine.run("exec", name, "cat", "/proc/1/status")
             assert re.search(r"^Uid:\s+(\d+)", status, re.MULTILINE)[1] != "0", of  # type: ignore[index]
+
+
+def test_tests_get_fresh_databases_with_the_migrations(up: Running, tmp_path: Path) -> None:
+    folder = up.root / "service"
+    folder.mkdir(exist_ok=True)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "test_it.py").write_text(
+        "import pytest\n\n@pytest.mark.parametrize('n', range(3))\ndef test_it(nv_stack, nv_connection, n):\n"
+        "    cursor = nv_connection.cursor()\n"
+        "    cursor.execute('SELECT count(*) FROM memories; CREATE TABLE mine ()')\n"
+        "    nv_connection.commit()\n"
+    )
+    command = [up.python, "-m", "pytest", "-p", "no:cacheprovider", str(folder)]
+    done = subprocess.run(command, cwd=tmp_path, env=up.env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
+    left = up.query("SELECT datname FROM pg_database WHERE datname LIKE 'nv\\_test\\_%'")
+    assert [name for (name,) in left if not name.startswith("nv_test_template_")] == []

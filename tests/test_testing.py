@@ -357,3 +357,18 @@ def test_the_example_of_the_documentation(suite: Suite) -> None:
     suite.ini("nv_template = empty", "nv_seed = notes.sql", "pythonpath = .")
     (suite.project.root / "notes.sql").write_text("CREATE TABLE notes (text text);\n")
     assert "2 passed" in suite.run()
+
+
+def test_a_name_that_pgbouncer_can_t_have_leads_to_the_environment_s_own_and_is_refused(suite: Suite) -> None:
+    suite.write("""
+        def test_it(nv_databases):
+            import msgspec
+            from devstack.errors import StackError
+            from devstack.testing.databases import Database
+            own = nv_databases.loan.stack
+            settings = msgspec.structs.replace(own.settings, db=msgspec.structs.replace(own.settings.db, name="a-b"))
+            odd = Database(type(own)(own.context, settings, own.environ, looking=True), "nv_test_x")
+            with pytest.raises(StackError, match="can't be reached through PgBouncer"):
+                odd.pooled_url
+        """)
+    suite.run()

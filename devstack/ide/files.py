@@ -114,7 +114,7 @@ def _put(plan: Plan, part: Part, entry: Any) -> Entry:
     array = _array(plan, part)
     if part.key is None:
         unwanted = _root(plan.after).member("unwantedRecommendations")
-        if unwanted and entry in (unwanted.value or []):
+        if unwanted and isinstance(unwanted.value, list) and entry in unwanted.value:
             return Entry(entry, "left alone", "it is unwanted in this file")
         if entry in array.value:
             return Entry(entry, "unchanged")

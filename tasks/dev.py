@@ -265,5 +265,5 @@ def ide(
     variables: bool = False,
     json: bool = False,
 ) -> None:
-    """Set up an editor for the stack, keeping what its files have."""
+    """Set up an editor for the stack, in the files it has."""
     editors.ide(c, vscode=vscode, jetbrains=jetbrains, folder=folder, variables=variables, as_json=json)

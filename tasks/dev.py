@@ -5,8 +5,20 @@ from __future__ import annotations
 from invoke import Context, Exit, task
 
 from devstack import console
-from devstack.errors import FAILED, UsageError
-from tasks import diagnosis, editors, environments, healing, hooks, inventory, lifecycle, places, profiling, report, session, watching
+from tasks import (
+    diagnosis,
+    editors,
+    environments,
+    healing,
+    hooks,
+    inventory,
+    lifecycle,
+    places,
+    profiling,
+    report,
+    session,
+    watching,
+)
 
 
 @task(

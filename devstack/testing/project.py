@@ -80,4 +80,4 @@ def stack_on(stack: Stack, database: str) -> Stack:
     from devstack.stack import Stack
 
     settings = msgspec.structs.replace(stack.settings, db=msgspec.structs.replace(stack.settings.db, name=database))
-    return Stack(stack.context, settings, stack.environ, looking=True)
+    return Stack(stack.context, settings, stack.environ, stack.registry, looking=True)

@@ -15,6 +15,8 @@ from devstack.runtimes.containers import BASE
 from devstack.settings import Settings
 
 CONTAINERFILE = "Containerfile"
+CONTAINERS = "containers"
+"""The folder of the templates that containers are made of."""
 BUNDLE = "ca-bundle.crt"
 """In the build's folder; empty unless ``stack.ca_bundle`` is set."""
 SERVER = "uvicorn"
@@ -61,7 +63,7 @@ def api(settings: Settings, folder: Path) -> Build:
 
 
 def _containerfile(settings: Settings, name: str) -> str:
-    return (settings.templates / "containers" / f"{name}.Containerfile").read_text(encoding="utf-8")
+    return (settings.templates / f"{CONTAINERS}/{name}.Containerfile").read_text(encoding="utf-8")
 
 
 def _bundle(settings: Settings) -> str:

@@ -20,6 +20,8 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from devstack.errors import UsageError
+from devstack.templates import Templates
+from devstack.variables import without_answers
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=100_000)]
@@ -165,8 +167,8 @@ class Settings(_Section, frozen=True, kw_only=True):
     """Name and value of every secret of every layer, also of those that another one won over: not for a report."""
 
     @property
-    def templates(self) -> Path:
-        return self.root / "templates"
+    def templates(self) -> Templates:
+        return Templates(self.root / "templates")
 
     def origin(self, path: str) -> str:
         """Where a setting's value came from."""
@@ -596,7 +598,7 @@ def from_invoke(config: Any, root: Path, environ: Mapping[str, str]) -> Settings
     if runtime and not Path(runtime).is_file():  # Invoke would go on without a word
         raise UsageError(f"there is no file {runtime}", why="`inv -f` names it", fix="correct its name")
     dotenv_path = root / ".env"
-    dotenv = read_dotenv(dotenv_path)
+    dotenv = without_answers(read_dotenv(dotenv_path))
     layers: list[Entry] = []
     for level in ("system", "user", "project"):
         layers += _level(config, level)

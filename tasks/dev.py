@@ -8,7 +8,7 @@ from invoke import Context, Exit, task
 
 from devstack import console
 from devstack.errors import FAILED, UsageError
-from tasks import diagnosis, healing, hooks, inventory, lifecycle, places, report, session
+from tasks import diagnosis, healing, hooks, inventory, lifecycle, places, report, session, variables
 
 
 @task(
@@ -142,3 +142,28 @@ def move(c: Context, to: str = "", back: bool = False, confirm: bool = False) ->
 def images(c: Context, save: str = "", load: str = "", json: bool = False) -> None:
     """Show the images of the services; save or load them."""
     places.images(c, save=save, load=load, as_json=json)
+
+
+@task(
+    auto_shortflags=False,
+    help={
+        "format": "shell, for eval (if not given); dotenv, for a file; or json",
+        "json": "the same as --format json",
+        "direct": "URLs past PgBouncer, to the database itself",
+    },
+)
+def env(c: Context, format: str = "shell", json: bool = False, direct: bool = False) -> None:  # noqa: A002
+    """Print the variables that lead to the stack, with secrets.
+
+    eval "$(inv dev.env)" sets them in a shell.
+    """
+    variables.show(c, "json" if json else format, direct=direct)
+
+
+@task(name="exec", auto_shortflags=False, help={"direct": "URLs past PgBouncer, to the database itself"})
+def exec_(c: Context, direct: bool = False) -> None:
+    """Run a command with these variables: dev.exec -- pytest.
+
+    It runs where it is called, with the programs of the application's interpreter (api.python) first on PATH.
+    """
+    variables.run(c, direct=direct)

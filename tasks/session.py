@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from invoke import Context
 
+from devstack import console
 from devstack.errors import FAILED, StackError, UsageError
 from devstack.mishaps import explain as explain_mishap
 from devstack.settings import VARIABLE_PREFIXES
@@ -21,8 +22,10 @@ from devstack.settings import VARIABLE_PREFIXES
 if TYPE_CHECKING:
     from devstack.stack import Stack
 
-ROOT = Path(__file__).resolve().parent.parent
+NAMES = ("invoke.yaml", "invoke.yml", "invoke.json")
+"""Files of a project, as Invoke looks for them."""
 
+_root = [Path(__file__).resolve().parent.parent]
 _environ: dict[str, str] = {}
 _stack: list[Stack] = []
 
@@ -34,16 +37,50 @@ def take_environment(environ: MutableMapping[str, str]) -> None:
     traceback when it can't; the variables of libpq would point psycopg2 and psql at other servers.
     """
     from devstack.services.postgres import LIBPQ_VARIABLES
+    from devstack.variables import without_answers
 
-    _environ.update(environ)
+    _environ.update(without_answers(environ))
     for name in list(environ):
         if name.startswith(VARIABLE_PREFIXES) or name in LIBPQ_VARIABLES:
             del environ[name]
 
 
 def environment() -> Mapping[str, str]:
-    """The environment that ``inv`` was called with."""
+    """The environment that ``inv`` was called with, without what the stack itself had answered."""
     return _environ
+
+
+def work_in(folder: Path | None) -> None:
+    """Have the nearest project of a folder instead of this checkout."""
+    _root[:] = [place for place in [folder, *folder.parents] if _has_file(place)][:1] if folder else []
+
+
+def _has_file(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in NAMES)
+
+
+def root() -> Path:
+    """The project's folder.
+
+    :raises UsageError: no folder has a file of settings.
+    """
+    if not _root:
+        raise UsageError(
+            f"there is no invoke.yaml in {Path.cwd()}, nor in a folder above it",
+            why="it says which application this is",
+            fix="write one: inv dev.init",
+        )
+    return _root[0]
+
+
+def has_root() -> bool:
+    """Whether there is a project."""
+    return bool(_root)
+
+
+def words() -> list[str]:
+    """The words after ``--``, which Invoke 2 joins to one."""
+    return sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
 
 
 def stack(c: Context, *, looking: bool = False) -> Stack:
@@ -52,9 +89,9 @@ def stack(c: Context, *, looking: bool = False) -> Stack:
     from devstack.stack import open_stack
 
     if looking and not _stack:
-        return open_stack(c, ROOT, _environ, looking=True)
+        return open_stack(c, root(), _environ, looking=True)
     if not _stack:
-        _stack.append(open_stack(c, ROOT, _environ))
+        _stack.append(open_stack(c, root(), _environ))
     return _stack[0]
 
 
@@ -62,7 +99,7 @@ def on(c: Context, runtime: str) -> Stack:
     """The same environment on a runtime, whatever it is on now."""
     from devstack.stack import open_stack
 
-    return open_stack(c, ROOT, _environ, runtime=runtime)
+    return open_stack(c, root(), _environ, runtime=runtime)
 
 
 def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -81,7 +118,7 @@ def explain(kind: type[BaseException], error: BaseException, trace: TracebackTyp
             f"{kind.__name__}: {error}",
             fix="this is a defect of the tool; `inv --debug …` shows where, please report it with `inv dev.bundle`",
         )
-    print(problem.text(), file=sys.stderr)
+    console.note(problem.text())
     raise SystemExit(problem.code)
 
 
@@ -100,16 +137,17 @@ def _of_invoke(error: BaseException, trace: TracebackType | None) -> UsageError 
         return None
     from devstack.settings import check_files
 
+    own = "".join(f"{folder / NAMES[0]}, " for folder in _root)
     found = check_files(
         folder.with_suffix(f".{ending}")
-        for folder in (Path("/etc/invoke"), Path.home() / ".invoke", ROOT / "invoke")
+        for folder in (Path("/etc/invoke"), Path.home() / ".invoke", *(folder / "invoke" for folder in _root))
         for ending in ("yaml", "yml", "json")
     )
     if found is None and any(name.startswith(("load_", "_load_")) for _, name in places):
         return UsageError(
             "Invoke can't take its configuration",
             why=str(error),
-            fix=f"look at {ROOT / 'invoke.yaml'}, ~/.invoke.yaml, /etc/invoke.yaml, and at the file of -f",
+            fix=f"look at {own}~/.invoke.yaml, /etc/invoke.yaml, and at the file of -f",
         )
     return found
 

@@ -204,6 +204,9 @@ SPECIFIED = {
 }
 """The variables of the specification, apart from the database's URL, and the setting that each is."""
 
+PROJECT_FILES = ("invoke.yaml", "invoke.yml", "invoke.json")
+"""A project's settings, as Invoke looks for them."""
+
 URL_VARIABLE = "NINAIVALAIGAL_DATABASE_URL"
 
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

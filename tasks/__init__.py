@@ -19,3 +19,7 @@ for module in (dev, db, pgb, api, data):
 ns.add_task(health.health)
 ns.add_task(system.system_info)
 ns.add_task(system.metrics)
+
+if main := sys.modules.get("invoke.main"):
+    # `inv` has split its words by now, and is about to look for tasks among them
+    session.take_path(getattr(getattr(main.program, "core", None), "unparsed", []), ns.task_names)

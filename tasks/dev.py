@@ -8,7 +8,7 @@ from invoke import Context, Exit, task
 
 from devstack import console
 from devstack.errors import FAILED, UsageError
-from tasks import diagnosis, healing, hooks, inventory, lifecycle, places, report, session, variables
+from tasks import adoption, diagnosis, healing, hooks, inventory, lifecycle, places, report, session, variables
 
 
 @task(
@@ -142,6 +142,23 @@ def move(c: Context, to: str = "", back: bool = False, confirm: bool = False) ->
 def images(c: Context, save: str = "", load: str = "", json: bool = False) -> None:
     """Show the images of the services; save or load them."""
     places.images(c, save=save, load=load, as_json=json)
+
+
+@task(
+    auto_shortflags=False,
+    help={
+        "path": "the project's folder, also without a flag; otherwise the git checkout's, or the one you are in",
+        "app": "the application, where there are several: package.module:name",
+        "force": "write invoke.yaml anew, though there is one",
+        "json": "the answer as JSON",
+    },
+)
+def init(c: Context, path: str = "", app: str = "", force: bool = False, json: bool = False) -> None:
+    """Write the invoke.yaml of a project: dev.init [PATH].
+
+    Its source is read, never run; what was found is explained in the file. With --dry it is only shown.
+    """
+    adoption.init(c, path, app=app, force=force, as_json=json)
 
 
 @task(

@@ -23,6 +23,7 @@ class Nv(Program):
             self.config.set_project_location(session.root())
             self.config.load_project()
         super().parse_collection()
+        session.take_path(self.core.unparsed, ns.task_names)
 
     def execute(self) -> None:
         try:

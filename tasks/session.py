@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,15 +17,13 @@ from invoke import Context
 from devstack import console
 from devstack.errors import FAILED, StackError, UsageError
 from devstack.mishaps import explain as explain_mishap
-from devstack.settings import VARIABLE_PREFIXES
+from devstack.settings import PROJECT_FILES, VARIABLE_PREFIXES
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
 
-NAMES = ("invoke.yaml", "invoke.yml", "invoke.json")
-"""Files of a project, as Invoke looks for them."""
-
-_root = [Path(__file__).resolve().parent.parent]
+CHECKOUT = Path(__file__).resolve().parent.parent
+_root = [CHECKOUT]
 _environ: dict[str, str] = {}
 _stack: list[Stack] = []
 
@@ -56,7 +54,7 @@ def work_in(folder: Path | None) -> None:
 
 
 def _has_file(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in NAMES)
+    return any((folder / name).is_file() for name in PROJECT_FILES)
 
 
 def root() -> Path:
@@ -76,6 +74,14 @@ def root() -> Path:
 def has_root() -> bool:
     """Whether there is a project."""
     return bool(_root)
+
+
+def take_path(given: list[str], tasks: Collection[str]) -> None:
+    """Make ``dev.init PATH`` a flag, in place: Invoke has no argument without one that may be left out."""
+    if "dev.init" in given:
+        at = given.index("dev.init") + 1
+        if given[at:] and not given[at].startswith("-") and given[at] not in tasks:
+            given[at] = f"--path={given[at]}"
 
 
 def words() -> list[str]:
@@ -137,7 +143,7 @@ def _of_invoke(error: BaseException, trace: TracebackType | None) -> UsageError 
         return None
     from devstack.settings import check_files
 
-    own = "".join(f"{folder / NAMES[0]}, " for folder in _root)
+    own = "".join(f"{folder / PROJECT_FILES[0]}, " for folder in _root)
     found = check_files(
         folder.with_suffix(f".{ending}")
         for folder in (Path("/etc/invoke"), Path.home() / ".invoke", *(folder / "invoke" for folder in _root))

@@ -78,10 +78,14 @@ def has_root() -> bool:
 
 def take_path(given: list[str], tasks: Collection[str]) -> None:
     """Make ``dev.init PATH`` a flag, in place: Invoke has no argument without one that may be left out."""
-    if "dev.init" in given:
-        at = given.index("dev.init") + 1
-        if given[at:] and not given[at].startswith("-") and given[at] not in tasks:
+    if "dev.init" not in given:
+        return
+    for at in range(given.index("dev.init") + 1, len(given)):
+        if given[at] in tasks:
+            return
+        if not given[at].startswith("-") and given[at - 1] not in ("--path", "--app"):
             given[at] = f"--path={given[at]}"
+            return
 
 
 def words() -> list[str]:

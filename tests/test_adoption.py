@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from devstack.adoption.survey import Survey
 from devstack.adoption.writing import root_of
 from devstack.errors import UsageError
 from devstack.settings import load, yaml_entries
+from tests.conftest import ROOT
 
 APP = "from fastapi import FastAPI\napp = FastAPI()\n"
 HEALTH = '@app.get("/health")\ndef health(): return {}\n'
@@ -576,3 +579,30 @@ def test_the_folder_is_the_one_that_is_given_or_the_git_checkout_s_or_here(tmp_p
     assert root_of(".", here) == here
     with pytest.raises(UsageError, match="is no folder"):
         root_of("nowhere", here)
+
+
+def test_git_would_show_what_the_stack_writes(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    found = look(tmp_path, {"main.py": APP, ".gitignore": "/logs/\n"})
+    assert found.notes == ["git would show what the stack writes: put backups/ into .gitignore"]
+
+
+@pytest.mark.parametrize(
+    "words", [["dev.init", "FOLDER"], ["dev.init", "--path", "FOLDER"], ["dev.init", "--app=main:app", "FOLDER"]]
+)
+def test_the_folder_is_a_word_of_its_own_or_a_flag_s(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "main.py").write_text(APP)
+    given = [str(tmp_path) if word == "FOLDER" else word for word in words]
+    done = subprocess.run(
+        [sys.executable, "-m", "invoke", *given], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "app: main:app" in (tmp_path / "invoke.yaml").read_text()
+    assert f"cd {tmp_path} && nv dev.up" in done.stdout
+
+
+def test_there_is_no_such_folder(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "invoke", "dev.init", str(tmp_path / "x")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "it does not exist" in done.stderr

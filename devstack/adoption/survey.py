@@ -19,6 +19,8 @@ from devstack.settings import (
     RESERVED_USERS,
     SECTIONS,
     SPECIFIED,
+    DataSettings,
+    StackSettings,
     load,
     read_dotenv,
     variable_entries,
@@ -60,7 +62,17 @@ class Survey:
             self.notes.append(f"{self.tree.shown(path)} can't be read: {why}")
         if self.dotenv:
             self.notes.append(f".env: its {len(self.dotenv)} variables go to the application")
+        if ignored := self._to_ignore():
+            self.notes.append(f"git would show what the stack writes: put {' and '.join(ignored)} into .gitignore")
         return Findings(root=str(self.tree.root), settings=found, missing=self.missing, notes=self.notes)
+
+    def _to_ignore(self) -> list[str]:
+        """The stack's folders that git does not ignore, as far as a line of .gitignore says so."""
+        if not any((place / ".git").exists() for place in [self.tree.root, *self.tree.root.parents]):
+            return []
+        lines = {line.strip().strip("/") for line in self.tree.text(self.tree.root / ".gitignore").splitlines()}
+        folders = (StackSettings().log_dir, DataSettings().dir)
+        return [f"{folder}/" for folder in folders if not lines & {folder, f"{folder}/*", "*"}]
 
     # files of variables
 

@@ -47,7 +47,9 @@ def _show(found: Findings, root: Path) -> None:
         console.out(f"\n{console.paint('not found', 'warn')}: {one.what}\nfix: {one.fix}")
     cd = "" if root == Path.cwd() else f"cd {shlex.quote(str(root))} && "
     install = "" if shutil.which("nv") else "pipx install " + shlex.quote(str(session.CHECKOUT)) + "; "
-    console.out(f"\nnext: {install}{cd}nv dev.up")
+    known = any(one.path == "api.app" for one in found.settings)
+    first = "" if known else "set api.app and api.dir in invoke.yaml; "
+    console.out(f"\nnext: {first}{install}{cd}nv dev.up")
 
 
 def _value(value: object) -> str:

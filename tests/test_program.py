@@ -273,6 +273,12 @@ def test_what_it_tells_people_to_type_is_what_is_there(shop: Stranger) -> None:
     shop.inv("dev.up")
 
 
+def test_a_database_without_extensions_is_looked_at_like_any_other(shop: Stranger) -> None:
+    said = shop.popen("health", INVOKE_DB_EXTENSIONS="").communicate(timeout=60)[0]
+    assert "Database (nv-db)" in said
+    assert "a query failed" not in said
+
+
 def test_an_interpreter_without_uvicorn_is_named_with_what_installs_it(shop: Stranger, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)

@@ -7,16 +7,14 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from devstack.adoption import applications, compose, interpreter, migrations, variables
+from devstack.adoption import applications, compose, database, interpreter, migrations, variables
 from devstack.adoption.applications import Application, Home
 from devstack.adoption.findings import Findings, Found, Missing
-from devstack.adoption.names import Names, called
+from devstack.adoption.names import Names
 from devstack.adoption.routes import Routes, healths, metrics
 from devstack.adoption.tree import Tree
 from devstack.errors import StackError, UsageError
 from devstack.settings import (
-    RESERVED_DATABASES,
-    RESERVED_USERS,
     SECTIONS,
     SPECIFIED,
     DataSettings,
@@ -30,7 +28,6 @@ from devstack.settings import (
 EXAMPLES = (".env.example", ".env.sample", ".env.template", ".env.dist", "env.example")
 SERVING = re.compile(r"api|app|web|backend|server|fastapi", re.IGNORECASE)
 """Names of the compose service that is the application."""
-POSTGRES_PORT = 5432
 
 
 class Survey:
@@ -55,7 +52,7 @@ class Survey:
 
     def findings(self) -> Findings:
         """Everything; the settings are such that they can be loaded."""
-        found = [*self._database(), *self._api(), *self._data()]
+        found = [*database.database(self), *self._api(), *self._data()]
         self._needed(found)
         self._check(found)
         for path, why in self.tree.unread[:5]:
@@ -229,77 +226,10 @@ class Survey:
         given = next((k.value for k in app.call.keywords if k.arg == "openapi_url"), None) if app.call else None
         return "/openapi.json" if given is None else self.names.text(app.key[0], given) or ""
 
-    # the database
-
-    def _hints(self) -> Iterator[tuple[str, Mapping[str, str]]]:
-        """Where people have said how the database is called, each with what it says."""
-        for service in self.services:
-            if service.is_postgres:
-                env = service.environment
-                given = {"db_name": env.get("POSTGRES_DB", ""), "db_user": env.get("POSTGRES_USER", "")}
-                yield f"service {service.name} in {service.file}", given
-        for file, values in ((".env", self.dotenv), (self.example_file, self.example)):
-            for name, value in values.items():
-                role = variables.role_of(name)
-                if role:
-                    yield f"{name} in {file}", variables.url_parts(value) if role == "database_url" else {role: value}
-        for one in self.read.values():
-            if (role := variables.role_of(one.name)) and one.default:
-                given = variables.url_parts(one.default) if role == "database_url" else {role: one.default}
-                yield f"the default of {one.name} in {self.tree.shown(one.path)}", given
-
-    def _database(self) -> Iterator[Found]:
-        fallback = re.sub(r"\W+", "_", self.tree.root.name.lower(), flags=re.ASCII).strip("_")[:40] or "app"
-        if fallback in RESERVED_DATABASES | RESERVED_USERS or fallback.startswith("pg_") or fallback[0].isdigit():
-            fallback = f"app_{fallback}"
-        named = self._hinted("db_name", RESERVED_DATABASES)
-        name, why = named or (fallback, "the project's folder")
-        yield Found("db.name", name, why)
-        user = self._hinted("db_user", RESERVED_USERS)
-        own = name if name not in RESERVED_USERS and not name.startswith("pg_") else fallback
-        yield Found("db.user", *(user or (own, "as the database; no role of PostgreSQL's own")))
-        for service in self.services:
-            if service.is_postgres:
-                here = next((here for here, inside in service.ports if inside == POSTGRES_PORT), 0)
-                if here >= 1024 and here not in (POSTGRES_PORT, 6432):  # the system's own PostgreSQL has the usual one
-                    yield Found("db.port", here, f"service {service.name} in {service.file}")
-                break
-        wanted = migrations.extensions(self.tree)
-        if any(service.is_postgres and "pgvector" in service.image for service in self.services):
-            wanted.setdefault("vector", "the image in the compose file")
-        why = ", ".join(dict.fromkeys(wanted.values())) or "none is created or used"
-        yield Found("db.extensions", list(wanted), why)
-
-    def _hinted(self, role: str, reserved: set[str]) -> tuple[str, str] | None:
-        for where, given in self._hints():
-            value = given.get(role, "")
-            if value and value not in reserved and re.fullmatch(r"[\w-]{1,63}", value) and not value.startswith("pg_"):
-                return value, where
-        return None
-
     def _scheme(self) -> Iterator[Found]:
-        self.scheme, why = self._url_scheme()
+        self.scheme, why = database.url_scheme(self)
         if self.scheme != "postgresql":
             yield Found("api.url_scheme", self.scheme, why)
-
-    def _url_scheme(self) -> tuple[str, str]:
-        found = variables.schemes(self.tree)
-        if "=postgresql" in found:
-            return "postgresql", "the application puts its driver in"
-        for where, given in self._hints():
-            if (scheme := given.get("scheme", "")).startswith("postgres"):
-                return scheme, where
-        for scheme in found:
-            if "+" in scheme and not scheme.startswith("="):
-                return scheme, "as the source has it"
-        engines = {called(call) for _, call in self.names.calls} & {"create_async_engine", "create_engine"}
-        drivers = (
-            ["asyncpg", "psycopg"] if "create_async_engine" in engines else ["psycopg2", "psycopg2-binary", "psycopg"]
-        )
-        driver = next((d for d in drivers if engines and any(p.partition("[")[0] == d for p in self.packages)), "")
-        if driver in ("asyncpg", "psycopg"):
-            return f"postgresql+{driver}", f"{driver} is among its packages"
-        return "postgresql", ""
 
     # variables
 

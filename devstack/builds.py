@@ -15,6 +15,8 @@ from devstack.runtimes.containers import BASE
 from devstack.settings import Settings
 
 CONTAINERFILE = "Containerfile"
+CONTAINERS = "containers"
+"""The folder of the templates that containers are made of."""
 BUNDLE = "ca-bundle.crt"
 """In the build's folder; empty unless ``stack.ca_bundle`` is set."""
 SERVER = "uvicorn"
@@ -61,7 +63,7 @@ def api(settings: Settings, folder: Path) -> Build:
 
 
 def _containerfile(settings: Settings, name: str) -> str:
-    return (settings.templates / "containers" / f"{name}.Containerfile").read_text(encoding="utf-8")
+    return (settings.templates / f"{CONTAINERS}/{name}.Containerfile").read_text(encoding="utf-8")
 
 
 def _bundle(settings: Settings) -> str:
@@ -119,4 +121,34 @@ def _from_project(file: Path) -> Iterator[str]:
         content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{file} can't be read", why=str(error), fix="mend the file") from None
-    yield from content.get("project", {}).get("dependencies", [])
+    listed = content.get("project", {}).get("dependencies", [])
+    yield from listed or _from_poetry(content.get("tool", {}).get("poetry", {}).get("dependencies", {}))
+
+
+def _from_poetry(dependencies: Mapping[str, Any]) -> Iterator[str]:
+    """https://python-poetry.org/docs/dependency-specification/"""
+    for name, given in dependencies.items():
+        details = given if isinstance(given, Mapping) else {"version": given}
+        version = details.get("version", "*")
+        elsewhere = {"path", "git", "url"} & details.keys()
+        if name.lower() == "python" or details.get("optional") or elsewhere or not isinstance(version, str):
+            continue
+        extras = f"[{','.join(details['extras'])}]" if details.get("extras") else ""
+        limits = ",".join(filter(None, (_limit(part.strip()) for part in version.split(","))))
+        yield f"{name}{extras}{limits}"
+
+
+def _limit(text: str) -> str:
+    """A constraint of poetry's as pip takes it: ``^1.2`` is from 1.2 to below 2, ``~1.2`` to below 1.3."""
+    if text in ("", "*"):
+        return ""
+    if text[0] in "<>=!":
+        return text
+    version = text.lstrip("^~ ")
+    if text[0] not in "^~":
+        return f"=={version}"
+    numbers = [int(part) for part in re.findall(r"\d+", version)[:3]]
+    first = next((i for i, number in enumerate(numbers) if number), len(numbers) - 1)
+    place = first if text[0] == "^" else min(1, len(numbers) - 1)
+    above = ".".join(map(str, [*numbers[:place], numbers[place] + 1]))
+    return f">={version},<{above}"

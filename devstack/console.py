@@ -101,12 +101,22 @@ def printable(text: str) -> str:
 
 def out(text: str = "") -> None:
     """A line of the answer."""
-    print(text, flush=True)
+    print(spoken(text), flush=True)
 
 
 def note(text: str) -> None:
     """A line on what is going on, apart from the answer."""
-    print(text, file=sys.stderr, flush=True)
+    print(spoken(text), file=sys.stderr, flush=True)
+
+
+program = "inv"
+"""What the user types; ``nv`` where it is installed as a program of its own."""
+COMMAND = re.compile(r"\binv (?=-|health\b|metrics\b|system-info\b|(?:dev|db|pgb|api|data)\.)")
+
+
+def spoken(text: str) -> str:
+    """Text whose commands are those that the user types: they are written for ``inv``."""
+    return text if program == "inv" else COMMAND.sub(f"{program} ", text)
 
 
 def data(value: Any) -> None:
@@ -141,7 +151,7 @@ def screen(watch: bool) -> Iterator[Callable[[Iterable[str]], None]]:
             raise KeyboardInterrupt
         if shown and not terminal:
             out()
-        shown[:] = "\n".join(lines).split("\n")
+        shown[:] = spoken("\n".join(lines)).split("\n")
         if terminal:
             _redraw(shown)
         else:

@@ -56,7 +56,7 @@ class StackLock:
                     fix="wait for it, or end it; stack.lock_timeout sets how long to wait",
                 ) from None
         with open(os.open(self._holder, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(f"{os.getpid()} {' '.join(['inv', *sys.argv[1:]])}\n")
+            file.write(f"{os.getpid()} {' '.join([console.program, *sys.argv[1:]])}\n")
 
     def try_acquire(self) -> bool:
         """Take the lock if nobody else has it."""

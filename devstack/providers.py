@@ -15,6 +15,7 @@ from devstack.container import ContainerContext
 from devstack.errors import StackError
 from devstack.settings import Settings
 from devstack.shell import Command, chain, sh
+from devstack.templates import CHECKOUT
 
 PROGRAMS = ("postgres", "initdb", "psql", "pg_dump", "pg_restore")
 """What a provider must have."""
@@ -34,7 +35,12 @@ FOLDERS = (
 )
 PGBOUNCER_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin")
 
-INSTALL = "install it: scripts/bootstrap.sh run (apt, dnf, pacman, apk or brew)"
+BOOTSTRAP = "scripts/bootstrap.sh"
+INSTALL = (
+    f"install it: {BOOTSTRAP} run (apt, dnf, pacman, apk or brew)"
+    if (CHECKOUT / BOOTSTRAP).is_file()
+    else "install it by this system's package manager: apt-get, dnf, pacman, apk or brew"
+)
 REMEDIES = [INSTALL, "or name a folder with PostgreSQL's programs in db.bin_dir"]
 
 

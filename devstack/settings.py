@@ -20,6 +20,8 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from devstack.errors import UsageError
+from devstack.templates import Templates
+from devstack.variables import without_answers
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=100_000)]
@@ -168,8 +170,8 @@ class Settings(_Section, frozen=True, kw_only=True):
     """The files that every environment reads, in the order in which later ones win."""
 
     @property
-    def templates(self) -> Path:
-        return self.root / "templates"
+    def templates(self) -> Templates:
+        return Templates(self.root / "templates")
 
     def origin(self, path: str) -> str:
         """Where a setting's value came from."""
@@ -204,6 +206,9 @@ SPECIFIED = {
     "RELOAD_ON_CHANGE": "api.reload",
 }
 """The variables of the specification, apart from the database's URL, and the setting that each is."""
+
+PROJECT_FILES = ("invoke.yaml", "invoke.yml", "invoke.json")
+"""A project's settings, as Invoke looks for them."""
 
 URL_VARIABLE = "NINAIVALAIGAL_DATABASE_URL"
 
@@ -613,7 +618,7 @@ def from_invoke(config: Any, root: Path, environ: Mapping[str, str], given: Iter
     if runtime and not Path(runtime).is_file():  # Invoke would go on without a word
         raise UsageError(f"there is no file {runtime}", why="`inv -f` names it", fix="correct its name")
     dotenv_path = root / ".env"
-    dotenv = read_dotenv(dotenv_path)
+    dotenv = without_answers(read_dotenv(dotenv_path))
     layers: list[Entry] = []
     for level in ("system", "user", "project"):
         layers += _level(config, level)

@@ -1,4 +1,4 @@
-"""The files of templates/, filled in."""
+"""The files of templates/, filled in. A project's own ones win over those of the package, file by file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,23 @@ import string
 from pathlib import Path
 
 from devstack.errors import UsageError
+
+PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = PACKAGE.parent
+"""Of who works from one; where the package is installed, a folder of packages."""
+PACKAGED = PACKAGE / "templates" if (PACKAGE / "templates").is_dir() else CHECKOUT / "templates"
+"""In a wheel they are in the package, in a checkout beside it."""
+
+
+class Templates:
+    """The templates of one project, by name: ``templates / "pgbouncer.ini"``."""
+
+    def __init__(self, own: Path) -> None:
+        self.own = own
+
+    def __truediv__(self, name: str) -> Path:
+        own = self.own / name
+        return own if own.is_file() else PACKAGED / name
 
 
 def render(file: Path, **values: object) -> str:

@@ -28,7 +28,7 @@ def changes(root: Path, templates: Path, ended: threading.Event) -> Iterator[lis
     """
     from watchfiles import watch
 
-    folders = [root, templates, *(path for path in templates.rglob("*") if path.is_dir())]
+    folders = [root, *(path for path in (templates, *templates.rglob("*")) if path.is_dir())]
 
     def concerns(_: object, path: str) -> bool:
         file = Path(path)

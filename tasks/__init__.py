@@ -21,3 +21,7 @@ ns.add_task(health.health)
 ns.add_task(system.system_info)
 ns.add_task(system.metrics)
 everywhere.offer(ns)
+
+if main := sys.modules.get("invoke.main"):
+    # `inv` has split its words by now, and is about to look for tasks among them
+    session.take_path(getattr(getattr(main.program, "core", None), "unparsed", []), ns.task_names)

@@ -6,6 +6,7 @@ from invoke import Context, Exit, task
 
 from devstack import console
 from tasks import (
+    adoption,
     diagnosis,
     editors,
     environments,
@@ -17,6 +18,7 @@ from tasks import (
     profiling,
     report,
     session,
+    variables,
     watching,
 )
 
@@ -262,6 +264,23 @@ def completion(c: Context, shell: str) -> None:
 @task(
     auto_shortflags=False,
     help={
+        "path": "the project's folder, also without a flag; otherwise the git checkout's, or the one you are in",
+        "app": "the application, where there are several: package.module:name",
+        "force": "write invoke.yaml anew, though there is one",
+        "json": "the answer as JSON",
+    },
+)
+def init(c: Context, path: str = "", app: str = "", force: bool = False, json: bool = False) -> None:
+    """Write the invoke.yaml of a project: dev.init [PATH].
+
+    Its source is read, never run; what was found is explained in the file. With --dry it is only shown.
+    """
+    adoption.init(c, path, app=app, force=force, as_json=json)
+
+
+@task(
+    auto_shortflags=False,
+    help={
         "vscode": "tasks, debugging, recommended extensions and a database connection for VS Code",
         "jetbrains": "run configurations and a data source for PyCharm",
         "folder": "the folder that the editor has open; otherwise the project's",
@@ -279,3 +298,28 @@ def ide(
 ) -> None:
     """Set up an editor for the stack, in the files it has."""
     editors.ide(c, vscode=vscode, jetbrains=jetbrains, folder=folder, variables=variables, as_json=json)
+
+
+@task(
+    auto_shortflags=False,
+    help={
+        "format": "shell, for eval (if not given); dotenv, for a file; or json",
+        "json": "the same as --format json",
+        "direct": "URLs past PgBouncer, to the database itself",
+    },
+)
+def env(c: Context, format: str = "shell", json: bool = False, direct: bool = False) -> None:  # noqa: A002
+    """Print the variables that lead to the stack, with secrets.
+
+    eval "$(inv dev.env)" sets them in a shell.
+    """
+    variables.show(c, "json" if json else format, direct=direct)
+
+
+@task(name="exec", auto_shortflags=False, help={"direct": "URLs past PgBouncer, to the database itself"})
+def exec_(c: Context, direct: bool = False) -> None:
+    """Run a command with these variables: dev.exec -- pytest.
+
+    It runs where it is called, with the programs of the application's interpreter (api.python) first on PATH.
+    """
+    variables.run(c, direct=direct)

@@ -7,22 +7,23 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from invoke import Context
 
+from devstack import console
 from devstack.errors import FAILED, StackError, UsageError, speak_for
 from devstack.mishaps import explain as explain_mishap
-from devstack.settings import VARIABLE_PREFIXES, Entry, check_files
+from devstack.settings import PROJECT_FILES, VARIABLE_PREFIXES, Entry, check_files
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
 
-ROOT = Path(__file__).resolve().parent.parent
-
+CHECKOUT = Path(__file__).resolve().parent.parent
+_root = [CHECKOUT]
 _environ: dict[str, str] = {}
 _named: list[str] = []
 """The environment that a flag names."""
@@ -36,9 +37,10 @@ def take_environment(environ: MutableMapping[str, str]) -> None:
     traceback when it can't; the variables of libpq would point psycopg2 and psql at other servers.
     """
     from devstack.services.postgres import LIBPQ_VARIABLES
+    from devstack.variables import without_answers
 
-    _environ.update(environ)
-    speak_for(environ.get("INVOKE_STACK_ENV") or environ.get("NV_ENV") or "")
+    _environ.update(without_answers(environ))
+    speak_for(_environ.get("INVOKE_STACK_ENV") or _environ.get("NV_ENV") or "")
     for name in list(environ):
         if name.startswith(VARIABLE_PREFIXES) or name in LIBPQ_VARIABLES:
             del environ[name]
@@ -71,8 +73,53 @@ def given() -> list[Entry]:
 
 
 def environment() -> Mapping[str, str]:
-    """The environment that ``inv`` was called with."""
+    """The environment that ``inv`` was called with, without what the stack itself had answered."""
     return _environ
+
+
+def work_in(folder: Path | None) -> None:
+    """Have the nearest project of a folder instead of this checkout."""
+    _root[:] = [place for place in [folder, *folder.parents] if _has_file(place)][:1] if folder else []
+
+
+def _has_file(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in PROJECT_FILES)
+
+
+def root() -> Path:
+    """The project's folder.
+
+    :raises UsageError: no folder has a file of settings.
+    """
+    if not _root:
+        raise UsageError(
+            f"there is no invoke.yaml in {Path.cwd()}, nor in a folder above it",
+            why="it says which application this is",
+            fix="write one: inv dev.init",
+        )
+    return _root[0]
+
+
+def has_root() -> bool:
+    """Whether there is a project."""
+    return bool(_root)
+
+
+def take_path(given: list[str], tasks: Collection[str]) -> None:
+    """Make ``dev.init PATH`` a flag, in place: Invoke has no argument without one that may be left out."""
+    if "dev.init" not in given:
+        return
+    for at in range(given.index("dev.init") + 1, len(given)):
+        if given[at] in tasks:
+            return
+        if not given[at].startswith("-") and given[at - 1] not in ("--path", "--app", "--env", "-e"):
+            given[at] = f"--path={given[at]}"
+            return
+
+
+def words() -> list[str]:
+    """The words after ``--``, which Invoke 2 joins to one."""
+    return sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
 
 
 def stack(c: Context, *, looking: bool = False) -> Stack:
@@ -81,9 +128,9 @@ def stack(c: Context, *, looking: bool = False) -> Stack:
     from devstack.stack import open_stack
 
     if looking and not _stack:
-        return open_stack(c, ROOT, _environ, looking=True, given=given())
+        return open_stack(c, root(), _environ, looking=True, given=given())
     if not _stack:
-        _stack.append(open_stack(c, ROOT, _environ, given=given()))
+        _stack.append(open_stack(c, root(), _environ, given=given()))
         if _stack[0].paths.window.exists():
             from devstack.profiling import explain
 
@@ -95,7 +142,7 @@ def on(c: Context, runtime: str) -> Stack:
     """The same environment on a runtime, whatever it is on now."""
     from devstack.stack import open_stack
 
-    return open_stack(c, ROOT, _environ, runtime=runtime, given=given())
+    return open_stack(c, root(), _environ, runtime=runtime, given=given())
 
 
 def afresh(c: Context) -> Stack:
@@ -107,13 +154,13 @@ def afresh(c: Context) -> Stack:
 
     from devstack.stack import open_stack
 
-    if problem := check_files(ROOT / f"invoke.{ending}" for ending in ("yaml", "yml", "json")):
+    if problem := check_files(root() / name for name in PROJECT_FILES):
         raise problem
     path = object.__getattribute__(c.config, "_runtime_path")
-    config = Config(overrides={"run": {"echo": c.config.run.echo}}, project_location=ROOT, runtime_path=path)
+    config = Config(overrides={"run": {"echo": c.config.run.echo}}, project_location=root(), runtime_path=path)
     config.load_project()
     config.load_runtime()
-    return open_stack(Context(config), ROOT, _environ, given=given())
+    return open_stack(Context(config), root(), _environ, given=given())
 
 
 def problem_of(error: BaseException, trace: TracebackType | None) -> StackError:
@@ -139,7 +186,7 @@ def explain(kind: type[BaseException], error: BaseException, trace: TracebackTyp
         traceback.print_exception(kind, error, trace)
         raise SystemExit(FAILED)
     problem = problem_of(error, trace)
-    print(problem.text(), file=sys.stderr)
+    console.note(problem.text())
     raise SystemExit(problem.code)
 
 
@@ -156,16 +203,17 @@ def _of_invoke(error: BaseException, trace: TracebackType | None) -> UsageError 
         return UsageError("a flag's value is wrong", why=why, fix="inv --help TASK says what it takes")
     if "config.py" not in {file for file, _ in places} or type(error).__module__.startswith("invoke.vendor.yaml"):
         return None
+    own = "".join(f"{folder / PROJECT_FILES[0]}, " for folder in _root)
     found = check_files(
         folder.with_suffix(f".{ending}")
-        for folder in (Path("/etc/invoke"), Path.home() / ".invoke", ROOT / "invoke")
+        for folder in (Path("/etc/invoke"), Path.home() / ".invoke", *(folder / "invoke" for folder in _root))
         for ending in ("yaml", "yml", "json")
     )
     if found is None and any(name.startswith(("load_", "_load_")) for _, name in places):
         return UsageError(
             "Invoke can't take its configuration",
             why=str(error),
-            fix=f"look at {ROOT / 'invoke.yaml'}, ~/.invoke.yaml, /etc/invoke.yaml, and at the file of -f",
+            fix=f"look at {own}~/.invoke.yaml, /etc/invoke.yaml, and at the file of -f",
         )
     return found
 

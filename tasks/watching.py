@@ -26,7 +26,7 @@ def watch(c: Context) -> None:
         return
     watched, ended = Watched(stack), _Ended()
     signal.signal(signal.SIGINT, ended.interrupt)
-    for number, files in enumerate(changes(stack.settings.root, stack.settings.templates, ended)):
+    for number, files in enumerate(changes(stack.settings.root, stack.settings.templates.own, ended)):
         ended.applying = True
         if number == 0:
             console.note("watching invoke.yaml, .env and templates/ until Ctrl-C; what is stopped stays stopped")

@@ -3,4 +3,4 @@
 $exports
 cd $root || exit 1
 mkdir -p $folder && exec >> $log 2>&1 || exit 1
-exec $python $inv --search-root $root data.schedule --run
+exec $python $inv data.schedule --run

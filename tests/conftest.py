@@ -99,7 +99,11 @@ class Project:
         shutil.copytree(ROOT, self.root, ignore=LEFT_OUT)
         self.state_base = folder / "state"
         self.db_port, self.pgb_port, self.api_port = free_ports(3)
-        self.env = {
+        self.env = self.surroundings(cache)
+
+    def surroundings(self, cache: Path) -> dict[str, str]:
+        """The environment of its commands."""
+        env = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("INVOKE_", "NV_", "PG", "NINAIVALAIGAL_"))},
             "INVOKE_STACK_RUNTIME": "native",
             "INVOKE_STACK_STATE_DIR": str(self.state_base),
@@ -110,7 +114,8 @@ class Project:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         for name in ("MEMORY_PROVIDER", "LOG_LEVEL", "RELOAD_ON_CHANGE", "NO_COLOR"):
-            self.env.pop(name, None)
+            env.pop(name, None)
+        return env
 
     # the command line
 

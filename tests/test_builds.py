@@ -29,6 +29,29 @@ def test_the_packages_in_a_pyproject_and_a_server_that_it_leaves_out(tmp_path: P
     assert requirements(tmp_path, pyproject_toml=text) == ["fastapi", "asyncpg", "uvicorn"]
 
 
+def test_the_packages_of_poetry(tmp_path: Path) -> None:
+    text = """
+        [tool.poetry.dependencies]
+        python = "^3.11"
+        fastapi = "^0.115.2"
+        uvicorn = {version = "~0.30", extras = ["standard"]}
+        sqlalchemy = "^2.0"
+        pydantic = ">=2,<3"
+        httpx = "*"
+        anyio = "4.1.*"
+        extra = {version = "1", optional = true}
+        here = {path = "../here"}
+    """
+    assert requirements(tmp_path, pyproject_toml=text) == [
+        "fastapi>=0.115.2,<0.116",
+        "uvicorn[standard]>=0.30,<0.31",
+        "sqlalchemy>=2.0,<3",
+        "pydantic>=2,<3",
+        "httpx",
+        "anyio==4.1.*",
+    ]
+
+
 def test_the_folder_above_has_them(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("fastapi\n")
     (tmp_path / "app").mkdir()

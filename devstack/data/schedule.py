@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,7 +22,8 @@ from devstack.data.cron import Cron, parse
 from devstack.data.manifest import now, stamp
 from devstack.errors import StackError, UsageError
 from devstack.settings import SPECIFIED, URL_VARIABLE, VARIABLE_PREFIXES
-from devstack.shell import argv
+from devstack.shell import argv, sh
+from devstack.templates import CHECKOUT
 
 if TYPE_CHECKING:
     from devstack.data.schedulers import Scheduler
@@ -93,15 +95,19 @@ def _script(stack: Stack) -> str:
     """With the variables that this command's settings came from: a scheduler has nearly none of its own."""
     ours = {*SPECIFIED, URL_VARIABLE, "PATH", "XDG_DATA_HOME", "XDG_CACHE_HOME"}
     given = {k: v for k, v in sorted(stack.environ.items()) if k in ours or k.startswith(VARIABLE_PREFIXES)}
-    root, bin_ = stack.settings.root, stack.settings.root / ".venv/bin"
-    if not (bin_ / "inv").exists():  # tests, and those who install it in a place of their own
-        bin_ = type(root)(sys.executable).parent
+    root = stack.settings.root
+    program, bin_ = ("inv", root / ".venv/bin") if root == CHECKOUT else ("nv", Path(sys.executable).parent)
+    if not (bin_ / program).exists():  # tests, and those who install it in a place of their own
+        bin_ = Path(sys.executable).parent
     values = {
         "root": argv([root]),
         "folder": argv([stack.paths.log]),
         "log": argv([stack.paths.log / "schedule.log"]),
         "python": argv([bin_ / "python"]),
-        "inv": argv([bin_ / "inv"]),
+        # nv looks for its invoke.yaml in the folder that it is called in
+        "inv": sh("$inv --search-root $root", inv=bin_ / program, root=root)
+        if program == "inv"
+        else argv([bin_ / program]),
     }
     exports = "\n".join(f"export {name}={argv([value])}" for name, value in given.items())
     template = (stack.settings.templates / "schedule-run.sh").read_text()

@@ -37,7 +37,7 @@ def render_compose(stack: Stack, folder: Path) -> list[File]:
     }
     for container in containers(plan):
         values |= _service(container, s.stack.bind, folder, s.root)
-    text = render(s.templates / "export" / "compose.yaml", **values)
+    text = render(s.templates / "export/compose.yaml", **values)
     return [File("compose.yaml", signed(text)), *files(plan)]
 
 

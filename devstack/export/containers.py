@@ -20,6 +20,7 @@ from devstack.runtimes.docker import with_registry
 from devstack.services.contained import DB_PORT, PGB_PORT, SETUP
 from devstack.services.postgres import ROLE_SQL, literal
 from devstack.shell import argv, sh
+from devstack.templates import Templates
 
 if TYPE_CHECKING:
     from devstack.export.plan import Plan
@@ -114,7 +115,7 @@ def files(plan: Plan) -> list[File]:
     """The files of all services, their secrets, and what their images are built from."""
     templates = plan.settings.templates
     db, pgb, api = plan.db.spec(), plan.pgb.spec(), plan.api.spec()
-    drop = _read(templates / "export" / "drop.sh")
+    drop = _read(templates / "export/drop.sh")
     made = [
         *_service("db", templates, db, _db_health(plan)),
         File("db/setup.sh", signed(_read(templates / SETUP))),
@@ -142,9 +143,9 @@ def files(plan: Plan) -> list[File]:
     ]
 
 
-def _service(folder: str, templates: Path, spec: ServiceSpec, health: str) -> list[File]:
+def _service(folder: str, templates: Templates, spec: ServiceSpec, health: str) -> list[File]:
     assert spec.inside
-    entry = File(f"{folder}/entry.sh", signed(_read(templates / "export" / f"{folder}.sh")))
+    entry = File(f"{folder}/entry.sh", signed(_read(templates / f"export/{folder}.sh")))
     own = [File(f"{folder}/{PurePosixPath(path).name}", signed(text)) for path, text in spec.inside.files.items()]
     return [entry, *own, File(f"{folder}/health.sh", signed(health))]
 

@@ -108,10 +108,9 @@ def render_kubernetes(stack: Stack, cluster: Cluster) -> list[File]:
         "password": scalar(plan.db.credentials.db_password),
         "variables": block(dict(secret), 2),
     }
-    templates = s.templates / "export"
     made = [
-        File("stack.yaml", signed(render(templates / "kubernetes.yaml", **values))),
-        File("secrets.yaml", signed(render(templates / "kubernetes-secrets.yaml", **hidden)), secret=True),
+        File("stack.yaml", signed(render(s.templates / "export/kubernetes.yaml", **values))),
+        File("secrets.yaml", signed(render(s.templates / "export/kubernetes-secrets.yaml", **hidden)), secret=True),
         File(f"build/app.{CONTAINERFILE}", signed(_app(plan, base.name))),
         File(f"build/app.{CONTAINERFILE}.dockerignore", signed(LEFT_OUT)),
     ]

@@ -13,7 +13,7 @@ from devstack.export.quoting import unit
 from devstack.runtimes.docker import with_registry
 from devstack.services.contained import DB_PORT, PGB_PORT
 from devstack.shell import argv
-from devstack.templates import render
+from devstack.templates import Templates, render
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -30,8 +30,8 @@ def render_quadlet(stack: Stack, folder: Path) -> list[File]:
     s = stack.settings
     names = [PREFIX + s.service_name(service) for service in ("db", "pgbouncer")]
     plan = Plan(stack, Peers((names[0], DB_PORT), (names[1], PGB_PORT)))
-    templates, network = s.templates / "export", s.service_name("net")
-    made = [File(f"{network}.network", signed(render(templates / "quadlet.network", network=network)))]
+    templates, network = s.templates, s.service_name("net")
+    made = [File(f"{network}.network", signed(render(templates / "export/quadlet.network", network=network)))]
     all_ = containers(plan)
     for container in all_:
         made += _units(container, folder, templates, network, s.stack.bind, int(s.stack.start_timeout), all_[-1].name)
@@ -39,7 +39,7 @@ def render_quadlet(stack: Stack, folder: Path) -> list[File]:
 
 
 def _units(
-    container: Container, folder: Path, templates: Path, network: str, bind: str, patience: int, last: str
+    container: Container, folder: Path, templates: Templates, network: str, bind: str, patience: int, last: str
 ) -> list[File]:
     place = unit(str(folder), "the folder")
     volumes = [f"{place}/{container.folder}:{INSIDE}:ro"]
@@ -48,14 +48,14 @@ def _units(
     if container.volume:
         name, path = container.volume
         volumes.append(f"{name}.volume:{path}")
-        made.append(File(f"{name}.volume", signed(render(templates / "quadlet.volume", volume=name))))
+        made.append(File(f"{name}.volume", signed(render(templates / "export/quadlet.volume", volume=name))))
     if container.source:
         source, path = container.source
         volumes.append(f"{unit(str(source), 'the folder')}:{unit(path, 'the folder')}:ro")
     address = "127.0.0.1" if bind == "localhost" else f"[{bind}]" if ":" in bind else bind
     inside, outside = container.port
     text = render(
-        templates / "quadlet.container",
+        templates / "export/quadlet.container",
         title=TITLES[container.label],
         name=container.name,
         container=PREFIX + container.name,

@@ -46,7 +46,7 @@ SELECT pid, (pg_blocking_pids(pid))[1] AS blocker,
 """https://www.postgresql.org/docs/current/functions-info.html, pg_blocking_pids"""
 
 EXTENSIONS = """
-SELECT name, (SELECT extversion FROM pg_extension WHERE extname = name) AS version FROM unnest(%s) AS name
+SELECT name, (SELECT extversion FROM pg_extension WHERE extname = name) AS version FROM unnest(%s::text[]) AS name
 """
 
 HOLDERS = """

@@ -16,7 +16,7 @@ from devstack.paths import Paths
 from devstack.runtimes import Crash, EngineError, File, ServiceSpec, ServiceState, Status, Step
 from devstack.runtimes.launcher import launcher
 from devstack.shell import Command, Request, argv, chain, post, sh
-from devstack.templates import render
+from devstack.templates import CHECKOUT, Templates, render
 
 LOG_BYTES = 50_000
 """Of the end of Supervisor's log, where it says what ended and how."""
@@ -59,7 +59,7 @@ class Native:
     name = "native"
     contained = False
 
-    def __init__(self, paths: Paths, templates: Path, python: str, account: str, is_root: bool) -> None:
+    def __init__(self, paths: Paths, templates: Templates | Path, python: str, account: str, is_root: bool) -> None:
         self.paths = paths
         self.templates = templates
         self.python = python
@@ -138,7 +138,7 @@ class Native:
         behind that holds the port, and it does not notice when the server is killed.
         """
         words = [self.python, "-m", "devstack.reload", str(self.socket), f"{spec.name}:{spec.name}"]
-        env = {"PYTHONPATH": str(self.templates.parent)}
+        env = {"PYTHONPATH": str(CHECKOUT)}
         name = f"{spec.name}-reload"
         return ServiceSpec(name=name, argv=[*words, *map(str, spec.watch)], cwd=self.paths.state, env=env)
 

@@ -64,10 +64,21 @@ class Api:
         return (self.settings.root / Path(self.settings.api.dir).expanduser()).resolve()
 
     @property
-    def python(self) -> str:
+    def inside(self) -> Path:
+        """The application's folder as the application itself sees it."""
+        return self.folder
+
+    @property
+    def interpreter(self) -> str:
+        """Its Python on this machine."""
         wanted = self.settings.api.python
         # not resolved: a virtual environment's python is a link, and which one was called matters
         return str(self.settings.root / Path(wanted).expanduser()) if wanted else sys.executable
+
+    @property
+    def python(self) -> str:
+        """Its Python where it runs."""
+        return self.interpreter
 
     # the service
 
@@ -95,9 +106,13 @@ class Api:
 
     def places(self) -> dict[str, str]:
         """Where the application and its interpreter look for modules and programs."""
+        return self.places_here()
+
+    def places_here(self) -> dict[str, str]:
+        """The same for a command on this machine."""
         return {
             "PYTHONPATH": os.pathsep.join([str(self.folder), str(self.folder.parent)]),
-            "PATH": os.pathsep.join([str(Path(self.python).parent), *os.get_exec_path()]),
+            "PATH": os.pathsep.join([str(Path(self.interpreter).parent), *os.get_exec_path()]),
         }
 
     @property
@@ -107,7 +122,15 @@ class Api:
 
     def environment(self, *, direct: bool = False) -> dict[str, str]:
         """The application's variables: those of ``.env``, the specification's, and ``api.env``, which wins."""
-        api, urls = self.settings.api, self.peer_urls(direct=direct)
+        return self._environment(self.peer_urls(direct=direct), self.places(), self.inside)
+
+    def environment_here(self, *, direct: bool = False) -> dict[str, str]:
+        """The same for a command on this machine, wherever the application itself runs."""
+        return self._environment(self.urls(direct=direct), self.places_here(), self.folder)
+
+    def _environment(self, urls: Mapping[str, str], places: Mapping[str, str], folder: Path) -> dict[str, str]:
+        api = self.settings.api
+        known = {**urls, "jwt_secret": self.credentials.jwt_secret, "dir": str(folder)}
         env = {
             **self.settings.dotenv,
             URL_VARIABLE: urls["database_url"],
@@ -117,17 +140,17 @@ class Api:
             "NINAIVALAIGAL_DEBUG": str(int(api.debug)),
             "LOG_LEVEL": api.log_level,
             "PYTHONUNBUFFERED": "1",
-            **self.places(),
+            **places,
         }
         for key, value in api.env.items():
             try:
                 text = str(value).lower() if isinstance(value, bool) else str(value)
-                env[key] = string.Template(text).substitute(urls)
+                env[key] = string.Template(text).substitute(known)
             except (KeyError, ValueError) as error:
                 raise UsageError(
                     f"api.env.{key} can't be filled in",
                     why=f"{value!r} has {error}",
-                    fix=f"use one of {', '.join('$' + name for name in urls)}; a dollar sign itself is $$",
+                    fix=f"use one of {', '.join('$' + name for name in known)}; a dollar sign itself is $$",
                 ) from None
         return env
 
@@ -238,7 +261,11 @@ class Api:
         if "No module named debugpy" in text:
             return f"install debugpy there: {self.python} -m pip install debugpy; or leave api.debug_port at 0"
         if "No module named uvicorn" in text:
-            return f"install uvicorn there: {self.python} -m pip install uvicorn"
+            # as `uv` makes them, an environment has no pip of its own
+            pip = sorted(Path(self.python).parent.glob("pip*"))
+            by = f"{self.python} -m pip install" if pip or not self.settings.api.python else "uv pip install"
+            where = f" --python {self.python}" if by.startswith("uv") else ""
+            return f"install uvicorn there: {by}{where} uvicorn; or set api.python to an interpreter that has it"
         if "Error loading ASGI app" in text or "ModuleNotFoundError" in text or "ImportError" in text:
             return f"correct api.app ({self.settings.api.app}) or api.dir ({self.settings.api.dir}), or mend the import"
         if " answered 404" in text:

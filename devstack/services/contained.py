@@ -249,7 +249,7 @@ class ContainedApi(Api):
 
     @property
     def inside(self) -> Path:
-        """The application's folder inside: its name stays, for modules that are named by it."""
+        """In its container: the folder's name stays, for modules that are named by it."""
         return Path("/srv/app") / (self.folder.name or "app")
 
     @property

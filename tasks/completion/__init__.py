@@ -55,7 +55,8 @@ def answer(c: Context, shell: str) -> str:
     asked = commandline.running[0]
     # the parser's: Invoke takes the flags' help out of the tasks when it makes them
     contexts = {"": asked.initial_context, **asked.parser.contexts}
-    return table(asked.collection, contexts, c.config, session.ROOT, session.environment())
+    root = session.root() if session.has_root() else Path.cwd()
+    return table(asked.collection, contexts, c.config, root, session.environment())
 
 
 def script(shell: str, programs: list[str]) -> str:

@@ -1,0 +1,1 @@
+"""Looking at somebody's project, and writing the ``invoke.yaml`` that it needs. Its code is read, never run."""

@@ -1,0 +1,114 @@
+"""What a compose file says of the database, and of the port that the application is known by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from devstack.adoption.tree import Tree
+
+NAMES = tuple(
+    f"{stem}{middle}.{ending}"
+    for stem in ("compose", "docker-compose")
+    for middle in ("", ".override", ".dev", ".local", "-dev", "-local")
+    for ending in ("yaml", "yml")
+)
+POSTGRES = re.compile(r"(^|/)(postgres|pgvector|postgis|timescaledb?(-ha)?|postgresql)(:|@|$)")
+VARIABLE = re.compile(r"\$(?:\{(?P<braced>\w+)(?::?(?P<how>[-?+])(?P<other>[^}]*))?\}|(?P<named>\w+)|(?P<dollar>\$))")
+"""https://docs.docker.com/reference/compose-file/interpolation/"""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service of a compose file."""
+
+    file: str
+    name: str
+    image: str
+    environment: Mapping[str, str]
+    ports: list[tuple[int, int]] = field(default_factory=list)
+    """Of this machine, and inside."""
+    command: str = ""
+    builds: bool = False
+
+    @property
+    def is_postgres(self) -> bool:
+        return POSTGRES.search(self.image) is not None
+
+
+def services(tree: Tree, dotenv: Mapping[str, str]) -> list[Service]:
+    """All services; later files say more of the earlier ones' and are left apart."""
+    return [service for name in NAMES for service in _read(tree, tree.root / name, dotenv)]
+
+
+def _read(tree: Tree, path: Path, dotenv: Mapping[str, str]) -> Iterator[Service]:
+    from invoke.vendor.yaml import YAMLError, safe_load
+
+    text = tree.text(path)
+    try:
+        content = safe_load(text) if text else None  # type: ignore[no-untyped-call]
+    except YAMLError:
+        return
+    found = content.get("services") if isinstance(content, Mapping) else None
+    for name, given in found.items() if isinstance(found, Mapping) else ():
+        if isinstance(given, Mapping):
+            command = given.get("command") or ""
+            yield Service(
+                file=tree.shown(path),
+                name=str(name),
+                image=filled(str(given.get("image") or ""), dotenv),
+                environment=dict(_environment(tree, given, dotenv)),
+                ports=[port for item in _list(given.get("ports")) if (port := _port(item, dotenv))],
+                command=" ".join(map(str, command)) if isinstance(command, list) else str(command),
+                builds="build" in given,
+            )
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _environment(tree: Tree, given: Mapping[str, Any], dotenv: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    from devstack.errors import StackError
+    from devstack.settings import read_dotenv
+
+    for item in _list(given.get("env_file")):
+        name = item.get("path") if isinstance(item, Mapping) else item
+        try:
+            yield from read_dotenv(tree.root / str(name)).items()
+        except StackError:
+            continue
+    values = given.get("environment") or {}
+    if isinstance(values, list):
+        values = dict(str(line).partition("=")[::2] for line in values if "=" in str(line))
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            if value is not None:
+                yield str(name), filled(str(value), dotenv)
+
+
+def _port(item: Any, dotenv: Mapping[str, str]) -> tuple[int, int] | None:
+    """https://docs.docker.com/reference/compose-file/services/#ports"""
+    if isinstance(item, Mapping):
+        text = f"{item.get('published', '')}:{item.get('target', '')}"
+    else:
+        text = filled(str(item), dotenv).partition("/")[0]
+    *_, here, inside = ["", *text.split(":")]
+    return (int(here), int(inside)) if here.isdigit() and inside.isdigit() else None
+
+
+def filled(text: str, variables: Mapping[str, str]) -> str:
+    """A text with its variables filled in; one that nothing gives stays empty."""
+
+    def value(match: re.Match[str]) -> str:
+        if match["dollar"]:
+            return "$"
+        known = variables.get(match["braced"] or match["named"], "")
+        if match["how"] == "+":
+            return match["other"] if known else ""
+        return known or (match["other"] if match["how"] == "-" else "")
+
+    return VARIABLE.sub(value, text)

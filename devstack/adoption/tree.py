@@ -1,0 +1,127 @@
+"""The files of a project."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+SKIPPED = {"node_modules", "site-packages", "__pycache__", "build", "dist"}
+BESIDE = {
+    "test",
+    "tests",
+    "testing",
+    "doc",
+    "docs",
+    "docs_src",
+    "example",
+    "examples",
+    "sample",
+    "samples",
+    "benchmarks",
+}
+"""Folders whose modules are not the application."""
+MARKERS = ("pyproject.toml", "requirements.txt", "setup.py", "setup.cfg", "Pipfile", "alembic.ini")
+"""What is in a folder that people work in."""
+MAX_FILES, MAX_BYTES = 20_000, 1_000_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """A module that could be read."""
+
+    path: Path
+    tree: ast.Module
+
+
+class Tree:
+    """A project's folder; hidden folders, virtual environments and other people's packages are left out."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.unread: list[tuple[Path, str]] = []
+        """Modules that can't be read, with the reason."""
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """In the order of their depth, then of their names."""
+        found: list[Path] = []
+        for folder, folders, names in os.walk(self.root):
+            here = Path(folder)
+            folders[:] = sorted(
+                name
+                for name in folders
+                if not name.startswith(".") and name not in SKIPPED and not (here / name / "pyvenv.cfg").exists()
+            )
+            found += (here / name for name in names)
+            if len(found) > MAX_FILES:
+                break
+        return sorted(found, key=lambda path: (len(path.parts), path))
+
+    @cached_property
+    def sources(self) -> dict[Path, Source]:
+        """The application's modules."""
+        return {source.path: source for source in self._sources()}
+
+    def _sources(self) -> Iterator[Source]:
+        for path in self.files:
+            if path.suffix != ".py" or self.is_beside(path) or path.stat().st_size > MAX_BYTES:
+                continue
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of theirs: an escape in a string that is none
+                    yield Source(path, ast.parse(path.read_bytes(), str(path)))
+            except SyntaxError as error:
+                version = ".".join(map(str, sys.version_info[:2]))
+                self.unread.append((path, f"line {error.lineno}: {error.msg}, says Python {version}"))
+            except (ValueError, OSError, RecursionError) as error:
+                self.unread.append((path, str(error)))
+
+    @cached_property
+    def packages(self) -> set[Path]:
+        """The folders that modules are in, or below."""
+        return {folder for path in self.sources for folder in self.folders_to(path.parent)}
+
+    def is_beside(self, path: Path) -> bool:
+        """Whether a module is a test, an example or documentation rather than the application."""
+        *folders, name = path.relative_to(self.root).parts
+        return bool(BESIDE & set(folders)) or name.startswith("test_") or name in ("conftest.py", "setup.py")
+
+    def shown(self, path: Path) -> str:
+        """A path as people of the project name it."""
+        return os.path.relpath(path, self.root)
+
+    def text(self, path: Path) -> str:
+        """A file's text; empty if there is none, or none that can be read."""
+        try:
+            return path.read_text(encoding="utf-8", errors="replace") if path.stat().st_size <= MAX_BYTES else ""
+        except OSError:
+            return ""
+
+    def toml(self, path: Path) -> dict[str, Any]:
+        """What a TOML file says; nothing if it can't be read."""
+        if sys.version_info >= (3, 11):
+            import tomllib
+        else:
+            import tomli as tomllib
+        try:
+            content: dict[str, Any] = tomllib.loads(self.text(path))
+        except tomllib.TOMLDecodeError:
+            return {}
+        return content
+
+    def folders_to(self, folder: Path) -> list[Path]:
+        """A folder and those above it, up to the project's own."""
+        return [place for place in [folder, *folder.parents] if place.is_relative_to(self.root)]
+
+
+def is_name(text: str) -> bool:
+    """Whether a file or folder of this name can be a module."""
+    return re.fullmatch(r"[A-Za-z_]\w*", text) is not None

@@ -1,0 +1,58 @@
+"""How a project comes by its ``invoke.yaml``: what ``dev.init`` does and says."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+
+import msgspec
+from invoke import Context
+
+from devstack import console
+from devstack.adoption.findings import Findings
+from tasks import session
+
+
+def init(c: Context, given: str, *, app: str, force: bool, as_json: bool) -> None:
+    """Look at a project and write its file of settings; a dry run shows the file."""
+    from devstack.adoption import writing
+    from devstack.adoption.document import document
+    from devstack.adoption.survey import Survey
+
+    root = writing.root_of(given, Path.cwd())
+    dry = bool(c.config.run.dry)
+    if not dry:
+        writing.check(root, force=force)
+    found = Survey(root, session.environment(), app).findings()
+    text = console.spoken(document(found))
+    if not dry:
+        writing.write(root, text)
+    if as_json:
+        console.data({"written": not dry, "file": str(root / writing.FILE), **msgspec.to_builtins(found)})
+    elif dry:
+        console.out(text.rstrip())
+    else:
+        console.out(f"{root / writing.FILE}")
+        _show(found, root)
+
+
+def _show(found: Findings, root: Path) -> None:
+    rows = [(one.path, _value(one.value), one.why) for one in found.settings]
+    for line in console.table([("setting", "value", "why"), *rows]):
+        console.out(line)
+    for note in found.notes:
+        console.out(f"\n{note}")
+    for one in found.missing:
+        console.out(f"\n{console.paint('not found', 'warn')}: {one.what}\nfix: {one.fix}")
+    cd = "" if root == Path.cwd() else f"cd {shlex.quote(str(root))} && "
+    install = "" if shutil.which("nv") else "pipx install " + shlex.quote(str(session.CHECKOUT)) + "; "
+    known = any(one.path == "api.app" for one in found.settings)
+    first = "" if known else "set api.app and api.dir in invoke.yaml; "
+    console.out(f"\nnext: {first}{install}{cd}nv dev.up")
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return str(value) if value != "" else "none"

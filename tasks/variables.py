@@ -1,0 +1,62 @@
+"""What leads to the stack: shown, and given to a command."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from invoke import Context
+
+from devstack import console
+from devstack import variables as given
+from devstack.errors import StackError, UsageError
+from tasks import session
+
+FORMATS = ("shell", "dotenv", "json")
+
+
+def show(c: Context, form: str, *, direct: bool) -> None:
+    """Print them, secrets and all: they are what is asked for."""
+    if form not in FORMATS:
+        raise UsageError(f"--format {form!r} is not known", fix=f"one of {', '.join(FORMATS)}")
+    found = given.variables(session.stack(c, looking=True), direct=direct)
+    if form == "json":
+        text = console.json_of(found)
+    elif form == "dotenv":
+        text = "\n".join(given.dotenv_lines(found))
+    else:
+        environ = session.environment()
+        text = "\n".join(given.shell_lines(found, [name for name in given.MISLEADING if name in environ]))
+    print(text, flush=True)  # as it is: no word of a value is a command of ours
+
+
+def run(c: Context, *, direct: bool) -> None:
+    """Become the command after ``--``: its exit code, its terminal and its signals are its own.
+
+    :raises StackError: it is not there, or can't be run.
+    """
+    words = session.words()
+    if not words:
+        raise UsageError("dev.exec has no command", why="it is what follows --", fix="inv dev.exec -- python -m pytest")
+    before = sys.argv[1 : sys.argv.index("--")]
+    if later := [word for word in before[before.index("dev.exec") + 1 :] if not word.startswith("-")]:
+        raise UsageError(f"{later[0]} would never run", why="dev.exec becomes its command", fix="put dev.exec last")
+    stack = session.stack(c, looking=True)
+    env = given.surroundings(stack, session.environment(), direct=direct)
+    if stack.context.dry:
+        from devstack.shell import argv
+
+        console.out(argv(words))
+        return
+    sys.stdout.flush()
+    try:
+        os.execvpe(words[0], words, env)  # noqa: S606
+    except FileNotFoundError:
+        raise StackError(
+            f"there is no command {words[0]}",
+            why=f"it is in no folder of PATH: {env.get('PATH', '')}",
+            fix=f"install it there: {stack.api.interpreter} -m pip install …",
+            code=127,
+        ) from None
+    except OSError as error:
+        raise StackError(f"{words[0]} can't be run", why=error.strerror or str(error), code=126) from None

@@ -1,0 +1,154 @@
+"""What leads to the stack: for a shell, a file, a program, and for a command."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from devstack.settings import read_dotenv
+from devstack.variables import ANSWERS, dotenv_lines, shell_lines, without_answers
+from tests.conftest import Project, wait_for
+
+NASTY = {
+    "A": 'it\'s "quoted" `date` $HOME ${HOME} $(date) \\\\ \\n ! # ~ * é',
+    "B": "two\nlines\n",
+    "C": "",
+    "D": "plain-1.2/x",
+}
+SHELLS = [name for name in ("bash", "dash", "zsh", "sh", "busybox") if shutil.which(name)]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_any_shell_takes_any_value(shell: str) -> None:
+    script = "\n".join(shell_lines(NASTY, ["GONE"]))
+    print_all = f"{sys.executable} -c 'import json, os; print(json.dumps(dict(os.environ)))'"
+    words = [shell, "sh"] if shell == "busybox" else [shell]
+    done = subprocess.run(
+        [*words, "-c", f'eval "$SCRIPT"\n{print_all}'],
+        env={"SCRIPT": script, "GONE": "x", "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seen = json.loads(done.stdout)
+    assert {name: seen[name] for name in NASTY} == NASTY
+    assert "GONE" not in seen
+
+
+def test_a_file_of_them_is_read_as_it_was_written(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("\n".join(dotenv_lines(NASTY)) + "\n")
+    assert read_dotenv(tmp_path / ".env") == NASTY
+    assert dotenv_lines({"D": NASTY["D"]}) == ["D=plain-1.2/x"]
+
+
+def test_before_the_first_start_there_are_none_and_asking_makes_nothing(project: Project) -> None:
+    refused = project.inv("dev.env", expect=1)
+    assert refused.stdout == ""
+    assert "there are no secrets yet" in refused.stderr
+    assert "inv dev.up" in refused.stderr
+    assert "there are no secrets yet" in project.inv("dev.exec", "--", "true", expect=1).stderr
+    assert not project.state_base.exists()
+    # nothing has to be generated: they are known
+    given = project.inv("dev.env", expect=0, NINAIVALAIGAL_JWT_SECRET="x", INVOKE_DB_PASSWORD="p w").stdout
+    assert "export PGPASSWORD='p w'\n" in given
+    assert f"export DATABASE_URL=postgresql://nina:p%20w@127.0.0.1:{project.pgb_port}/nina\n" in given
+    assert not project.state_base.exists()
+
+
+def variables(project: Project, *flags: str, **env: str) -> dict[str, str]:
+    found: dict[str, str] = json.loads(project.inv("dev.env", "--format", "json", *flags, expect=0, **env).stdout)
+    return found
+
+
+def test_what_they_are(stack: Project) -> None:
+    secret = stack.secrets()
+    server = f"postgresql://nina:{secret['db_password']}@127.0.0.1"
+    (stack.root / ".env").write_text("OF_MINE='a b'\n")
+    try:
+        found = variables(stack, INVOKE_API_ENV='{"DSN": "$direct_url", "HERE": "$dir", "KEY": "$jwt_secret"}')
+    finally:
+        (stack.root / ".env").unlink()
+    del found[ANSWERS]
+    assert found == {
+        "DIRECT_URL": f"{server}:{stack.db_port}/nina",
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(stack.db_port),
+        "PGUSER": "nina",
+        "PGPASSWORD": secret["db_password"],
+        "PGDATABASE": "nina",
+        "API_URL": f"http://localhost:{stack.api_port}",
+        "OF_MINE": "a b",
+        "NINAIVALAIGAL_DATABASE_URL": f"{server}:{stack.pgb_port}/nina",
+        "DATABASE_URL": f"{server}:{stack.pgb_port}/nina",
+        "NINAIVALAIGAL_JWT_SECRET": secret["jwt_secret"],
+        "MEMORY_PROVIDER": "native",
+        "NINAIVALAIGAL_DEBUG": "0",
+        "LOG_LEVEL": "INFO",
+        "DSN": f"{server}:{stack.db_port}/nina",
+        "HERE": str(stack.root / "api"),
+        "KEY": secret["jwt_secret"],
+    }
+    assert variables(stack, "--direct")["DATABASE_URL"] == f"{server}:{stack.db_port}/nina"
+    assert "one of shell, dotenv, json" in stack.inv("dev.env", "--format", "toml", expect=2).stderr
+
+
+def test_a_shell_that_has_them_can_still_say_something_else(stack: Project) -> None:
+    found = variables(stack)
+    stack.inv("dev.status", expect=0, **found)  # PgBouncer's port is not taken for the database's
+    assert "already running" in stack.inv("dev.up", expect=0, **found).stdout
+    shown = stack.inv("system-info", "--json", expect=0, **{**found, "LOG_LEVEL": "DEBUG"}).stdout
+    facts = {fact["name"]: fact for fact in json.loads(shown)["facts"] if fact["topic"] == "settings"}
+    assert facts["api.log_level"]["origin"] == "variable LOG_LEVEL"
+    assert facts["db.port"]["origin"] == "variable INVOKE_DB_PORT"
+    assert without_answers(found) == {}
+    assert without_answers({**found, "PGHOST": "elsewhere"}) == {"PGHOST": "elsewhere"}
+
+
+def test_a_file_of_them_beside_the_settings_is_no_setting(stack: Project) -> None:
+    text = stack.inv("dev.env", "--format", "dotenv").stdout
+    (stack.root / ".env").write_text(text)
+    try:
+        stack.inv("dev.status")
+        assert stack.inv("dev.env", "--format", "dotenv").stdout == text
+    finally:
+        (stack.root / ".env").unlink()
+
+
+def test_misleading_variables_of_the_caller_are_unset(stack: Project) -> None:
+    given = stack.inv("dev.env", PGSERVICE="other", PGHOSTADDR="10.0.0.1").stdout
+    assert given.startswith("unset PGHOSTADDR PGSERVICE\n")
+    seen = stack.inv("dev.exec", "--", "env", PGSERVICE="other", MINE="kept").stdout.splitlines()
+    assert "MINE=kept" in seen
+    assert not [line for line in seen if line.startswith("PGSERVICE=")]
+
+
+def test_a_command_s_words_code_and_folder_are_its_own(stack: Project) -> None:
+    done = stack.inv("dev.exec", "--", "sh", "-c", 'echo "$0|$1|$PGPORT"; exit 7', "a b", "--dry", expect=7)
+    assert done.stdout == f"a b|--dry|{stack.db_port}\n"
+    psql = "import os, psycopg2; print(psycopg2.connect(os.environ['DATABASE_URL']).get_dsn_parameters()['port'])"
+    assert stack.inv("dev.exec", "--", sys.executable, "-c", psql).stdout == f"{stack.pgb_port}\n"
+    assert stack.inv("dev.exec", "--direct", "--", sys.executable, "-c", psql).stdout == f"{stack.db_port}\n"
+    assert stack.inv("--dry", "dev.exec", "--", "echo", "a b").stdout == "echo 'a b'\n"
+
+
+def test_a_signal_reaches_the_command_itself(stack: Project) -> None:
+    process = stack.popen("dev.exec", "--", "sh", "-c", "echo $$; exec sleep 60")
+    assert process.stdout
+    assert int(process.stdout.readline()) == process.pid
+    process.send_signal(signal.SIGTERM)
+    assert wait_for(lambda: process.poll() is not None)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_a_command_that_can_not_be_run(stack: Project, tmp_path: Path) -> None:
+    assert "no command nonesuch" in stack.inv("dev.exec", "--", "nonesuch", expect=127).stderr
+    assert "can't be run" in stack.inv("dev.exec", "--", str(tmp_path), expect=126).stderr
+    assert "what follows --" in stack.inv("dev.exec", expect=2).stderr
+    assert "put dev.exec last" in stack.inv("dev.exec", "dev.down", "--", "true", expect=2).stderr

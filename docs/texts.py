@@ -38,6 +38,7 @@ EXPRESSIONS = {
     "db.data": "FOLDER",
     "info.st_uid": "N",
     "service.label": "SERVICE",
+    "self._setting_of_port(service)": "SERVICE.port in invoke.yaml",
     "self.label": "SERVICE",
     "labels[0]": "SERVICE",
     "copies[-1].name": "BACKUP",
@@ -183,7 +184,7 @@ def _of_name(node: ast.Name, scope: Scope) -> list[str]:
         if any(map(says, found)):
             return [text for text in found if text]
     match followed(node, scope):
-        case ast.Constant() | ast.JoinedStr() | ast.BinOp() as value:
+        case ast.Constant() | ast.JoinedStr() | ast.BinOp() | ast.IfExp() as value:
             return _texts(value, scope)
         case ast.Tuple(elts=items) | ast.List(elts=items):
             return [", ".join(" ".join(texts(item, scope)) for item in items)]
@@ -265,7 +266,7 @@ def _assigning(function: ast.FunctionDef) -> list[ast.Assign | ast.NamedExpr | a
 
 def word(node: ast.expr, scope: Scope) -> str:
     """The word in capitals that stands for what an expression is at run time."""
-    if isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
+    if isinstance(node, ast.Name | ast.Attribute | ast.Subscript | ast.Call):
         source = ast.unparse(node)
         function = scope.function.name if scope.function else ""
         for key in (f"{scope.file.name} {function}: {source}", f"{scope.file.name}: {source}", source):

@@ -24,7 +24,7 @@ TASKS = {
     "restore": "data.restore",
     "cleanup-backups": "data.cleanup",
 }
-PROJECT = {"setup", "test", "lint", "bench", "help"}
+PROJECT = {"setup", "test", "lint", "bench", "docs", "help"}
 SCRIPTS = {
     "nv-stack-start.sh": "dev.up",
     "nv-stack-stop.sh": "dev.down",
@@ -96,6 +96,7 @@ def test_each_target_sets_up_and_is_its_task(project: Path) -> None:
             ],
         ),
         ("bench", ["scripts/bootstrap.sh dev", ".venv/bin/python -m benchmarks -k name"]),
+        ("docs", ["scripts/bootstrap.sh dev", ".venv/bin/python -m docs -k name"]),
     ],
 )
 def test_targets_of_the_project(project: Path, target: str, commands: list[str]) -> None:

@@ -255,6 +255,12 @@ class Refusal(NamedTuple):
         return [f"{self.path}: {self.why}", f"  from {self.origin}", f"  {self.fix}"]
 
 
+def project_of(folder: Path) -> Path | None:
+    """The nearest folder upward that has a file of settings; None if there is none."""
+    places = (folder, *folder.parents)
+    return next((place for place in places if any((place / name).is_file() for name in PROJECT_FILES)), None)
+
+
 def variable_of(path: str) -> str:
     """The environment variable that overrides a setting: ``db.port`` is ``INVOKE_DB_PORT``."""
     return "INVOKE_" + path.upper().replace(".", "_")

@@ -17,7 +17,7 @@ from invoke import Context
 from devstack import console
 from devstack.errors import FAILED, StackError, UsageError, speak_for
 from devstack.mishaps import explain as explain_mishap
-from devstack.settings import PROJECT_FILES, VARIABLE_PREFIXES, Entry, check_files
+from devstack.settings import PROJECT_FILES, VARIABLE_PREFIXES, Entry, check_files, project_of
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -77,13 +77,10 @@ def environment() -> Mapping[str, str]:
     return _environ
 
 
-def work_in(folder: Path | None) -> None:
+def work_in(folder: Path) -> None:
     """Have the nearest project of a folder instead of this checkout."""
-    _root[:] = [place for place in [folder, *folder.parents] if _has_file(place)][:1] if folder else []
-
-
-def _has_file(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in PROJECT_FILES)
+    found = project_of(folder)
+    _root[:] = [found] if found else []
 
 
 def root() -> Path:

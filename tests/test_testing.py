@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from devstack.settings import DbSettings
+from devstack.testing.project import open_project
 from tests.conftest import Project, wait_for
 
 MADE = "SELECT datname FROM pg_database WHERE datname ~ '^nv_test_' ORDER BY 1"
@@ -100,6 +103,15 @@ def test_tests_are_isolated_the_migrations_are_in_and_nothing_is_left(suite: Sui
     assert suite.project.pids() == before
     # how long a clone took on this machine: for the report, never for a verdict
     print(*re.findall(r"^.*s setup .*$", output, re.MULTILINE), sep="\n")
+
+
+def test_what_dev_exec_gives_is_no_setting_of_the_stack(stack: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its URLs lead through PgBouncer: read as settings, they would make its port the database's."""
+    given = json.loads(stack.inv("dev.env", "--json").stdout)
+    for name, value in {**stack.env, **given}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("INVOKE_DB_PORT")
+    assert open_project(stack.root, "").settings.db.port == DbSettings().port
 
 
 def test_workers_have_databases_of_their_own_and_make_the_template_once(suite: Suite, tmp_path: Path) -> None:

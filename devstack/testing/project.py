@@ -13,24 +13,23 @@ from devstack.errors import UsageError
 if TYPE_CHECKING:
     from devstack.stack import Stack
 
-MARK = "invoke.yaml"
-
 OF_THE_RUN = ("PYTEST_", "COV_CORE_")
 """What the variables of a test run begin with: a stack that outlives the run, or a migration, is no part of it."""
 
 
 def root_of(folder: Path) -> Path:
-    """The nearest folder upward with an invoke.yaml.
+    """The nearest project upward.
 
     :raises UsageError: there is none.
     """
-    for candidate in (folder, *folder.parents):
-        if (candidate / MARK).is_file():
-            return candidate
+    from devstack.settings import PROJECT_FILES, project_of
+
+    if found := project_of(folder):
+        return found
     raise UsageError(
         "no stack belongs to these tests",
-        why=f"neither {folder}, pytest's rootdir, nor a folder above it has an {MARK}",
-        fix=f"put the project's {MARK} there, or run pytest with --rootdir in the project",
+        why=f"neither {folder}, pytest's rootdir, nor a folder above it has an {PROJECT_FILES[0]}",
+        fix=f"put the project's {PROJECT_FILES[0]} there, or run pytest with --rootdir in the project",
     )
 
 
@@ -60,9 +59,11 @@ def open_project(rootdir: Path, env: str) -> Stack:
     from invoke import Config, Context
 
     from devstack.stack import open_stack
+    from devstack.variables import without_answers
 
     root = root_of(rootdir)
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(OF_THE_RUN)}
+    # what `inv dev.exec -- pytest` has given is no setting
+    environ = without_answers({k: v for k, v in os.environ.items() if not k.startswith(OF_THE_RUN)})
     if env:
         environ.pop("INVOKE_STACK_ENV", None)
         environ["NV_ENV"] = env

@@ -21,6 +21,7 @@ import psutil
 
 from devstack.services.postgres import LIBPQ_VARIABLES
 from devstack.settings import SPECIFIED, URL_VARIABLE
+from tests.conftest import user_registry
 
 PATIENCE = 180.0
 """Seconds that a program may take before it is ended: something is wrong with it then."""
@@ -143,6 +144,7 @@ def workspace(root: Path) -> Iterator[Workspace]:
         try:
             end_processes(folder)
             shutil.rmtree(folder)
+            user_registry().prune()
         finally:
             signal.signal(signal.SIGINT, before)
 

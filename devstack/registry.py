@@ -69,6 +69,15 @@ class Registry:
                     file.unlink()
         return sorted(found, key=lambda entry: (entry.root, entry.env != "dev", entry.env))
 
+    def prune(self) -> None:
+        """Take off the list what is gone, and the list itself when nothing is on it."""
+        if self.entries() or not self.folder.is_dir():
+            return
+        with contextlib.suppress(OSError, Timeout), FileLock(self.folder / "lock", timeout=0, mode=0o600):
+            if not self.entries():
+                (self.folder / "lock").unlink(missing_ok=True)
+                self.folder.rmdir()
+
     def put(self, entry: Entry) -> None:
         """List an environment, or what has changed of it."""
         content = msgspec.json.encode(entry) + b"\n"

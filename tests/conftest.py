@@ -23,12 +23,22 @@ from typing import Any
 import psutil
 import pytest
 
+from devstack.host import Host
+from devstack.paths import registry_of
+from devstack.registry import Registry
+
 ROOT = Path(__file__).resolve().parent.parent
 # who starts the tests in the background may have them ignore Ctrl-C, and so all that they start
 signal.signal(signal.SIGINT, signal.default_int_handler)
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", "logs", "backups", "results"
 )
+
+
+def user_registry() -> Registry:
+    """Where the environments of whoever runs this are listed."""
+    xdg = {name: value for name, value in os.environ.items() if name.startswith("XDG_")}
+    return Registry(registry_of(Path.home(), xdg, os.getuid()), Host())
 
 
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
@@ -249,6 +259,7 @@ def workspace() -> Iterator[Path]:
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+    user_registry().prune()  # all of a user's environments are listed in one place
 
 
 @pytest.fixture(scope="session")

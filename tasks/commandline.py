@@ -74,7 +74,7 @@ class StackProgram(Program):
         if missing := re.fullmatch(r"'.*' did not receive required positional arguments: (.*)", said):
             needed = missing[1].replace("'", "").upper()
             return UsageError(f"{name} needs {needed}", fix=[f"{self._inv} {name} {needed.replace(',', '')}", see])
-        if flag := re.fullmatch(r"Flag <Argument: ([\w-]+).*> (needed value|doesn't take any value).*!", said):
+        if flag := re.fullmatch(r"Flag <\w+: ([\w-]+).*> (needed value|doesn't take any value).*!", said):
             needs = "needs a value" if flag[2] == "needed value" else "takes no value"
             return UsageError(f"--{flag[1].replace('_', '-')} {needs}", fix=see)
         if word := re.match(r"'(.*)' is ambiguous", said):

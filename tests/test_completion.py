@@ -29,7 +29,7 @@ SHELLS = ("bash", "zsh", "fish")
 START = {"bash": ["bash", "--norc", "--noprofile", "-i"], "zsh": ["zsh", "-f", "-i"]}
 ZEBRA = """
 @task(help={"colour": "which", "env": "whose"})
-def zebra(c: Context, colour: str = "", env: str = "") -> None: ...
+def zebra(c: Context, colour: str = "") -> None: ...
 """
 NV = """
 import sys
@@ -254,6 +254,8 @@ def test_it_works_from_a_folder_below_and_with_any_sh(checkout: Project) -> None
     )
     assert done.stdout.splitlines() == [
         "dev.restart\tStop and start the stack.",
+        "dev.reset\tBack up the data, remove them, and start anew.",
+        "dev.remove\tBack up an environment's data, and remove it for good.",
         "dev.reset\tBack up the data, remove them, and start anew.",
     ]
 

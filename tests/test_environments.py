@@ -302,7 +302,7 @@ def test_the_flag_is_for_the_whole_command_and_wins(checkout: Checkout) -> None:
     assert "stack.env: 'Bad_': expected 1 to 24 lower-case letters, digits and -" in bad
     assert "from the flag -e" in bad
     assert "also bad" not in bad
-    assert "needed value" in checkout.inv("dev.up", "--env", expect=1).stderr
+    assert "--env needs a value" in checkout.inv("dev.up", "--env", expect=2).stderr
     assert list(checkout.state_base.glob("*/*")) == []
 
 

@@ -139,12 +139,13 @@ class ContainerContext:
                 )
                 self._asked[command] = (process, time.monotonic())
 
-    def withdraw(self) -> None:
-        """Take back what was asked ahead: by the time that it is read, it may no longer be so."""
-        for process, _ in self._asked.values():
-            process.kill()
-            process.communicate()
-        self._asked.clear()
+    def withdraw(self, commands: Iterable[Command] | None = None) -> None:
+        """Take back what was asked ahead, all of it unless some is named: by the time that it is read, it may no longer
+        be so."""
+        for command in list(self._asked) if commands is None else commands:
+            if asked := self._asked.pop(command, None):
+                asked[0].kill()
+                asked[0].communicate()
 
     def _answer(self, command: Command, process: subprocess.Popen[str], began: float) -> Result:
         from invoke import Result

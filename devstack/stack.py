@@ -257,6 +257,8 @@ class Stack:
                 self.context.host.check_writable(self.paths.log / f"{name}.log")
         self._ask_ahead(service)
         spec = service.prepare()
+        # what it did not need would answer later questions of the same words as things were before the start
+        self.context.withdraw(service.questions())
         if running:  # until here, what is wrong with the new settings has left it as it was
             self._stop(service)
         applied = self._applied(service)

@@ -256,7 +256,6 @@ def test_it_works_from_a_folder_below_and_with_any_sh(checkout: Project) -> None
         "dev.restart\tStop and start the stack.",
         "dev.reset\tBack up the data, remove them, and start anew.",
         "dev.remove\tBack up an environment's data, and remove it for good.",
-        "dev.reset\tBack up the data, remove them, and start anew.",
     ]
 
 

@@ -28,7 +28,7 @@ from tests.conftest import Project
 SHELLS = ("bash", "zsh", "fish")
 START = {"bash": ["bash", "--norc", "--noprofile", "-i"], "zsh": ["zsh", "-f", "-i"]}
 ZEBRA = """
-@task(help={"colour": "which", "env": "whose"})
+@task(help={"colour": "which"})
 def zebra(c: Context, colour: str = "") -> None: ...
 """
 NV = """

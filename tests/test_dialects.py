@@ -197,8 +197,17 @@ def test_images_on_their_way_to_another_machine(kind: type[Containers], line: st
         ),
         (
             Podman,
-            "podman ps --all --filter=volume=nv-db-data --format '{{.Names}} {{.State}}'",
-            "a running\nb exited\n",
+            'ids=$(podman ps --all --quiet) && { [ -z "$ids" ] || podman container inspect $ids; }',
+            json.dumps(
+                [
+                    {"Name": name, "State": {"Status": status}, "Mounts": [{"Name": volume}, {"Type": "bind"}]}
+                    for name, volume, status in (
+                        ("a", "nv-db-data", "running"),
+                        ("b", "nv-db-data", "exited"),
+                        ("c", "other", "running"),
+                    )
+                ]
+            ),
         ),
         (
             Apple,

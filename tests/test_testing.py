@@ -379,7 +379,7 @@ def test_a_name_that_pgbouncer_can_t_have_leads_to_the_environment_s_own_and_is_
             from devstack.testing.databases import Database
             own = nv_databases.loan.stack
             settings = msgspec.structs.replace(own.settings, db=msgspec.structs.replace(own.settings.db, name="a-b"))
-            odd = Database(type(own)(own.context, settings, own.environ, looking=True), "nv_test_x")
+            odd = Database(type(own)(own.context, settings, own.environ, own.registry, looking=True), "nv_test_x")
             with pytest.raises(StackError, match="can't be reached through PgBouncer"):
                 odd.pooled_url
         """)

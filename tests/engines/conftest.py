@@ -59,6 +59,11 @@ class Running(Project):
         assert expect is None or process.returncode == expect, f"{stdout}\n{stderr}"
         return {service["service"]: service for service in json.loads(stdout)["services"]}
 
+    def runs(self) -> dict[str, tuple[int | None, float]]:
+        """What tells one run of a service from the next: its pid, where the engine says it, and its start."""
+        stdout, _ = self.popen("dev.status", "--json").communicate(timeout=60)
+        return {s["service"]: (s["pid"], s["started"]) for s in json.loads(stdout)["services"] if s["started"]}
+
     def end(self) -> None:
         super().end()
         if self.contained:

@@ -55,10 +55,11 @@ def test_the_specifications_sequences(up: Running) -> None:
 
 
 def test_a_second_up_changes_nothing_and_says_so(up: Running) -> None:
-    before = up.pids()
+    before = up.runs()
+    assert len(before) == 3
     again = up.inv("dev.up").stdout
     assert again.count("already running") == 3
-    assert up.pids() == before
+    assert up.runs() == before
 
 
 def test_data_stay_over_down_and_up_and_down_leaves_nothing_else(up: Running) -> None:
@@ -289,7 +290,7 @@ def test_two_environments_at_once(up: Running) -> None:
 
 
 def test_settings_are_applied_while_it_runs(up: Running) -> None:
-    file, pids = up.root / "invoke.yaml", up.pids()
+    file, runs = up.root / "invoke.yaml", up.runs()
     content, output = file.read_text(), up.folder / "watch.log"
 
     def said(text: str, after: str) -> None:
@@ -301,14 +302,14 @@ def test_settings_are_applied_while_it_runs(up: Running) -> None:
         said("watching", "")
         file.write_text(content.replace("default_pool_size: 20 ", "default_pool_size: 9 "))
         said("nv-pgbouncer  configuration reloaded", "")
-        assert up.pids() == pids
+        assert up.runs() == runs
         before = output.read_text()
         file.write_text(content.replace("log_level: INFO ", "log_level: WARNING "))
         said("nv-api        restarted, ready", before)
         said("nv-pgbouncer  configuration reloaded", before)
-        after = up.pids()
-        assert after.pop("nv-api") != pids.pop("nv-api")
-        assert after == pids
+        after = up.runs()
+        assert after.pop("nv-api") != runs.pop("nv-api")
+        assert after == runs
     finally:
         file.write_text(content)
         process.send_signal(signal.SIGINT)

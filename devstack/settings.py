@@ -41,6 +41,13 @@ OptionalUrlPath = Annotated[
 _IMAGE = r"[A-Za-z0-9][\w.:/@-]*"
 Image = Annotated[str, Meta(pattern=rf"^{_IMAGE}\Z", description="an image's name, such as pgvector/pgvector:pg17")]
 OptionalImage = Annotated[str, Meta(pattern=rf"^({_IMAGE})?\Z", description="an image's name, or nothing")]
+Host = Annotated[
+    str,
+    Meta(pattern=r"^([^\s/@:,-][^\s/@:,]*@)?[^\s/@,-][^\s/@,]*\Z|^\Z", description="user@host, host:port, or nothing"),
+]
+RemotePython = Annotated[
+    str, Meta(pattern=r"^([~/].*)?\Z", description="a path on the host that begins with / or ~, or nothing")
+]
 Megabytes = Annotated[int, Meta(ge=8, le=10_000_000)]
 Percent = Annotated[int, Meta(ge=1, le=100)]
 LogLevel = Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"]
@@ -52,6 +59,7 @@ class _Section(Struct, frozen=True, kw_only=True):
 
 class StackSettings(_Section, frozen=True, kw_only=True):
     env: Environment = "dev"
+    host: Host = ""
     runtime: Literal["auto", "apple", "docker", "podman", "native"] = "auto"
     bind: Text = "127.0.0.1"
     account: str = ""
@@ -135,6 +143,13 @@ class HealthSettings(_Section, frozen=True, kw_only=True):
     restarts: Count = 3
 
 
+class RemoteSettings(_Section, frozen=True, kw_only=True):
+    dir: str = ""
+    python: RemotePython = ""
+    connect_timeout: Seconds = 10
+    silence: Annotated[float, Meta(ge=1, le=600)] = 20
+
+
 WHOLE = {"whole": True}
 """Marks a text that a variable gives as it is: a command may have commas."""
 Commands = list[Annotated[str, Meta(min_length=1, extra=WHOLE)]]
@@ -162,6 +177,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     data: DataSettings = DataSettings()
     health: HealthSettings = HealthSettings()
     hooks: HookSettings = HookSettings()
+    remote: RemoteSettings = RemoteSettings()
     dotenv: dict[str, str] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     hidden: list[tuple[str, str]] = field(default_factory=list)
@@ -190,6 +206,7 @@ SECTIONS: dict[str, type[Struct]] = {
     "data": DataSettings,
     "health": HealthSettings,
     "hooks": HookSettings,
+    "remote": RemoteSettings,
 }
 
 FIELDS: dict[str, msgspec.structs.FieldInfo] = {
@@ -199,13 +216,14 @@ FIELDS: dict[str, msgspec.structs.FieldInfo] = {
 
 SPECIFIED = {
     "NV_ENV": "stack.env",
+    "NV_HOST": "stack.host",
     "NINAIVALAIGAL_JWT_SECRET": "api.jwt_secret",
     "NINAIVALAIGAL_DEBUG": "api.debug",
     "MEMORY_PROVIDER": "api.memory_provider",
     "LOG_LEVEL": "api.log_level",
     "RELOAD_ON_CHANGE": "api.reload",
 }
-"""The variables of the specification, apart from the database's URL, and the setting that each is."""
+"""The variables of the specification, apart from the database's URL, and of every day; the setting that each is."""
 
 PROJECT_FILES = ("invoke.yaml", "invoke.yml", "invoke.json")
 """A project's settings, as Invoke looks for them."""

@@ -63,6 +63,11 @@ def surroundings(stack: Stack, environ: Mapping[str, str], *, direct: bool = Fal
     return {**kept, **places, **variables(stack, direct=direct)}
 
 
+def elsewhere(given: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """The whole environment of a command here whose stack is on another host, which has given these variables."""
+    return {**{name: value for name, value in environ.items() if name not in MISLEADING}, **given}
+
+
 def _check_secrets(stack: Stack) -> None:
     from devstack.credentials import credentials_of
 

@@ -7,7 +7,7 @@ import sys
 
 from invoke import Collection
 
-from tasks import api, commandline, data, db, dev, everywhere, health, pgb, session, system
+from tasks import api, commandline, data, db, dev, everywhere, health, pgb, remote, session, system
 
 session.have_streams()
 sys.excepthook = session.explain
@@ -15,7 +15,7 @@ commandline.take_over()
 session.take_environment(os.environ)
 
 ns = Collection()
-for module in (dev, db, pgb, api, data):
+for module in (dev, db, pgb, api, data, remote):
     ns.add_collection(Collection.from_module(module))
 ns.add_task(health.health)
 ns.add_task(system.system_info)

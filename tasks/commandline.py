@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -28,6 +29,12 @@ def take_over() -> None:
     What goes wrong before that, such as ``inv -f`` without a file, is still said in Invoke's words.
     """
     invoke.main.program.__class__ = StackProgram
+    if fab := sys.modules.get("fabric.main"):
+
+        class StackFab(StackProgram, fab.Fab):  # type: ignore[name-defined,misc]
+            """``fab -c tasks -H HOST``."""
+
+        fab.program.__class__ = StackFab
 
 
 class StackProgram(Program):
@@ -59,6 +66,19 @@ class StackProgram(Program):
             super().list_flat()
         else:
             print("\n".join(listing(self.collection)))
+
+    def execute(self) -> None:
+        from tasks import forwarding
+
+        tasks, hosts = list(self.tasks), forwarding.take_hosts(self)
+        for host in hosts or [""]:
+            self.tasks: Any = list(tasks)
+            if host:
+                forwarding.name_host(host)
+            if forwarding.host_of(self.config):
+                forwarding.execute(self, super().execute)
+            else:
+                super().execute()
 
     @property
     def _inv(self) -> str:

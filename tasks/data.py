@@ -22,6 +22,7 @@ from tasks import filling, hooks, inventory, lifecycle, replacement, session
         "output": "another file or folder to write to",
         "incremental": "the cluster's files, from the second one on only what changed (PostgreSQL 17)",
         "no_verify": "do not read it back",
+        "keep_remote": "leave a copy on the host that the stack is on, if that is another one",
         "json": "the answer as JSON",
     },
 )
@@ -35,12 +36,15 @@ def backup(
     output: str = "",
     incremental: bool = False,
     no_verify: bool = False,
+    keep_remote: bool = False,
     json: bool = False,
 ) -> None:
     """Make a backup of the database, and prove it."""
     from devstack.data import backup as backups
     from devstack.data import incremental as increments
 
+    if keep_remote:
+        raise UsageError("--keep-remote is for a stack on another host", why="this one is here", fix="leave it out")
     if schema_only and data_only:
         raise UsageError("--schema-only and --data-only exclude each other", fix="leave both out for everything")
     if incremental and (schema_only or data_only or output or format != "sql"):

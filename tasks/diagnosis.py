@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from devstack.system import Fact
 
 
-def show_system(facts: list[Fact], *, as_json: bool) -> int:
-    """What the machine has; exit code 1 when the stack could not start."""
+def show_system(facts: list[Fact], *, as_json: bool, where: str = "here") -> int:
+    """What a machine has; exit code 1 when the stack could not start there."""
     missing = [fact for fact in facts if fact.needed and fact.ok is False]
     if as_json:
         console.data({"can_start": not missing, "facts": [dataclasses.asdict(fact) for fact in facts]})
@@ -30,9 +30,9 @@ def show_system(facts: list[Fact], *, as_json: bool) -> int:
                 console.out(f"      {' ' * width}  {fact.advice}")
         console.out()
     if missing:
-        console.out(f"The stack can't start here: {', '.join(f'{fact.topic} {fact.name}' for fact in missing)}.")
+        console.out(f"The stack can't start {where}: {', '.join(f'{fact.topic} {fact.name}' for fact in missing)}.")
     else:
-        console.out("The stack can start here.")
+        console.out(f"The stack can start {where}.")
     return FAILED if missing else 0
 
 

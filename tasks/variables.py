@@ -10,7 +10,7 @@ from invoke import Context
 from devstack import console
 from devstack import variables as given
 from devstack.errors import StackError, UsageError
-from tasks import session
+from tasks import forwarding, session
 
 FORMATS = ("shell", "dotenv", "json")
 
@@ -41,9 +41,14 @@ def run(c: Context, *, direct: bool) -> None:
     before = sys.argv[1 : sys.argv.index("--")]
     if later := [word for word in before[before.index("dev.exec") + 1 :] if not word.startswith("-")]:
         raise UsageError(f"{later[0]} would never run", why="dev.exec becomes its command", fix="put dev.exec last")
-    stack = session.stack(c, looking=True)
-    env = given.surroundings(stack, session.environment(), direct=direct)
-    if stack.context.dry:
+    if forwarding.host_of(c.config):
+        env = given.elsewhere(forwarding.variables(c.config, direct=direct), session.environment())
+        interpreter = "python"
+    else:
+        stack = session.stack(c, looking=True)
+        env = given.surroundings(stack, session.environment(), direct=direct)
+        interpreter = stack.api.interpreter
+    if c.config.run.dry:
         from devstack.shell import argv
 
         console.out(argv(words))
@@ -55,7 +60,7 @@ def run(c: Context, *, direct: bool) -> None:
         raise StackError(
             f"there is no command {words[0]}",
             why=f"it is in no folder of PATH: {env.get('PATH', '')}",
-            fix=f"install it there: {stack.api.interpreter} -m pip install …",
+            fix=f"install it there: {interpreter} -m pip install …",
             code=127,
         ) from None
     except OSError as error:

@@ -1,0 +1,146 @@
+"""What of a project goes to the host: its source and its settings, not what is made of them."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import subprocess
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+from devstack.errors import UsageError
+from devstack.templates import CHECKOUT, PACKAGE, PACKAGED
+
+PROGRAM = ".nv-program"
+"""The folder on the host, in the project's, with this program where the project is not a checkout of it."""
+SET_UP = ("pyproject.toml", "README.md", "LICENSE", "scripts/bootstrap.sh")
+"""What sets the program up on a machine. In a wheel it is in the package."""
+NEVER = {
+    *(".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".tox", ".nox", ".idea", ".vscode"),
+    *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".DS_Store", ".nv-remote.json"),
+}
+"""Names of what is made anew on each machine, or is of one person."""
+NEVER_ENDING = (".pyc", ".pyo", ".egg-info", ".swp", ".partial")
+ALWAYS = (".env", "invoke.yaml", "invoke.yml", "invoke.json")
+"""Settings, which a project often has Git ignore."""
+
+
+class Sent(NamedTuple):
+    """A file as it is here. ``mtime`` is in nanoseconds since the epoch; the mode of a symbolic link is -1."""
+
+    name: str
+    """Its path on the host, below the project's folder there."""
+    size: int
+    mtime: int
+    mode: int
+    path: Path
+    """Its path here."""
+
+
+def files_of(root: Path, *, without: Iterable[Path] = ()) -> list[Sent]:
+    """The files of a project, in order: what Git has or would take, all of it where there is no Git; ``without`` are
+    folders that hold what the stack makes.
+
+    :raises UsageError: a name that is not valid UTF-8, or a line break is in it.
+    """
+    left_out = {folder.resolve() for folder in without} - {root.resolve()}
+    names = dict.fromkeys([*(_known_to_git(root) or _all(root, left_out)), *ALWAYS])
+    return sorted(sent for name in names if (sent := _look(root, name, left_out)))
+
+
+def _known_to_git(root: Path) -> list[str] | None:
+    """What is in Git's index, and what is new and not ignored; None if this is no work tree, or there is no Git."""
+    if not any((folder / ".git").exists() for folder in (root, *root.parents)):
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "."],  # noqa: S607
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
+
+
+def _all(root: Path, left_out: set[Path]) -> Iterator[str]:
+    for folder, folders, names in os.walk(root):
+        here = Path(folder)
+        folders[:] = [name for name in folders if not _is_made(name) and (here / name).resolve() not in left_out]
+        links = [name for name in folders if (here / name).is_symlink()]
+        yield from (str((here / name).relative_to(root)) for name in [*names, *links])
+
+
+def _is_made(name: str) -> bool:
+    return name in NEVER or name.endswith(NEVER_ENDING)
+
+
+def _look(root: Path, name: str, left_out: set[Path]) -> Sent | None:
+    path = root / name
+    try:
+        info = path.lstat()
+    except OSError:
+        return None  # in the index, and removed
+    if any(_is_made(part) for part in Path(name).parts) or any(folder.resolve() in left_out for folder in path.parents):
+        return None
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"{name!r} can't be sent to the host", why="its name is not valid UTF-8", fix="rename or remove it"
+        ) from None
+    if stat.S_ISLNK(info.st_mode):
+        return Sent(name, info.st_size, info.st_mtime_ns, -1, path)
+    if not stat.S_ISREG(info.st_mode):
+        return None
+    mode = stat.S_IMODE(info.st_mode) & 0o777
+    if path.name == ".env" or path.name.startswith(".env."):
+        mode &= 0o700  # passwords are in there
+    return Sent(name, info.st_size, info.st_mtime_ns, mode, path)
+
+
+def program_files() -> list[Sent]:
+    """This program itself, laid out as a checkout of it, for a host whose project is another one."""
+    beside = PACKAGE / "setup" if PACKAGED.parent == PACKAGE else CHECKOUT
+    found = []
+    for name, folder in (("devstack", PACKAGE), ("tasks", CHECKOUT / "tasks"), ("templates", PACKAGED)):
+        found += [
+            (f"{name}/{below}", folder, below) for below in _all(folder, {PACKAGED, PACKAGE / "setup"} - {folder})
+        ]
+    found += [(name, beside, name) for name in SET_UP]
+    looked = ((name, _look(folder, below, set())) for name, folder, below in found)
+    return sorted(sent._replace(name=f"{PROGRAM}/{name}") for name, sent in looked if sent)
+
+
+def pack(files: Iterable[Sent], out: io.RawIOBase) -> None:
+    """Write files as a tar stream. One that changes meanwhile is cut or filled up to the size that was announced: it
+    is sent again next time."""
+    with tarfile.open(fileobj=cast(IO[bytes], out), mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        for sent in files:
+            member = tarfile.TarInfo(sent.name)
+            if sent.mode == -1:
+                member.type, member.linkname = tarfile.SYMTYPE, os.readlink(sent.path)
+                archive.addfile(member)
+                continue
+            with sent.path.open("rb") as file:
+                member.size, member.mode = sent.size, sent.mode
+                archive.addfile(member, _Exactly(file, sent.size))  # type: ignore[arg-type]
+
+
+class _Exactly:
+    """A file of a size that it had a moment ago."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self.file, self.left = file, size
+
+    def read(self, count: int) -> bytes:
+        wanted = min(count, self.left)
+        found = self.file.read(wanted)
+        found += bytes(wanted - len(found))
+        self.left -= wanted
+        return found

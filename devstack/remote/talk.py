@@ -1,0 +1,209 @@
+"""The conversation with :mod:`devstack.remote.agent` on a host."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shlex
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devstack.errors import StackError
+from devstack.remote.agent import CHUNK, GREETING
+from devstack.remote.link import Link, LinkLost
+
+if TYPE_CHECKING:
+    from paramiko import Channel
+
+AGENT = Path(__file__).with_name("agent.py")
+LOADER = "import os;exec(b''.join(iter(lambda:os.read(0,1),bytes(1))).decode(),{'__name__':'agent'})"
+"""One line without an exclamation mark: any shell takes it in quotes."""
+NOISE = 1 << 16
+"""Bytes that a login may print before the agent greets."""
+PYTHONS = ("python3.13", "python3.12", "python3.11", "python3.10", "python3")
+NO_PYTHON = 97
+
+
+def command(script: str) -> str:
+    """A script of sh(1) as a command line for whatever shell the account has."""
+    return f"exec /bin/sh -c {shlex.quote(script)}"
+
+
+def starter(code: str = LOADER, *arguments: str) -> str:
+    """The command that runs one line of Python on the host; without one, that which the agent is then sent to."""
+    words = shlex.join(["-c", code, *arguments])
+    return command(
+        "PATH=$PATH:/usr/local/bin:/opt/homebrew/bin; "
+        f'for p in {" ".join(PYTHONS)}; do if command -v "$p" >/dev/null 2>&1; then exec "$p" {words}; fi; done; '
+        f"exit {NO_PYTHON}"
+    )
+
+
+class Talk:
+    """An agent at work: frames to it, frames from it."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.channel = link.open(starter())
+        self.channel.settimeout(link.silence)
+        self._rest = b""
+        self.send_bytes(AGENT.read_bytes() + b"\0")
+        self._greet()
+
+    def __enter__(self) -> Talk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.channel.close()
+
+    def _greet(self) -> None:
+        seen = b""
+        while GREETING not in seen:
+            part = self.receive(CHUNK)
+            seen += part
+            if not part or len(seen) > NOISE:
+                raise self._silent(seen)
+        self._rest = seen.partition(GREETING)[2]
+
+    def _silent(self, seen: bytes) -> StackError:
+        """Why there is no agent."""
+        if exit_code_of(self.link, self.channel) == NO_PYTHON:
+            return StackError(
+                f"{self.link.host} has no Python",
+                why=f"looked for {', '.join(PYTHONS)}",
+                fix="install it there: apt-get install python3 python3-venv, dnf install python3.12, …",
+            )
+        said = [*seen.decode(errors="replace").splitlines()[-5:], *self.complaints()]
+        return StackError(
+            f"{self.link.host} does not run commands as expected", why="this is what it said", evidence=said
+        )
+
+    def complaints(self) -> list[str]:
+        """The last lines on its standard error."""
+        text = b""
+        with contextlib.suppress(Exception):
+            while self.channel.recv_stderr_ready() and (part := self.channel.recv_stderr(CHUNK)):
+                text += part
+        return text.decode(errors="replace").splitlines()[-10:]
+
+    # bytes
+
+    def send_bytes(self, content: bytes) -> None:
+        view = memoryview(content)
+        with self.link.guarded():
+            while view:
+                with contextlib.suppress(TimeoutError):  # the link watches over the host's silence
+                    view = view[self.channel.send(bytes(view[:CHUNK])) :]
+                    self.link.heard()
+
+    def receive(self, count: int) -> bytes:
+        """What comes next, at most so many bytes; nothing at the end.
+
+        :raises LinkLost: the host is silent.
+        """
+        if self._rest:
+            first, self._rest = self._rest[:count], self._rest[count:]
+            return first
+        with self.link.guarded():
+            while True:
+                try:
+                    part: bytes = self.channel.recv(count)
+                except TimeoutError:
+                    continue  # the link watches over its silence, the agent may have a lot to do
+                if not part and not self.link.transport.is_active():
+                    raise EOFError
+                self.link.heard()
+                return part
+
+    def _exactly(self, count: int) -> bytes:
+        found = bytearray()
+        while len(found) < count:
+            part = self.receive(count - len(found))
+            if not part:
+                raise StackError(
+                    f"{self.link.host} has ended the conversation",
+                    why="what takes part in it there was ended, or is broken",
+                    evidence=self.complaints(),
+                    fix="try again",
+                )
+            found += part
+        return bytes(found)
+
+    # frames
+
+    def send(self, content: bytes) -> None:
+        self.send_bytes(struct.pack("!I", len(content)) + content)
+
+    def frame(self) -> bytes:
+        (length,) = struct.unpack("!I", self._exactly(4))
+        return self._exactly(length)
+
+    def ask(self, do: str, **values: Any) -> None:
+        self.send(json.dumps({"do": do, **values}).encode())
+
+    def answer(self) -> dict[str, Any]:
+        """What the agent answers.
+
+        :raises StackError: it refuses.
+        """
+        found: dict[str, Any] = json.loads(self.frame())
+        if "error" in found:
+            raise StackError(f"{self.link.host}: {found['error']}", why=found["why"], fix=found["fix"])
+        return found
+
+    def stream(self) -> Iterator[bytes]:
+        """The bytes up to the end of a stream."""
+        while part := self.frame():
+            yield part
+
+    def take_rest(self) -> bytes:
+        """What was received beyond the last frame: a command's output begins there."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+    def refusal(self) -> None:
+        """Read why the agent stopped to listen, if it says so.
+
+        :raises StackError: it does.
+        """
+        try:
+            self.answer()
+        except (LinkLost, json.JSONDecodeError):
+            return
+
+
+def exit_code_of(link: Link, channel: Channel) -> int:
+    """A command's exit code, once it has ended.
+
+    :raises LinkLost: nobody knows it.
+    """
+    with link.guarded():
+        while not channel.status_event.wait(0.05):
+            if not link.transport.is_active():
+                raise EOFError
+        code = int(channel.recv_exit_status())
+        if code == -1:  # the channel was closed without one: the session was ended from outside
+            raise LinkLost(link.host, "the session there was ended")
+        return code
+
+
+class Outgoing(io.RawIOBase):
+    """A stream of frames to the agent, as a file."""
+
+    def __init__(self, talk: Talk) -> None:
+        self.talk = talk
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        view = memoryview(content)
+        for at in range(0, len(view), CHUNK):
+            self.talk.send(bytes(view[at : at + CHUNK]))
+        return len(view)
+
+    def end(self) -> None:
+        self.talk.send(b"")

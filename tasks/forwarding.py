@@ -1,0 +1,311 @@
+"""Tasks whose stack is on another host: what was typed here runs there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invoke import Exit
+
+from devstack import console
+from devstack.errors import StackError, UsageError
+from tasks import session
+
+if TYPE_CHECKING:
+    from devstack.remote.project import Remote
+    from devstack.settings import Settings
+
+HERE = {
+    *("data.list", "data.pin", "data.unpin"),
+    *("dev.init", "dev.export", "dev.ide", "dev.completion", "dev.exec"),
+    *("remote.accept", "remote.bootstrap", "remote.check", "remote.tunnel"),
+}
+"""What is about this machine, or about files that are here."""
+MAKE_BACKUPS = {"data.backup", "data.restore", "data.undo", "data.migrate", "data.verify", "dev.reset", "dev.remove"}
+NO_FILES = {"data.backup": "output", "dev.bundle": "output", "dev.images": "save"}
+"""Flags that name a file to write, which would be written there."""
+
+_host: list[str] = []
+
+
+def host_of(config: Any) -> str:
+    """The host that the stack is on; empty where it is this machine. Cheap where nothing names one."""
+    environ = session.environment()
+    if environ.get("NV_ON_HOST") or not session.has_root():
+        return ""
+    named = bool(environ.get("INVOKE_STACK_HOST") or environ.get("NV_HOST") or _host)
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        named = named or "_HOST" in (session.root() / ".env").read_text(encoding="utf-8")
+    section = config.get("stack")
+    if not named and not (hasattr(section, "get") and section.get("host")):
+        return ""
+    return settings_of(config).stack.host
+
+
+def settings_of(config: Any) -> Settings:
+    """The project's settings.
+
+    :raises UsageError: one can't be used.
+    """
+    from devstack.settings import Entry, from_invoke
+
+    given = [*session.given(), *(Entry("stack.host", host, "the flag -H", True) for host in _host)]
+    return from_invoke(config, session.root(), session.environment(), given)
+
+
+def name_host(host: str) -> None:
+    """Take the host of ``fab -H``."""
+    _host[:] = [host]
+
+
+@contextlib.contextmanager
+def remote(config: Any) -> Iterator[Remote]:
+    """The project on its host.
+
+    :raises StackError: the host can't be reached.
+    """
+    from devstack.remote.link import connect
+    from devstack.remote.project import Remote
+
+    settings, environ = settings_of(config), session.environment()
+    if not settings.stack.host:
+        raise UsageError(
+            "no host is set", why="the stack is on this machine", fix="name one: NV_HOST=user@host, or stack.host"
+        )
+    link = connect(
+        settings.stack.host, config, timeout=settings.remote.connect_timeout, silence=settings.remote.silence
+    )
+    try:
+        yield Remote(link, settings, environ, state_of(settings))
+    finally:
+        link.close()
+
+
+def state_of(settings: Settings) -> Path:
+    """The project's folder of state here."""
+    from devstack.paths import paths_of
+
+    xdg = {name: value for name, value in session.environment().items() if name.startswith("XDG_")}
+    return paths_of(settings, home=Path.home(), xdg=xdg, uid=os.getuid()).state.parent
+
+
+def execute(program: Any, run_here: Callable[[], None]) -> None:
+    """Run the tasks of a command, those of the stack on its host.
+
+    :raises Exit: one of them has failed there.
+    """
+    with contextlib.ExitStack() as stack:
+        host: list[Remote] = []
+        for where, contexts in _groups(list(program.tasks)):
+            if where == "here":
+                program.tasks = contexts
+                run_here()
+                continue
+            if not host:
+                host.append(stack.enter_context(remote(program.config)))
+            if code := _there(host[0], program, contexts):
+                raise Exit(code=code)
+
+
+def _groups(contexts: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Tasks in order, those together that run at the same place; each that has to do with backups alone."""
+    group: list[Any] = []
+    place = ""
+    for context in contexts:
+        where = "here" if context.name in HERE else "there"
+        alone = context.name in MAKE_BACKUPS
+        if group and (where != place or alone or group[-1].name in MAKE_BACKUPS):
+            yield place, group
+            group = []
+        group, place = [*group, context], where
+    if group:
+        yield place, group
+
+
+def _there(host: Remote, program: Any, contexts: list[Any]) -> int:
+    """Run tasks on the host; the exit code."""
+    core = [f"--{name}" for name in ("debug", "dry", "echo") if program.args[name].value]
+    file = program.args.config.value
+    options = {"folder": _folder(host), "given": Path(file).read_text() if file else ""}
+    if contexts[0].name in MAKE_BACKUPS:
+        with _backups(host, contexts[0]) as changes:
+            return host.run([*core, *words_of(contexts[0], changes)], **options)
+    words = [word for context in contexts for word in words_of(context)]
+    if contexts[-1].name == "dev.watch":
+        with _followed(host):
+            return host.run([*core, *words], **options)
+    return host.run([*core, *words], **options)
+
+
+def _folder(host: Remote) -> str:
+    """Where one is below the project: paths that are typed count from there."""
+    with contextlib.suppress(ValueError):
+        return str(Path.cwd().resolve().relative_to(host.settings.root.resolve()))
+    return "."
+
+
+def words_of(context: Any, changes: dict[str, Any] | None = None) -> list[str]:
+    """A parsed task as words again. ``changes`` are values by the name of the flag; None leaves it out.
+
+    :raises UsageError: a flag makes no sense for a stack that is not here.
+    """
+    changes = changes or {}
+    name = context.name
+    if (flag := NO_FILES.get(name)) and _value(context, flag):
+        raise UsageError(
+            f"--{flag} names a file here, and the stack is on another host",
+            fix="leave it out: it is made in the project's folder there",
+        )
+    words = [name, *([f"--env={session.named()}"] if session.named() else [])]
+    for argument in context.args.values():
+        flag = argument.names[0].replace("_", "-")
+        value = changes[flag] if flag in changes else _given(argument)
+        if value is None or flag in ("env", "keep-remote"):
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list):
+            words += [f"--{flag}={one}" for one in value]
+        else:
+            words.append(f"--{flag}={value}")
+    return words
+
+
+def _given(argument: Any) -> Any:
+    """What was typed for a flag; None if nothing was."""
+    if argument.kind is list:
+        return argument.value or None
+    return None if argument.raw_value is None else argument.value
+
+
+def _value(context: Any, flag: str) -> Any:
+    return _given(context.args[flag]) if flag in context.args else None
+
+
+@contextlib.contextmanager
+def _backups(host: Remote, context: Any) -> Iterator[dict[str, Any]]:
+    """What a task needs of the backups here goes to the host, what it makes there comes; changed flags."""
+    from devstack.data import catalogue
+    from devstack.remote.backups import Exchange
+
+    exchange, changes, lent = Exchange(host), {}, ""
+    exchange.begin()
+    name, folder = context.name, exchange.folder
+    if name == "data.restore":
+        file, at = _value(context, "file") or "", _value(context, "at") or ""
+        if at:
+            backup = catalogue.dump(catalogue.backups(folder), folder, at=at)
+        elif _value(context, "choose"):
+            raise UsageError("--choose works where the stack is", fix="inv data.list, then --file NAME")
+        elif file in ("", "latest"):
+            backup = catalogue.pick(host.settings, "latest")
+        else:
+            backup = _own(folder, file)
+        if backup:
+            exchange.lend(backup)
+            changes = {"file": backup.name, "latest": None, "at": None}
+        else:
+            lent = exchange.lend_file(_dump(file))
+            changes = {"file": lent}
+    elif name == "data.verify":
+        wanted = catalogue.backups(folder) if _value(context, "all") else None
+        wanted = wanted if wanted is not None else [catalogue.pick(host.settings, _value(context, "file") or "latest")]
+        for backup in wanted:
+            exchange.lend(backup)
+        if not _value(context, "all"):
+            changes = {"file": wanted[0].name}
+    try:
+        yield changes
+    finally:
+        if not host.link.lost and host.link.transport.is_active():
+            brought = exchange.end(keep=bool(_value(context, "keep-remote")))
+            if lent:
+                exchange.give_back(lent)
+            for path in brought:
+                console.note(f"brought from {host.link.host}: {path}")
+
+
+def _own(folder: Path, file: str) -> Any:
+    from devstack.data import catalogue
+
+    places = (folder / file, Path(os.path.abspath(Path(file).expanduser())))
+    return next((backup for place in places if (backup := catalogue.read(place))), None)
+
+
+def _dump(file: str) -> Path:
+    path = Path(os.path.abspath(Path(file).expanduser()))
+    if not path.is_file():
+        raise UsageError(f"there is no file {file}", fix="see inv data.list")
+    return path
+
+
+@contextlib.contextmanager
+def _followed(host: Remote) -> Iterator[None]:
+    """The project's files go to the host as they change."""
+    import threading
+
+    from watchfiles import DefaultFilter, watch
+
+    ended = threading.Event()
+
+    def follow() -> None:
+        changes: Iterable[Any] = watch(
+            host.settings.root, watch_filter=DefaultFilter(), stop_event=ended, debounce=300, rust_timeout=500
+        )
+        for _ in changes:
+            with contextlib.suppress(Exception), host.talk() as talk:
+                host.sync(talk)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(5)
+
+
+def ports(config: Any, env: str) -> dict[str, int]:
+    """The ports of an environment on the host, by service.
+
+    :raises StackError: there is none of this name.
+    """
+    found = next((one for one in json_of(config, ["dev.list", "--json"])["environments"] if one["env"] == env), None)
+    if found is None:
+        raise StackError(f"there is no environment {env} on the host", fix=f"inv dev.up -e {env}")
+    return {service: int(port) for service, port in found["ports"].items()}
+
+
+def json_of(config: Any, words: Sequence[str]) -> Any:
+    """What a task prints on the host as JSON.
+
+    :raises Exit: it failed there, and has said why.
+    """
+    import json
+
+    with remote(config) as host:
+        code, printed = host.output(words)
+    if code:
+        raise Exit(code=code)
+    return json.loads(printed)
+
+
+def variables(config: Any, *, direct: bool) -> dict[str, str]:
+    """What leads to the stack on its host, through the tunnel.
+
+    :raises Exit: it is not known there.
+    """
+    found: dict[str, str] = json_of(config, ["dev.env", "--format=json", *(["--direct"] if direct else [])])
+    return found
+
+
+def take_hosts(program: Any) -> list[str]:
+    """The hosts of ``fab -H``; none for another program. Fabric's executor is not to see them: what runs here is not
+    to run its commands there."""
+    if "hosts" not in program.args:
+        return []
+    given, program.args["hosts"]._value = program.args["hosts"].value, None
+    return [host for host in (given or "").split(",") if host]

@@ -22,8 +22,8 @@ def survey(remote: Remote) -> list[Fact]:
     """
     settings, link = remote.settings, remote.link
     ports = {service: getattr(settings, service).port for service in ("db", "pgb", "api")}
-    began = time.monotonic()
     with remote.talk() as talk:
+        began = time.monotonic()
         talk.ask("survey", dir=remote.folder, ports=list(ports.values()), programs=PROGRAMS)
         found = talk.answer()
         seconds = time.monotonic() - began

@@ -64,6 +64,12 @@ class Remote:
         """Whether the project is this program's own checkout, which then is what runs there."""
         return self.settings.root == CHECKOUT
 
+    @property
+    def python(self) -> str:
+        """The Python that has the program's packages; from the home on the host, unless it is absolute."""
+        below = "" if self.is_checkout else f"{files.PROGRAM}/"
+        return self.settings.remote.python or f"{self.folder}/{below}.venv/bin/python"
+
     def program(self, place: Place) -> list[str]:
         """The tasks' command line on the host, without tasks."""
         python = self.settings.remote.python.replace("~", place.home, 1) or f"{self.home(place)}/.venv/bin/python"
@@ -101,7 +107,7 @@ class Remote:
 
     @contextmanager
     def talk(self) -> Iterator[Talk]:
-        with Talk(self.link) as talk:
+        with Talk(self.link, self.python) as talk:
             yield talk
 
     def sync(self, talk: Talk, *, changed: Callable[[Sequence[str]], None] | None = None) -> Place:
@@ -161,7 +167,7 @@ class Remote:
             with self.talk() as talk:
                 talk.ask("prepare", **self.request(self.sync(talk), words, **options))
                 path = talk.answer()["command"]
-            return terminal.attach(self.link, starter(RUNNER, path))
+            return terminal.attach(self.link, starter(self.python, RUNNER, path))
         with self.talk() as talk:
             talk.ask("run", **self.request(self.sync(talk), words, **options))
             talk.answer()

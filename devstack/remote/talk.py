@@ -23,7 +23,7 @@ LOADER = "import os;exec(b''.join(iter(lambda:os.read(0,1),bytes(1))).decode(),{
 """One line without an exclamation mark: any shell takes it in quotes."""
 NOISE = 1 << 16
 """Bytes that a login may print before the agent greets."""
-PYTHONS = ("python3.13", "python3.12", "python3.11", "python3.10", "python3")
+PYTHONS = ("python3", "python3.13", "python3.12", "python3.11", "python3.10")
 NO_PYTHON = 97
 
 
@@ -32,22 +32,26 @@ def command(script: str) -> str:
     return f"exec /bin/sh -c {shlex.quote(script)}"
 
 
-def starter(code: str = LOADER, *arguments: str) -> str:
-    """The command that runs one line of Python on the host; without one, that which the agent is then sent to."""
+def starter(first: str, code: str = LOADER, *arguments: str) -> str:
+    """The command that runs one line of Python on the host; without one, that which the agent is then sent to. The
+    ``first`` Python is taken if it is there; of others only one that really runs: version managers have programs that
+    only say what to install."""
     words = shlex.join(["-c", code, *arguments])
+    first = f'"$HOME"{shlex.quote(first[1:])}' if first.startswith("~/") else shlex.quote(first)
     return command(
-        "PATH=$PATH:/usr/local/bin:/opt/homebrew/bin; "
-        f'for p in {" ".join(PYTHONS)}; do if command -v "$p" >/dev/null 2>&1; then exec "$p" {words}; fi; done; '
-        f"exit {NO_PYTHON}"
+        f"PATH=$PATH:/usr/local/bin:/opt/homebrew/bin; if [ -x {first} ]; then exec {first} {words}; fi; "
+        f"for p in {' '.join(PYTHONS)}; do "
+        f'if "$p" -c "import sys; sys.exit(sys.version_info < (3, 8))" >/dev/null 2>&1; then exec "$p" {words}; fi; '
+        f"done; exit {NO_PYTHON}"
     )
 
 
 class Talk:
     """An agent at work: frames to it, frames from it."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, python: str) -> None:
         self.link = link
-        self.channel = link.open(starter())
+        self.channel = link.open(starter(python))
         self.channel.settimeout(link.silence)
         self._rest = b""
         self.send_bytes(AGENT.read_bytes() + b"\0")

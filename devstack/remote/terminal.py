@@ -68,16 +68,18 @@ def _pass_on(link: Link, channel: Channel, out: Sink) -> bool:
     with link.guarded():
         ready, _, _ = select.select([channel], [], [], LOOK)
         ended = channel.exit_status_ready()
+        printed = channel.recv(CHUNK) if channel.recv_ready() else b""
+        complained = channel.recv_stderr(CHUNK) if channel.recv_stderr_ready() else b""
         if ready:
             link.heard()
-        while channel.recv_ready():
-            out(channel.recv(CHUNK))
-        while channel.recv_stderr_ready():
-            _to(sys.stderr)(channel.recv_stderr(CHUNK))
-        if not link.transport.is_active():
+        if not printed and not complained and not link.transport.is_active():
             raise EOFError
-        # its exit code comes after its output, but before what its children still print
-        return ended and not channel.recv_ready() and not channel.recv_stderr_ready()
+    if complained:
+        _to(sys.stderr)(complained)
+    if printed:
+        out(printed)
+    # its exit code comes after its output, but before what its children still print
+    return ended and not (printed or complained or channel.recv_ready() or channel.recv_stderr_ready())
 
 
 def _to(stream: TextIO) -> Sink:
@@ -115,13 +117,15 @@ def attach(link: Link, command: str) -> int:
                             channel.sendall(typed)
                         else:
                             watched.remove(keyboard)
-                    while channel.recv_ready():
-                        link.heard()
-                        out(channel.recv(CHUNK))
-                    if not link.transport.is_active():
+                    ended = channel.exit_status_ready()
+                    printed = channel.recv(CHUNK) if channel.recv_ready() else b""
+                    if not printed and not link.transport.is_active():
                         raise EOFError
-                    if channel.exit_status_ready() and not channel.recv_ready():
-                        return exit_code_of(link, channel)
+                if printed:
+                    link.heard()
+                    out(printed)
+                elif ended:
+                    return exit_code_of(link, channel)
     finally:
         signal.signal(signal.SIGWINCH, before)
         channel.close()

@@ -41,7 +41,7 @@ def made(number: int, age: float, kind: Kind, verified: bool, pinned: bool, pare
         tool_version="18",
         verified=PROOF if verified else None,
         pinned=pinned,
-        parent=f"backup-{number - parent:03}" if 0 < parent <= number else "",
+        parent=f"backup-{number - parent:03}" if kind != "full" and 0 < parent <= number else "",
     )
     return Backup(Path(name), manifest)
 
@@ -67,7 +67,7 @@ def test_whatever_there_is_the_good_ones_stay(given_: list[tuple[tuple, bool]], 
         return [
             b.name
             for b in found
-            if b.manifest.kind == "full" and b.manifest.verified and not b.manifest.parent and b.name not in damaged
+            if b.manifest.kind == "full" and b.manifest.verified and b.name not in damaged
         ]
 
     assert good(left)[-keep:] == good(backups)[-keep:]

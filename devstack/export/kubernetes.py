@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devstack.builds import CONTAINERFILE
@@ -14,12 +16,15 @@ from devstack.export.containers import build_command
 from devstack.export.folder import File, signed
 from devstack.export.plan import Peers, Plan
 from devstack.export.quoting import block, scalar
+from devstack.settings import PROJECT_FILES
 from devstack.shell import sh
 from devstack.templates import render
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
 
+SESSION = """ In pool mode session a client keeps its connection until it leaves:
+# more than default_pool_size of them at a time wait, at each instance."""
 QUANTITY = re.compile(r"[1-9]\d*(\.\d+)?([KMGTPE]i|[kMGTPE])?")
 IMAGE = re.compile(r"[A-Za-z0-9][\w.:/@-]*", re.ASCII)
 
@@ -56,7 +61,7 @@ class Cluster:
                 raise UsageError(f"{flag} {image!r} is no image's name", fix="write it as registry/name:tag")
 
 
-def render_kubernetes(stack: Stack, cluster: Cluster) -> list[File]:
+def render_kubernetes(stack: Stack, folder: Path, cluster: Cluster) -> list[File]:
     """The manifests, the secrets apart from the rest, and what the application's image is built from.
 
     :raises UsageError: a setting has no place in CloudNativePG.
@@ -66,11 +71,11 @@ def render_kubernetes(stack: Stack, cluster: Cluster) -> list[File]:
     names = {name: s.service_name(name) for name in ("db", "pgbouncer", "api")}
     peers = Peers((f"{names['db']}-rw", cloudnative_pg.PORT), (names["pgbouncer"], cloudnative_pg.PORT))
     plan = Plan(stack, peers, reload=False)
-    cloudnative_pg.check_taken(s)
+    cloudnative_pg.check_taken(s, cluster.db_image)
     public, secret = plan.variables()
-    api, folder = plan.api.spec(), str(plan.api.inside)
+    api, inside = plan.api.spec(), str(plan.api.inside)
     image = cluster.image or f"{names['api']}:{s.stack.env}"
-    major = cloudnative_pg.major_of(cluster.db_image or s.db.image)
+    major = cloudnative_pg.major_of(cluster.db_image, s.db.image)
     base = plan.images.of_api(plan.api.folder)
     values: dict[str, object] = {
         **{name.replace("pgbouncer", "pgb"): value for name, value in names.items()},
@@ -87,17 +92,19 @@ def render_kubernetes(stack: Stack, cluster: Cluster) -> list[File]:
         "libraries": block({"shared_preload_libraries": cloudnative_pg.libraries(s)}, 4),
         "db_memory": f"{s.db.memory_mb}Mi",
         "pool_mode": s.pgb.pool_mode,
+        "pool_mode_says": SESSION if s.pgb.pool_mode == "session" else "",
         "pgb_parameters": block(cloudnative_pg.pooler_parameters(plan), 6),
         "pgb_memory": f"{s.pgb.memory_mb}Mi",
         "image": scalar(image),
         "command": block([_plain(word) for word in api.argv], 12),
         "env": block([{"name": name, "value": _plain(value)} for name, value in public.items()], 12),
-        "cwd": scalar(folder),
+        "cwd": scalar(inside),
         "port": s.api.port,
         "health": scalar(s.api.health_path),
         "failures": max(3, -(-int(s.stack.start_timeout) // 2)),
         "api_memory": f"{s.api.memory_mb}Mi",
         "grace": api.stop_seconds + 5,
+        "nobody": NOBODY,
         "build": "\n".join(f"#     {line}" for line in _builds(plan, image)),
     }
     hidden = {
@@ -112,7 +119,8 @@ def render_kubernetes(stack: Stack, cluster: Cluster) -> list[File]:
         File("stack.yaml", signed(render(s.templates / "export/kubernetes.yaml", **values))),
         File("secrets.yaml", signed(render(s.templates / "export/kubernetes-secrets.yaml", **hidden)), secret=True),
         File(f"build/app.{CONTAINERFILE}", signed(_app(plan, base.name))),
-        File(f"build/app.{CONTAINERFILE}.dockerignore", signed(LEFT_OUT)),
+        File(f"build/app.{CONTAINERFILE}.dockerignore", signed(_left_out(plan, folder))),
+        File(".gitignore", signed("/secrets.yaml\n")),
     ]
     if base.build:
         made += [File(f"build/packages/{name}", signed(content)) for name, content in base.build.files.items()]
@@ -127,23 +135,47 @@ def _plain(text: str) -> str:
 
 # the application's image
 
+NOBODY = 65532
+"""Whom it runs as, by a number that is nobody's anywhere."""
+
 LEFT_OUT = """\
-.env*
-.git
+**/.env
+**/.env.*
+**/.git
 **/.venv
 **/__pycache__
 """
 """What does not go into it: secrets before all (https://docs.docker.com/build/concepts/context/#dockerignore-files)."""
 
 
+def _left_out(plan: Plan, folder: Path) -> str:
+    """With what the stack itself has in the application's folder, where that is the project's: settings that may have
+    a password, exports, backups, logs, data."""
+    s, app = plan.settings, plan.api.folder
+    places = ["export", s.data.dir, s.stack.log_dir, s.stack.state_dir, s.stack.cache_dir, *PROJECT_FILES]
+    own = [folder, *(s.root / Path(place).expanduser() for place in places if place)]
+    inside = {path.resolve().relative_to(app) for path in own if app in path.resolve().parents}
+    return LEFT_OUT + "".join(f"{_pattern(path)}\n" for path in sorted(inside))
+
+
+def _pattern(path: Path) -> str:
+    """A path for .dockerignore, whose patterns are those of https://pkg.go.dev/path/filepath#Match."""
+    return re.sub(r"([*?\[\]\\])", r"\\\1", path.as_posix())
+
+
 def _app(plan: Plan, packages: str) -> str:
-    folder = str(plan.api.inside)
+    # a variable would be filled in: https://docs.docker.com/reference/dockerfile/#environment-replacement
+    inside = re.sub(r"([\\$])", r"\\\1", str(plan.api.inside))
     return (
         "# The application: its source on top of the image with its packages.\n"
         f"ARG PACKAGES={packages}\n"
         "FROM ${PACKAGES}\n"
-        f'COPY [".", "{folder}"]\n'
-        f'WORKDIR "{folder}"\n'
+        f"COPY {json.dumps(['.', inside], ensure_ascii=False)}\n"
+        f"WORKDIR {json.dumps(inside, ensure_ascii=False)}\n"
+        "# a checkout may be closed to others, and it runs as one of them\n"
+        "USER 0:0\n"
+        "RUN chmod -R a+rX .\n"
+        f"USER {NOBODY}:{NOBODY}\n"
     )
 
 

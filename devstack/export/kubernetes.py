@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from devstack.export.folder import File, signed
 from devstack.export.plan import Peers, Plan
 from devstack.export.quoting import block, scalar
 from devstack.settings import PROJECT_FILES
-from devstack.shell import sh
+from devstack.shell import argv, sh
 from devstack.templates import render
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def render_kubernetes(stack: Stack, folder: Path, cluster: Cluster) -> list[File
     api, inside = plan.api.spec(), str(plan.api.inside)
     image = cluster.image or f"{names['api']}:{s.stack.env}"
     major = cloudnative_pg.major_of(cluster.db_image, s.db.image)
-    base = plan.images.of_api(plan.api.folder)
+    base, own = plan.images.of_api(plan.api.folder), _own(plan, folder)
     values: dict[str, object] = {
         **{name.replace("pgbouncer", "pgb"): value for name, value in names.items()},
         "db_secret": f"{names['db']}-owner",
@@ -118,8 +118,8 @@ def render_kubernetes(stack: Stack, folder: Path, cluster: Cluster) -> list[File
     made = [
         File("stack.yaml", signed(render(s.templates / "export/kubernetes.yaml", **values))),
         File("secrets.yaml", signed(render(s.templates / "export/kubernetes-secrets.yaml", **hidden)), secret=True),
-        File(f"build/app.{CONTAINERFILE}", signed(_app(plan, base.name))),
-        File(f"build/app.{CONTAINERFILE}.dockerignore", signed(_left_out(plan, folder))),
+        File(f"build/app.{CONTAINERFILE}", signed(_app(plan, base.name, own))),
+        File(f"build/app.{CONTAINERFILE}.dockerignore", signed(_ignored(own))),
         File(".gitignore", signed("/secrets.yaml\n")),
     ]
     if base.build:
@@ -138,43 +138,46 @@ def _plain(text: str) -> str:
 NOBODY = 65532
 """Whom it runs as, by a number that is nobody's anywhere."""
 
-LEFT_OUT = """\
-**/.env
-**/.env.*
-**/.git
-**/.venv
-**/__pycache__
-"""
-"""What does not go into it: secrets before all (https://docs.docker.com/build/concepts/context/#dockerignore-files)."""
+LEFT_OUT = (".env", ".env.*", ".git", ".venv", "__pycache__")
+"""Names that do not go into it, wherever they are: secrets before all."""
 
 
-def _left_out(plan: Plan, folder: Path) -> str:
-    """With what the stack itself has in the application's folder, where that is the project's: settings that may have
-    a password, exports, backups, logs, data."""
+def _own(plan: Plan, folder: Path) -> list[Path]:
+    """What the stack itself has in the application's folder, where that is the project's: settings that may have a
+    password, exports, backups, logs, data; not a package of the application's that has such a name. Relative to it."""
     s, app = plan.settings, plan.api.folder
     places = ["export", s.data.dir, s.stack.log_dir, s.stack.state_dir, s.stack.cache_dir, *PROJECT_FILES]
-    own = [folder, *(s.root / Path(place).expanduser() for place in places if place)]
-    inside = {path.resolve().relative_to(app) for path in own if app in path.resolve().parents}
-    return LEFT_OUT + "".join(f"{_pattern(path)}\n" for path in sorted(inside))
+    here = [s.root / Path(place).expanduser() for place in places if place]
+    own = {path.resolve() for path in here if not (path / "__init__.py").exists()} | {folder.resolve()}
+    return sorted(path.relative_to(app) for path in own if app in path.parents and own.isdisjoint(path.parents))
 
 
-def _pattern(path: Path) -> str:
-    """A path for .dockerignore, whose patterns are those of https://pkg.go.dev/path/filepath#Match."""
-    return re.sub(r"([*?\[\]\\])", r"\\\1", path.as_posix())
+def _ignored(own: Sequence[Path]) -> str:
+    """The file that keeps them out of a build, where the builder looks for one of this name
+    (https://docs.docker.com/build/concepts/context/#dockerignore-files)."""
+    names = [f"**/{name}" for name in LEFT_OUT]
+    return "\n".join([*names, *(re.sub(r"([*?\[\]\\])", r"\\\1", path.as_posix()) for path in own), ""])
 
 
-def _app(plan: Plan, packages: str) -> str:
-    # a variable would be filled in: https://docs.docker.com/reference/dockerfile/#environment-replacement
-    inside = re.sub(r"([\\$])", r"\\\1", str(plan.api.inside))
+def _app(plan: Plan, packages: str, own: Sequence[Path]) -> str:
+    """Builders that look for no such file leave nothing of it either: it is removed before a layer is kept."""
+    inside = plan.api.inside
+    names = " -o ".join(f"-name {argv([name])}" for name in LEFT_OUT)
+    paths = f" && rm -rf -- {argv([f'./{path.as_posix()}' for path in own])}" if own else ""
     return (
         "# The application: its source on top of the image with its packages.\n"
         f"ARG PACKAGES={packages}\n"
-        "FROM ${PACKAGES}\n"
-        f"COPY {json.dumps(['.', inside], ensure_ascii=False)}\n"
-        f"WORKDIR {json.dumps(inside, ensure_ascii=False)}\n"
-        "# a checkout may be closed to others, and it runs as one of them\n"
+        "FROM ${PACKAGES} AS source\n"
         "USER 0:0\n"
-        "RUN chmod -R a+rX .\n"
+        f"COPY . {inside}/\n"
+        f"WORKDIR {inside}\n"
+        "# what is no source: secrets, and what the stack keeps here\n"
+        f"RUN find . \\( {names} \\) -prune -exec rm -rf '{{}}' +{paths}\n"
+        "# a checkout may be closed to others, and it runs as one of them\n"
+        "RUN chmod -R a+rX .\n\n"
+        "FROM ${PACKAGES}\n"
+        f"COPY --from=source {inside}/ {inside}/\n"
+        f"WORKDIR {inside}\n"
         f"USER {NOBODY}:{NOBODY}\n"
     )
 

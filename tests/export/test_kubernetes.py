@@ -159,26 +159,36 @@ def test_secrets_are_apart_and_private(exporter: Exporter, usual: Path) -> None:
     assert "secrets.yaml" not in listed.stdout
 
 
-def test_what_is_the_stack_s_own_does_not_go_into_the_application_s_image(exporter: Exporter, tmp_path: Path) -> None:
-    out = exporter.root / "a [folder]"
+def test_what_is_the_stack_s_own_does_not_go_into_the_application_s_image(exporter: Exporter) -> None:
+    out, package = exporter.root / "a [folder]", exporter.root / "logs"
     (exporter.root / "requirements.txt").write_text("fastapi\n")
-    folder = exporter.export("--format", "kubernetes", "--output", str(out), INVOKE_API_DIR=".")
-    ignored = (folder / "build" / "app.Containerfile.dockerignore").read_text().splitlines()
-    (exporter.root / "requirements.txt").unlink()
-    shutil.rmtree(out)
-    assert {"**/.env", "**/.env.*", "invoke.yaml", "export", "backups", "logs", "a \\[folder\\]"} <= set(ignored)
+    package.mkdir()
+    (package / "__init__.py").touch()
+    try:
+        folder = exporter.export("--format", "kubernetes", "--output", str(out), INVOKE_API_DIR=".")
+        ignored = (folder / "build" / "app.Containerfile.dockerignore").read_text().splitlines()
+        removed = (folder / "build" / "app.Containerfile").read_text()
+    finally:
+        (exporter.root / "requirements.txt").unlink()
+        shutil.rmtree(package)
+        shutil.rmtree(out, ignore_errors=True)
+    assert {"**/.env", "**/.env.*", "invoke.yaml", "export", "backups", "a \\[folder\\]"} <= set(ignored)
+    assert "rm -rf -- './a [folder]' ./backups ./export ./invoke.json ./invoke.yaml ./invoke.yml\n" in removed
+    assert not {"logs", "a [folder]"} & set(ignored)
 
 
-def test_the_folder_s_name_in_the_image_is_what_it_is(exporter: Exporter, tmp_path: Path) -> None:
-    app = tmp_path / 'an "app" $HOME é\\'
+@pytest.mark.parametrize(("name", "inside"), [("shop", "shop"), ("größe-1.0", "größe-1.0"), ('a "b" $HOME\\', "app")])
+def test_the_folder_s_name_in_the_image_is_one_that_can_be_written_there(
+    exporter: Exporter, name: str, inside: str, tmp_path: Path
+) -> None:
+    app = tmp_path / name
     app.mkdir()
     (app / "requirements.txt").write_text("fastapi\n")
     folder = exporter.export("--format", "kubernetes", "--output", str(tmp_path / "out"), INVOKE_API_DIR=str(app))
     lines = (folder / "build" / "app.Containerfile").read_text().splitlines()
-    [copied] = [json.loads(line.removeprefix("COPY ")) for line in lines if line.startswith("COPY ")]
-    assert copied == [".", '/srv/app/an "app" \\$HOME é\\\\']
+    assert {f"COPY . /srv/app/{inside}/", f"WORKDIR /srv/app/{inside}"} <= set(lines)
     [container] = by_kind(folder)["Deployment"]["spec"]["template"]["spec"]["containers"]
-    assert container["workingDir"] == f"/srv/app/{app.name}"
+    assert container["workingDir"] == f"/srv/app/{inside}"
 
 
 def test_hostile_settings_are_read_back_as_they_are(everything: Path) -> None:

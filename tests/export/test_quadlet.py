@@ -118,16 +118,11 @@ def test_a_folder_that_a_unit_can_t_name_is_refused(exporter: Exporter, tmp_path
     assert not out.exists()
 
 
-@pytest.fixture(scope="module")
-def generator() -> str:
-    found = next((path for path in GENERATORS if os.access(path, os.X_OK)), None)
-    if found is None:
-        pytest.skip("there is no generator of Podman's, which has one from 4.4 on (tests/engines/install.sh)")
-    return found
-
-
-def generate(generator: str, folder: Path, made: Path) -> str:
+def generate(folder: Path, made: Path) -> str:
     """What Podman's generator makes of a folder's units; its complaint, which it has in a dry run only."""
+    generator = next((path for path in GENERATORS if os.access(path, os.X_OK)), None)
+    if generator is None:
+        pytest.skip("there is no generator of Podman's, which has one from 4.4 on (tests/engines/install.sh)")
     made.mkdir()
     env = {**os.environ, "QUADLET_UNIT_DIRS": str(folder)}
     tried = subprocess.run([generator, "-dryrun", "-user"], env=env, capture_output=True, text=True)
@@ -150,12 +145,10 @@ ODD_UNITS = {
 
 
 @pytest.mark.parametrize("env", [{}, ODD_UNITS])
-def test_podman_s_own_generator_takes_them(
-    exporter: Exporter, generator: str, env: dict[str, str], tmp_path: Path
-) -> None:
+def test_podman_s_own_generator_takes_them(exporter: Exporter, env: dict[str, str], tmp_path: Path) -> None:
     folder = exporter.export("--format", "quadlet", "--output", str(tmp_path / "50%é"), **env)
     made, prefix = tmp_path / "made", "nv-odd-1" if env else "nv"
-    assert generate(generator, folder, made) == ""
+    assert generate(folder, made) == ""
     services = [f"{prefix}-{name}.service" for name in ("api", "db", "pgbouncer")]
     others = [f"{prefix}-db-data-volume.service", f"{prefix}-net-network.service"]
     assert sorted(path.name for path in made.glob("*.service")) == sorted([*services, *others])
@@ -190,9 +183,9 @@ def verify(made: Path) -> None:
     assert not [line for line in done.stderr.splitlines() if str(made) in line or "nv-" in line], done.stderr
 
 
-def test_podman_s_own_generator_refuses_what_it_does_not_know(usual: Path, generator: str, tmp_path: Path) -> None:
+def test_podman_s_own_generator_refuses_what_it_does_not_know(usual: Path, tmp_path: Path) -> None:
     spoiled = tmp_path / "spoiled"
     shutil.copytree(usual, spoiled)
     unit = spoiled / "nv-db.container"
     unit.write_text(unit.read_text().replace("\nHealthCmd=", "\nHealthCommand="))
-    assert "unsupported key 'HealthCommand'" in generate(generator, spoiled, tmp_path / "made")
+    assert "unsupported key 'HealthCommand'" in generate(spoiled, tmp_path / "made")

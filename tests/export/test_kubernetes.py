@@ -160,21 +160,22 @@ def test_secrets_are_apart_and_private(exporter: Exporter, usual: Path) -> None:
 
 
 def test_what_is_the_stack_s_own_does_not_go_into_the_application_s_image(exporter: Exporter) -> None:
-    out, package = exporter.root / "a [folder]", exporter.root / "logs"
+    out, package = exporter.root / "a [folder]", exporter.root / "keeps"
     (exporter.root / "requirements.txt").write_text("fastapi\n")
     package.mkdir()
     (package / "__init__.py").touch()
+    env = {"INVOKE_API_DIR": ".", "INVOKE_DATA_DIR": package.name}
     try:
-        folder = exporter.export("--format", "kubernetes", "--output", str(out), INVOKE_API_DIR=".")
+        folder = exporter.export("--format", "kubernetes", "--output", str(out), **env)
         ignored = (folder / "build" / "app.Containerfile.dockerignore").read_text().splitlines()
         removed = (folder / "build" / "app.Containerfile").read_text()
     finally:
         (exporter.root / "requirements.txt").unlink()
         shutil.rmtree(package)
         shutil.rmtree(out, ignore_errors=True)
-    assert {"**/.env", "**/.env.*", "invoke.yaml", "export", "backups", "a \\[folder\\]"} <= set(ignored)
-    assert "rm -rf -- './a [folder]' ./backups ./export ./invoke.json ./invoke.yaml ./invoke.yml\n" in removed
-    assert not {"logs", "a [folder]"} & set(ignored)
+    assert {"**/.env", "**/.env.*", "invoke.yaml", "export", "logs", "a \\[folder\\]"} <= set(ignored)
+    assert "rm -rf -- './a [folder]' ./export ./invoke.json ./invoke.yaml ./invoke.yml ./logs\n" in removed
+    assert not {"keeps", "a [folder]"} & set(ignored)
 
 
 @pytest.mark.parametrize(("name", "inside"), [("shop", "shop"), ("größe-1.0", "größe-1.0"), ('a "b" $HOME\\', "app")])

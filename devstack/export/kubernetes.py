@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SESSION = """ In pool mode session a client keeps its connection until it leaves:
 # more than default_pool_size of them at a time wait, at each instance."""
+THEIR_IMAGE = "one of CloudNativePG's own, which has the extension vector; another one needs every extension below"
+OWN_IMAGE = "one that is made for CloudNativePG, and has every extension below"
 QUANTITY = re.compile(r"[1-9]\d*(\.\d+)?([KMGTPE]i|[kMGTPE])?")
 IMAGE = re.compile(r"[A-Za-z0-9][\w.:/@-]*", re.ASCII)
 
@@ -82,6 +84,7 @@ def render_kubernetes(stack: Stack, folder: Path, cluster: Cluster) -> list[File
         "db_secret": f"{names['db']}-owner",
         "stack": scalar(s.service_name("stack")),
         "db_image": scalar(cluster.db_image or cloudnative_pg.image_of(major)),
+        "db_image_says": OWN_IMAGE if cluster.db_image else THEIR_IMAGE,
         "instances": cluster.instances or 1,
         "storage": scalar(cluster.storage or "1Gi"),
         "db_name": scalar(s.db.name),

@@ -121,6 +121,22 @@ def test_cloudnative_pg_s_kinds_are_valid(source: Any, kind: str, which: str, re
             jsonschema.validate({**found, "spec": {**found["spec"], **spoil}}, schema)
 
 
+@pytest.mark.parametrize("kind", ["Cluster", "Pooler"])
+def test_what_is_kept_here_is_what_is_published(kind: str) -> None:
+    def check(ours: Any, theirs: Any, path: str) -> None:
+        if isinstance(ours, dict):
+            assert isinstance(theirs, dict), path
+            for name, inner in ours.items():
+                assert name in theirs, f"{path}.{name}"
+                check(inner, theirs[name], f"{path}.{name}")
+        elif path.endswith(".required"):
+            assert set(theirs) <= set(ours), path
+        else:
+            assert ours == theirs, path
+
+    check(kept(kind), published(kind), kind)
+
+
 def test_names_lead_to_each_other(usual: Path) -> None:
     found = by_kind(usual)
     cluster, pooler, deployment, service = (found[k] for k in ("Cluster", "Pooler", "Deployment", "Service"))
@@ -229,6 +245,7 @@ def test_the_image_is_that_of_the_same_postgresql(exporter: Exporter, tmp_path: 
     ):
         out = tmp_path / image.rpartition(":")[2]
         spec = by_kind(exporter.export("--format", "kubernetes", "--output", str(out), INVOKE_DB_IMAGE=image))
+        jsonschema.validate(spec["Cluster"], strict(kept("Cluster")))
         assert spec["Cluster"]["spec"]["imageName"] == named
         assert spec["Cluster"]["spec"]["bootstrap"]["initdb"].get("localeProvider") == provider
 
@@ -255,6 +272,7 @@ def test_an_image_of_your_own_may_have_any_extension(exporter: Exporter, tmp_pat
     flags = ("--format", "kubernetes", "--db-image", "registry.example/postgis:16", "--output", str(tmp_path / "out"))
     spec = by_kind(exporter.export(*flags, INVOKE_DB_EXTENSIONS='["postgis"]'))["Cluster"]["spec"]
     assert spec["imageName"] == "registry.example/postgis:16"
+    assert "CloudNativePG's own, which has" not in (tmp_path / "out" / "stack.yaml").read_text()
     assert spec["bootstrap"]["initdb"]["postInitApplicationSQL"][0] == 'CREATE EXTENSION IF NOT EXISTS "postgis"'
 
 

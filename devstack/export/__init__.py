@@ -54,6 +54,6 @@ def export(stack: Stack, name: str, output: str, cluster: Cluster) -> Export:
     else:
         from devstack.export.kubernetes import render_kubernetes
 
-        files = render_kubernetes(stack, cluster)
+        files = render_kubernetes(stack, folder, cluster)
     write(stack.context, folder, files)
     return Export(name, folder, files)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,9 @@ if TYPE_CHECKING:
     from devstack.container import ContainerContext
 
 SIGNATURE = "nv-devstack-generated"
-"""In the first line of every file: it is written anew only while it is there."""
-LINE = f"{SIGNATURE}: inv dev.export writes this file anew; take this line out to keep what you change"
+"""In the first line of every file, with a digest of what follows: it is written anew only while both fit."""
+LINE = "inv dev.export writes this file anew, unless you have changed it"
+SIGNED = re.compile(rf"\S* ?{SIGNATURE} ([0-9a-f]{{16}}): ")
 RENDERED = "Rendered by nv-devstack"
 """What a template says of itself, which is not so here."""
 
@@ -35,7 +38,11 @@ def signed(content: str, comment: str = "#") -> str:
     first, _, rest = content.partition("\n")
     if first.startswith(f"{comment} {RENDERED}"):
         content = rest
-    return f"{comment} {LINE}\n{content}" if content else ""
+    return f"{comment} {SIGNATURE} {_digest(content.encode())}: {LINE}\n{content}" if content else ""
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def write(context: ContainerContext, folder: Path, files: Sequence[File]) -> None:
@@ -48,10 +55,10 @@ def write(context: ContainerContext, folder: Path, files: Sequence[File]) -> Non
         foreign = [file.path for file in files if not _is_ours(folder / file.path, file.content)]
         if foreign:
             raise UsageError(
-                f"{folder / foreign[0]} was not written by dev.export, or was taken over by you",
-                why=f"its first line does not say {SIGNATURE}; nothing was written",
+                f"{folder / foreign[0]} was changed since dev.export wrote it, or is somebody else's",
+                why="what is in it would be lost; nothing was written",
                 evidence=[f"so is {folder / path}" for path in foreign[1:]],
-                fix="move it away, or write somewhere else with --output",
+                fix="move it away, or write somewhere else with --output and compare",
             )
         for file in sorted(files, key=lambda file: not file.secret):  # their folder is made for them
             path = folder / file.path
@@ -74,10 +81,12 @@ def _make(context: ContainerContext, folder: Path, mode: int) -> None:
 
 
 def _is_ours(path: Path, content: str) -> bool:
-    """Whether a file may be written: it is not there, says it is generated, or would stay as it is."""
+    """Whether a file may be written: it is not there, is as it was written, or would stay as it is."""
     if not os.path.lexists(path):
         return True
     if path.is_symlink() or not path.is_file():
         return False
     found = path.read_bytes()
-    return not found or SIGNATURE in found.split(b"\n", 1)[0].decode(errors="replace") or found == content.encode()
+    first, _, rest = found.partition(b"\n")
+    line = SIGNED.match(first.decode(errors="replace"))
+    return not found or found == content.encode() or (line is not None and line[1] == _digest(rest))

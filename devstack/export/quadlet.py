@@ -12,7 +12,7 @@ from devstack.export.plan import Peers, Plan
 from devstack.export.quoting import unit
 from devstack.runtimes.docker import with_registry
 from devstack.services.contained import DB_PORT, PGB_PORT
-from devstack.shell import argv
+from devstack.shell import argv, sh
 from devstack.templates import Templates, render
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def _units(
         name=container.name,
         container=PREFIX + container.name,
         image=with_registry(container.image),
-        comment=_built(container),
+        fetch=_fetch(container),
+        advice=ADVICE[container.label],
         order=f"Requires={container.after}.service\nAfter={container.after}.service\n" if container.after else "",
         volumes="\n".join(f"Volume={volume}" for volume in volumes),
         network=network,
@@ -85,9 +86,21 @@ def _units(
 
 TITLES = {"db": "PostgreSQL", "pgb": "PgBouncer", "api": "the application"}
 
+PRIVATE = "# - PublishPort: out, where only the other services reach it, over the network"
+ADVICE = {
+    "db": f"""\
+{PRIVATE}
+# - backups: the volume is on this machine alone
+# - --memory and --shm-size, as measured""",
+    "pgb": PRIVATE,
+    "api": """\
+# - an image with the source in it, instead of the folder of this machine; api.reload: false, and export again
+# - a proxy with TLS before the port""",
+}
+"""What to change for production, apart from what is so for all of them."""
 
-def _built(container: Container) -> str:
+
+def _fetch(container: Container) -> str:
     if not container.build:
-        return ""
-    made = build_command("podman", container.image, container.build, f"build/{container.folder}")
-    return f"# Its image is built in the export's folder, once:\n#     {made}\n"
+        return sh("podman pull $image", image=with_registry(container.image))
+    return build_command("podman", container.image, container.build, f"build/{container.folder}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -249,8 +250,10 @@ class ContainedApi(Api):
 
     @property
     def inside(self) -> Path:
-        """In its container: the folder's name stays, for modules that are named by it."""
-        return Path("/srv/app") / (self.folder.name or "app")
+        """In its container: the folder's name stays, for modules that are named by it. One that no module can have is
+        left out: some of what reads it there, as a Containerfile, would read something into it."""
+        name = self.folder.name
+        return Path("/srv/app") / (name if re.fullmatch(r"[\w.-]+", name) else "app")
 
     @property
     def python(self) -> str:

@@ -11,6 +11,21 @@ done
 for helper in netavark aardvark-dns; do
     [ -e "/usr/lib/podman/$helper" ] || missing="$missing $helper"
 done
+# Podman's generator of units, for the tests of dev.export: Debian 12's Podman has none yet, and 13's runs there too
+quadlet=/usr/local/libexec/nv-tests/quadlet
+if [ ! -e "$quadlet" ] && [ ! -e /usr/libexec/podman/quadlet ] && . /etc/os-release && [ "${VERSION_ID:-}" = 12 ]; then
+    (
+        folder=$(mktemp -d) && cd "$folder" || exit 1
+        trap 'rm -rf "$folder"' EXIT
+        mkdir -p lists/partial cache/archives/partial
+        keys=/usr/share/keyrings/debian-archive-keyring.gpg
+        echo "deb [signed-by=$keys] http://deb.debian.org/debian trixie main" >sources.list
+        set -- -o Dir::Etc::sourcelist="$folder/sources.list" -o Dir::Etc::sourceparts=/dev/null \
+            -o Dir::State::lists="$folder/lists" -o Dir::Cache="$folder/cache" -o APT::Sandbox::User=root
+        apt-get "$@" -q update && apt-get "$@" -q download podman && dpkg-deb -x podman_*.deb unpacked &&
+            install -D -m 755 unpacked/usr/libexec/podman/quadlet "$quadlet"
+    ) || echo "no generator of Podman's: the tests that need it are skipped" >&2
+fi
 [ -n "$missing" ] || exit 0
 export DEBIAN_FRONTEND=noninteractive
 policy=/usr/sbin/policy-rc.d

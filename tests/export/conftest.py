@@ -52,8 +52,9 @@ class Exporter(Project):
         return Path(made["folder"])
 
     def normal(self, text: str) -> str:
-        """A text without where this project is, and which packages its images are built from."""
-        return re.sub(r"(localhost/nv-\w+):[0-9a-f]{12}", r"\1:DIGEST", text.replace(str(self.root), "/project"))
+        """A text without where this project is, which packages its images are built from, and digests of both."""
+        text = re.sub(r"(nv-devstack-generated) [0-9a-f]{16}", r"\1 DIGEST", text.replace(str(self.root), "/project"))
+        return re.sub(r"(localhost/nv-\w+):[0-9a-f]{12}", r"\1:DIGEST", text)
 
 
 def golden(name: str, text: str) -> None:

@@ -125,21 +125,26 @@ def test_another_environment_has_names_of_its_own(exporter: Exporter) -> None:
 # what is refused
 
 
-def test_a_file_of_somebody_else_is_never_written_over(exporter: Exporter, tmp_path: Path) -> None:
+def test_what_somebody_has_changed_is_never_written_over(exporter: Exporter, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    exporter.export("--format", "compose", "--output", str(out))
-    theirs = out / "compose.yaml"
-    lines = theirs.read_text().splitlines(keepends=True)
-    assert SIGNATURE in lines[0]
-    theirs.write_text("".join(lines[1:]).replace("nv-compose", "mine"))
-    kept = theirs.read_text()
-    refusal = exporter.inv(
-        "dev.export", "--format", "compose", "--output", str(out), expect=2, INVOKE_DB_PORT="5999"
-    ).stderr
-    assert f"error: {theirs} was not written by dev.export, or was taken over by you" in refusal
-    assert "nothing was written" in refusal
-    assert theirs.read_text() == kept
-    assert "5999" not in "".join(p.read_text(errors="replace") for p in out.rglob("*") if p.is_file())
+    words = ("dev.export", "--format", "compose", "--output", str(out))
+    exporter.inv(*words)
+    before = (out / "compose.yaml").read_text()
+    assert SIGNATURE in before.splitlines()[0]
+    first, rest = before.split("\n", 1)
+    for changed in (before.replace("restart: on-failure", "restart: always"), rest, f"{first}\n"):
+        (out / "compose.yaml").write_text(changed)
+        (out / "secrets" / "nv-db").write_text("NV_VERIFIER=theirs\n")
+        refusal = exporter.inv(*words, expect=2, INVOKE_DB_PORT="5999").stderr
+        assert f"error: {out}/compose.yaml was changed since dev.export wrote it, or is somebody else's" in refusal
+        assert f"so is {out}/secrets/nv-db" in refusal
+        assert "nothing was written" in refusal
+        assert (out / "compose.yaml").read_text() == changed
+        assert "5999" not in "".join(p.read_text(errors="replace") for p in out.rglob("*") if p.is_file())
+    (out / "compose.yaml").unlink()
+    (out / "secrets" / "nv-db").unlink()
+    exporter.inv(*words)
+    assert (out / "compose.yaml").read_text() == before
 
 
 def test_what_is_asked_for_wrongly_is_said(exporter: Exporter, tmp_path: Path) -> None:

@@ -499,12 +499,13 @@ class ContainerContext:
         :raises StackError: it still runs after :data:`ENGINE_SECONDS`.
         """
         what = "remove the network" if self.runtime.contained else "stop the supervisor"
+        pid = self._engine_process()
         self.perform(self.runtime.engine_stop(), what)
         self._engine_up = False
         if self.dry or self.runtime.contained:
             return
         deadline = time.monotonic() + ENGINE_SECONDS
-        while still := self._engine_remains():
+        while still := self._engine_remains(pid):
             if time.monotonic() > deadline:
                 raise StackError(
                     f"the {self.runtime.name} runtime's supervisor did not end within {ENGINE_SECONDS:g} s",
@@ -515,11 +516,19 @@ class ContainerContext:
         if self.paths.state not in self.paths.run.parents:
             self.host.remove(self.paths.run)  # in a shared folder, where nothing is to stay
 
-    def _engine_remains(self) -> str:
-        """What shows that the engine is not gone yet; empty once it is. Its pid file goes last."""
-        pid = self.runtime.engine_pid()
-        if pid and self.host.read_file(pid) is not None:
-            return f"{pid} is still there"
+    def _engine_process(self) -> int:
+        """The id of the engine's process; 0 if it has none, or does not run."""
+        file = self.runtime.engine_pid()
+        content = self.host.read_file(file) if file else None
+        return int(content) if content and content.strip().isdigit() else 0
+
+    def _engine_remains(self, pid: int) -> str:
+        """What shows that the engine is not gone yet; empty once it is. Its pid file goes before its process does."""
+        file = self.runtime.engine_pid()
+        if file and self.host.read_file(file) is not None:
+            return f"{file} is still there"
+        if pid and self.host.runs(pid):
+            return f"process {pid} is still there"
         answer = self.read(self.runtime.states(()))
         return "it still answers" if answer.ok else answer.stderr.strip() if answer.exited == TIMED_OUT else ""
 

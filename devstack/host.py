@@ -284,6 +284,20 @@ class Host:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.resume()
 
+    def runs(self, pid: int) -> bool:
+        """Whether there is a process of this id that has not ended; one that nobody has waited for has."""
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        import psutil
+
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+        return False
+
     def end(self, pid: int, signal_name: str, seconds: float) -> None:
         """End a process of an earlier run that its supervisor did not survive; killed after ``seconds``."""
         import psutil

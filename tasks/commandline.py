@@ -15,6 +15,7 @@ from invoke.exceptions import ParseError
 from invoke.util import helpline
 
 from devstack.errors import UsageError
+from tasks import session
 
 running: list[StackProgram] = []
 """The program that reads this command: Invoke's own, or one with a name of its own."""
@@ -32,7 +33,16 @@ def take_over() -> None:
     if fab := sys.modules.get("fabric.main"):
 
         class StackFab(StackProgram, fab.Fab):  # type: ignore[name-defined,misc]
-            """``fab -c tasks -H HOST``."""
+            """``fab -c tasks -H HOST``. Fabric's own configuration is in files of other names: the project's is read
+            instead, and what Fabric's flags say wins over it."""
+
+            def execute(self) -> None:
+                self.config = session.configuration(
+                    {**object.__getattribute__(self.config, "_overrides")},
+                    runtime=self.args.config.value,
+                    ssh_config_path=self.args["ssh-config"].value,
+                )
+                super().execute()
 
         fab.program.__class__ = StackFab
 

@@ -223,7 +223,7 @@ def _backups(host: Remote, context: Any) -> Iterator[dict[str, Any]]:
         if not host.link.lost and host.link.transport.is_active():
             brought = exchange.end(keep=bool(_value(context, "keep-remote")))
             if lent:
-                exchange.give_back(lent)
+                exchange.give_back()
             for path in brought:
                 console.note(f"brought from {host.link.host}: {path}")
 

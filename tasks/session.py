@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Collection, Mapping, MutableMapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from invoke import Context
 
@@ -20,6 +20,8 @@ from devstack.mishaps import explain as explain_mishap
 from devstack.settings import PROJECT_FILES, VARIABLE_PREFIXES, Entry, check_files, project_of
 
 if TYPE_CHECKING:
+    from invoke import Config
+
     from devstack.stack import Stack
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -147,17 +149,24 @@ def afresh(c: Context) -> Stack:
 
     :raises UsageError: one of them can't be used.
     """
-    from invoke import Config
-
     from devstack.stack import open_stack
 
     if problem := check_files(root() / name for name in PROJECT_FILES):
         raise problem
     path = object.__getattribute__(c.config, "_runtime_path")
-    config = Config(overrides={"run": {"echo": c.config.run.echo}}, project_location=root(), runtime_path=path)
+    config = configuration({"run": {"echo": c.config.run.echo}}, runtime=path)
+    return open_stack(Context(config), root(), _environ, given=given())
+
+
+def configuration(overrides: dict[str, Any], *, runtime: Any, **values: Any) -> Config:
+    """Invoke's configuration of the project, with the file of ``-f``; ``values`` that are not None win."""
+    from invoke import Config
+
+    given = {name: value for name, value in values.items() if value is not None}
+    config = Config(overrides={**overrides, **given}, project_location=root(), runtime_path=runtime)
     config.load_project()
     config.load_runtime()
-    return open_stack(Context(config), root(), _environ, given=given())
+    return config
 
 
 def problem_of(error: BaseException, trace: TracebackType | None) -> StackError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from invoke import Context
 
@@ -23,7 +23,7 @@ NAMES = {"db": "PostgreSQL", "pgb": "PgBouncer", "api": "API"}
 def start(c: Context, *, as_json: bool) -> int:
     """Start it, if it is not there."""
     from devstack.remote import tunnel as tunnels
-    from devstack.remote.link import FABRICS
+    from devstack.remote.link import fabrics_of
 
     settings, file = _where(c)
     found = tunnels.read(file)
@@ -37,7 +37,7 @@ def start(c: Context, *, as_json: bool) -> int:
     if found is None:
         found = tunnels.start(
             settings.stack.host,
-            _plain({key: c.config.get(key) for key in FABRICS}),
+            fabrics_of(c.config),
             _forwards(c, settings),
             file=file,
             log=settings.root / settings.stack.log_dir / "tunnel.log",
@@ -111,10 +111,3 @@ def _forwards(c: Context, settings: Settings) -> list[Forward]:
     if settings.stack.env != "dev":
         ports = forwarding.ports(c.config, settings.stack.env)
     return [Forward(service, port, port) for service, port in ports.items()]
-
-
-def _plain(values: Any) -> Any:
-    """Invoke's configuration as plain dicts."""
-    if hasattr(values, "items"):
-        return {key: _plain(value) for key, value in values.items()}
-    return values

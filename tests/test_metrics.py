@@ -149,19 +149,29 @@ def test_what_another_process_counted_is_not_compared() -> None:
 
 
 def test_what_reads_the_database_is_not_in_its_figures(stack: Project) -> None:
-    wait_for(lambda: metrics(stack)["postgres"]["total"] == metrics(stack)["postgres"]["total"])
-    before = metrics(stack)["postgres"]
-    stack.query("CREATE TABLE written (n int); INSERT INTO written SELECT generate_series(1, 100) RETURNING n")
-    after = wait_for(lambda: (m := metrics(stack)["postgres"])["total"] != before["total"] and m)
-    stack.inv("db.shell", "--command", "DROP TABLE written")
+    # what others did before, PostgreSQL may count up to a minute later: once, not again and again
+    for attempt in ("first", "second", "third"):
+        added, after = written(stack, f"written_{attempt}")
+        if added["transactions"] < 8:
+            break
     # besides the rows, those of the catalogue; the connection's own start is a transaction
-    assert 100 <= after["total"]["rows_written"] - before["total"]["rows_written"] < 150
+    assert 100 <= added["rows_written"] < 150
     # and a worker of autovacuum may come by meanwhile
-    assert 1 <= after["total"]["transactions"] - before["total"]["transactions"] < 8
+    assert 1 <= added["transactions"] < 8
     assert 0.5 < after["total"]["cache_hit_ratio"] <= 1
     assert after["size_bytes"] > 5_000_000
     assert (after["max_connections"], after["total"]["deadlocks"]) == (100, 0)
     assert "INSERT INTO written" in "".join(s["statement"] for s in after["statements"])
+
+
+def written(stack: Project, table: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A hundred rows in a new table: what they add to the totals, and all figures afterwards."""
+    wait_for(lambda: metrics(stack)["postgres"]["total"] == metrics(stack)["postgres"]["total"])
+    before = metrics(stack)["postgres"]
+    stack.query(f"CREATE TABLE {table} (n int); INSERT INTO {table} SELECT generate_series(1, 100) RETURNING n")
+    after = wait_for(lambda: (m := metrics(stack)["postgres"])["total"] != before["total"] and m)
+    stack.inv("db.shell", "--command", f"DROP TABLE {table}")
+    return {name: after["total"][name] - before["total"][name] for name in ("rows_written", "transactions")}, after
 
 
 def test_a_connection_and_its_queries_through_pgbouncer(stack: Project) -> None:

@@ -277,6 +277,7 @@ def test_without_a_project_it_says_where_it_looked(tmp_path: Path, project: Proj
 
 def pytest_in(folder: Path, *args: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={folder}", *args]
+    env = {name: text for name, text in env.items() if name != "PYTEST_ADDOPTS"}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
 
 

@@ -435,7 +435,7 @@ def put(request: Request) -> None:
                     file.write(part)
                 file.flush()
                 os.fsync(handle)
-        os.rename(aside, final)
+        os.replace(aside, final)
     except BaseException:
         with contextlib.suppress(OSError):
             remove_tree(aside) if os.path.isdir(aside) else os.unlink(aside)

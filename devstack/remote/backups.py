@@ -22,6 +22,8 @@ from devstack.remote.project import Remote
 from devstack.remote.talk import Outgoing, Talk
 
 SUFFIX = ".json"
+LENT = ".nv-lent"
+"""The folder on the host for dumps that are no backups of this tool."""
 STANDING = ("directory", "cluster")
 """The layouts that are folders."""
 
@@ -92,17 +94,15 @@ class Exchange:
 
     def lend_file(self, path: Path) -> str:
         """Bring a dump of another tool to the host; its path there, from the project's folder."""
-        name = f"{self.there}/.nv-lent-{path.name}"
+        name = f"{self.there}/{LENT}/{path.name}"
         with self.remote.talk() as talk:
-            talk.ask("drop", dir=self.remote.folder, files=[name])
-            talk.answer()
             self._send(talk, path, name, [])
         return name
 
-    def give_back(self, name: str) -> None:
+    def give_back(self) -> None:
         """Remove what :meth:`lend_file` brought."""
         with self.remote.talk() as talk:
-            self._drop(talk, [], [name])
+            self._drop(talk, [], [f"{self.there}/{LENT}"])
 
     # from the host
 

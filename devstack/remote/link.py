@@ -160,6 +160,16 @@ def accept_key(host: str, config: Any, fingerprint: str, *, timeout: float) -> t
     return None, str(connection.host)
 
 
+def fabrics_of(config: Any) -> dict[str, Any]:
+    """Fabric's own keys of a configuration, as plain values."""
+    return {key: _plain(config[key]) for key in FABRICS if config.get(key) not in (None, "")}
+
+
+def _plain(values: Any) -> Any:
+    """Without the proxies that Invoke's configuration gives out."""
+    return {key: _plain(value) for key, value in values.items()} if hasattr(values, "items") else values
+
+
 def connection_to(host: str, config: Any, *, timeout: float) -> Connection:
     """Fabric's connection, not opened yet.
 
@@ -168,7 +178,7 @@ def connection_to(host: str, config: Any, *, timeout: float) -> Connection:
     from fabric import Config, Connection
 
     try:
-        overrides = {key: config[key] for key in FABRICS if config.get(key) not in (None, "")}
+        overrides = fabrics_of(config)
         path = overrides.pop("ssh_config_path", None)
         fabrics = Config(overrides=overrides, runtime_ssh_path=path)
         connection = Connection(host, config=fabrics, connect_timeout=timeout)

@@ -64,11 +64,7 @@ def test_whatever_there_is_the_good_ones_stay(given_: list[tuple[tuple, bool]], 
     left = [backup for backup in backups if backup.name not in names]
 
     def good(found: list[Backup]) -> list[str]:
-        return [
-            b.name
-            for b in found
-            if b.manifest.kind == "full" and b.manifest.verified and b.name not in damaged
-        ]
+        return [b.name for b in found if b.manifest.kind == "full" and b.manifest.verified and b.name not in damaged]
 
     assert good(left)[-keep:] == good(backups)[-keep:]
     assert all(NOW - backup.manifest.time > timedelta(days=days) for backup in gone)

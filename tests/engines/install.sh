@@ -1,11 +1,11 @@
 #!/bin/sh
-# Installs what the tests of container engines and of completion need, on a machine that is there for them: Debian, as
+# Installs what the tests of container engines, of completion and of other hosts need, on a machine that is there for them: Debian, as
 # root. Elsewhere it does nothing, and those tests run with the engines and shells that they find.
 set -eu
 [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || exit 0
 missing=
 for pair in podman:podman runc:runc dockerd:docker.io debootstrap:debootstrap iptables:iptables \
-    zsh:zsh fish:fish; do
+    zsh:zsh fish:fish sshd:openssh-server ip:iproute2; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
 done
 for helper in netavark aardvark-dns; do

@@ -1,0 +1,227 @@
+"""The tasks of a stack on another host: the same words, the same answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import wait_for
+from tests.engines.test_everywhere import read_until
+from tests.remote.host import Remote
+
+
+def test_it_runs_there_and_not_here(up: Remote) -> None:
+    assert {s["state"] for s in json.loads(up.inv("dev.status", "--json").stdout)["services"]} == {"running"}
+    assert up.listening() == []
+    found = up.host.run("ss", "-Hltn")
+    assert all(f"127.0.0.1:{port}" in found for port in (up.db_port, up.pgb_port, up.api_port))
+    assert "✅ HEALTHY" in up.inv("health").stdout
+    assert "nv-api" in up.inv("dev.logs", "--tail", "3").stdout
+    assert up.inv("dev.up").stdout.count("already running") == 3
+
+
+def test_the_exit_code_is_that_of_the_task(up: Remote) -> None:
+    up.inv("api.stop")
+    assert "STOPPED" in up.inv("health", expect=1).stdout
+    wrong = up.inv("data.backup", "--format", "tar", expect=2)
+    assert "--format 'tar' is not known" in wrong.stderr
+    up.inv("dev.up")
+
+
+def test_what_is_answered_in_json_is_json_alone(up: Remote) -> None:
+    made = json.loads(up.inv("data.backup", "--json", "--label", "a 'quoted' $(touch PWNED) `touch PWNED`").stdout)
+    assert made["label"] == "a 'quoted' $(touch PWNED) `touch PWNED`"
+    assert not [*up.folder.rglob("PWNED"), *Path.home().glob("PWNED")]
+
+
+def test_a_backup_comes_here_and_goes_there_to_be_restored(up: Remote) -> None:
+    up.sql("DROP TABLE IF EXISTS round; CREATE TABLE round AS SELECT generate_series(1, 500) AS g")
+    before = up.backups
+    up.inv("data.backup")
+    (name,) = sorted({*up.backups} - {*before})
+    assert up.backups_there == []
+    file = up.root / "backups" / name
+    assert (file.stat().st_mode & 0o777, up.inv("data.list").stdout.count(name)) == (0o600, 1)
+    up.sql("DELETE FROM round WHERE g > 10")
+    assert "restored and counted" in up.inv("data.verify", "--file", name, "--deep").stdout
+    listed = {b["file"]: b for b in json.loads(up.inv("data.list", "--json").stdout)["backups"]}
+    assert listed[name]["verified"]["how"] == "restore"
+    up.inv("data.restore")
+    assert "500" in up.sql("SELECT count(*) FROM round")
+    assert len(up.backups) == len(before) + 2, "the one that was made before the restore came too"
+    assert up.backups_there == []
+    up.inv("data.undo")
+    assert " 10" in up.sql("SELECT count(*) FROM round")
+    up.inv("data.restore", "--file", str(file), "--merge")
+    assert "500" in up.sql("SELECT count(*) FROM round")
+
+
+def test_a_copy_stays_there_if_it_is_to(up: Remote) -> None:
+    made = json.loads(up.inv("data.backup", "--schema-only", "--keep-remote", "--json").stdout)["file"]
+    assert made in up.backups
+    assert up.backups_there == [made, f"{made}.json"]
+    assert up.inv("data.list").stdout.count(made) == 1
+    for name in up.backups_there:
+        (up.there / "backups" / name).unlink()
+
+
+def test_a_dump_of_another_tool_is_restored_from_here(up: Remote) -> None:
+    dump = up.folder / "it's a dump.sql"
+    dump.write_text("CREATE TABLE foreign_one (n int);\nINSERT INTO foreign_one VALUES (6), (7);\n")
+    assert "it's a dump.sql" in up.inv("data.restore", "--file", str(dump), "--force").stdout
+    assert "13" in up.sql("SELECT sum(n) FROM foreign_one")
+    assert not list((up.there / "backups").glob(".nv-*"))
+    up.inv("data.undo")
+
+
+def test_the_clusters_copies_build_on_each_other(up: Remote) -> None:
+    up.sql("DROP TABLE IF EXISTS copied; CREATE TABLE copied AS SELECT 1 AS n")
+    base = json.loads(up.inv("data.backup", "--incremental", "--json").stdout)
+    up.sql("INSERT INTO copied VALUES (2)")
+    made = json.loads(up.inv("data.backup", "--incremental", "--json").stdout)
+    assert (made["kind"], made["parent"]) == ("incremental", base["file"])
+    assert {base["file"], made["file"]} <= {*up.backups}
+    up.sql("DROP TABLE copied")
+    up.inv("data.restore", "--file", made["file"])
+    assert " 3" in up.sql("SELECT sum(n) FROM copied")
+
+
+def test_a_change_here_is_served_there(up: Remote) -> None:
+    main, extra = up.root / "api" / "main.py", up.root / "api" / "extra.py"
+    source = main.read_text()
+    extra.write_text("WORD = 'brought'\n")
+    main.write_text(source + "\nfrom api.extra import WORD\n\n@app.get('/word')\ndef word() -> str:\n    return WORD\n")
+    (up.there / "api" / "left.txt").write_text("made there")
+    process = up.popen("dev.watch")
+    try:
+
+        def said() -> str:
+            return up.host.run("curl", "-s", f"http://127.0.0.1:{up.api_port}/word")
+
+        wait_for(lambda: said() == '"brought"')
+        extra.write_text("WORD = 'changed'\n")
+        wait_for(lambda: said() == '"changed"')
+    finally:
+        main.write_text(source)
+        extra.unlink()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert "HEALTHY" in up.inv("health", "--wait", "20").stdout
+    assert not (up.there / "api" / "extra.py").exists()
+    assert (up.there / "api" / "left.txt").read_text() == "made there"
+
+
+def test_what_git_ignores_stays_here_but_for_settings(up: Remote) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=up.root, check=True)
+    (up.root / "big.bin").write_text("x")
+    (up.root / ".gitignore").write_text("big.bin\n.env\n/backups/\n/logs/\n__pycache__/\n")
+    (up.root / ".env").write_text("GREETING=hello\n")
+    try:
+        up.inv("dev.status")
+        assert not (up.there / "big.bin").exists()
+        assert not (up.there / ".git").exists()
+        assert (up.there / ".env").read_text() == "GREETING=hello\n"
+        assert (up.there / ".env").stat().st_mode & 0o777 == 0o600
+    finally:
+        (up.root / ".env").unlink()
+        (up.root / "big.bin").unlink()
+    up.inv("dev.status")
+    assert not (up.there / ".env").exists()
+
+
+def following(up: Remote) -> list[psutil.Process]:
+    """The processes of dev.logs there."""
+    found = []
+    for process in up.host.sessions():
+        with contextlib.suppress(psutil.Error):
+            if "dev.logs" in process.cmdline():
+                found.append(process)
+    assert found
+    return found
+
+
+def test_ctrl_c_ends_what_runs_there(up: Remote) -> None:
+    process = up.popen("dev.logs", "--follow")
+    assert process.stdout
+    assert process.stdout.readline()
+    there = following(up)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert not psutil.wait_procs(there, timeout=10)[1]
+
+
+def test_who_goes_away_leaves_nothing_there(up: Remote) -> None:
+    process = up.popen("dev.logs", "--follow")
+    assert process.stdout
+    assert process.stdout.readline()
+    there = following(up)
+    process.kill()
+    process.communicate(timeout=30)
+    assert not psutil.wait_procs(there, timeout=20)[1]
+
+
+def test_a_person_gets_a_terminal_there(up: Remote) -> None:
+    master, slave = pty.openpty()
+    command = up.command("dev.reset")
+    process = subprocess.Popen(command, cwd=up.root, env=up.env, stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
+    try:
+        read_until(master, "?")  # it asks, which it does not without a terminal
+        os.write(master, b"no\n")
+        assert process.wait(30) != 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+    assert not list(up.there.glob(".nv-remote.*.command"))
+    assert "1" in up.sql("SELECT 1")
+
+
+def test_fabric_names_the_host_too(up: Remote) -> None:
+    env = {name: text for name, text in up.env.items() if name != "NV_HOST"}
+    fab = [up.python, "-m", "fabric", "-c", "tasks", "-H", "box"]
+    done = subprocess.run(
+        [*fab, "dev.status", "health", "--json"], cwd=up.root, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("nv-db")
+    assert f"127.0.0.1:{up.db_port}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data.backup", "--output", "here.sql.gz"], "--output names a file here"),
+        (["data.restore", "--file", "no such file"], "there is no file no such file"),
+        (["data.restore", "--choose"], "--choose works where the stack is"),
+    ],
+)
+def test_what_can_not_be_meant_is_refused(up: Remote, words: list[str], said: str) -> None:
+    assert said in up.inv(*words, expect=2).stderr
+
+
+def test_another_checkout_of_the_name_does_not_take_its_place(up: Remote) -> None:
+    (mark,) = up.state_base.glob("project-*/client")
+    text = mark.read_text()
+    mark.write_text("another")
+    try:
+        refused = up.inv("dev.status", expect=1).stderr
+        assert f"{up.there} belongs to another checkout" in refused
+        assert str(up.root) in refused
+    finally:
+        mark.write_text(text)
+
+
+def test_down_leaves_the_data_alone_there(up: Remote) -> None:
+    up.inv("dev.down")
+    assert "127.0.0.1:" not in up.host.run("ss", "-Hltn")
+    assert up.data.is_dir()
+    up.inv("dev.up")

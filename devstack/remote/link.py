@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 FABRICS = ("authentication", "connect_kwargs", "forward_agent", "gateway", "port", "ssh_config_path", "user")
 """Root keys of Fabric in ``invoke.yaml`` (https://docs.fabfile.org/en/stable/concepts/configuration.html)."""
 
+MOMENT = 0.5
+"""Seconds between the end of a channel and that of its link, if both end for one reason."""
+
 
 class LinkLost(StackError):
     """The host does not answer any more. What runs there ends by itself."""
@@ -99,11 +102,23 @@ class Link:
         try:
             yield
         except (SSHException, OSError, EOFError) as error:
-            if self.lost:
-                raise LinkLost(self.host, f"nothing has come from it for {self.silence:g} s") from None
-            if not self.transport.is_active():
-                raise LinkLost(self.host, "the host, or something on the way, has closed it") from None
+            if self.gone() or isinstance(error, EOFError):
+                raise self.loss() from None
             raise StackError(f"{self.host} refuses", why=str(error) or type(error).__name__) from None
+
+    def gone(self) -> bool:
+        """Whether the link is closed; its channels are a moment before it is."""
+        deadline = time.monotonic() + MOMENT
+        while self.transport.is_active():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def loss(self) -> LinkLost:
+        """How it broke."""
+        silent = f"nothing has come from it for {self.silence:g} s"
+        return LinkLost(self.host, silent if self.lost else "the host, or something on the way, has closed it")
 
     def close(self) -> None:
         self._closed.set()

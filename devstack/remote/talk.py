@@ -126,6 +126,8 @@ class Talk:
         found = bytearray()
         while len(found) < count:
             part = self.receive(count - len(found))
+            if not part and self.link.gone():
+                raise self.link.loss()
             if not part:
                 raise StackError(
                     f"{self.link.host} has ended the conversation",

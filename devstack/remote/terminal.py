@@ -66,11 +66,11 @@ def follow_channel(link: Link, channel: Channel) -> int:
 def _pass_on(link: Link, channel: Channel, out: Sink) -> bool:
     """Whether the command has ended, and all that it printed has been passed on."""
     with link.guarded():
-        ready, _, _ = select.select([channel], [], [], LOOK)
+        select.select([channel], [], [], LOOK)
         ended = channel.exit_status_ready()
         printed = channel.recv(CHUNK) if channel.recv_ready() else b""
         complained = channel.recv_stderr(CHUNK) if channel.recv_stderr_ready() else b""
-        if ready:
+        if printed or complained:
             link.heard()
         if not printed and not complained and not link.transport.is_active():
             raise EOFError

@@ -64,8 +64,9 @@ class Tunnel:
         import psutil
 
         try:
-            return bool(self.pid) and psutil.Process(self.pid).create_time() == self.created
-        except psutil.Error:
+            process = psutil.Process(self.pid or -1)
+            return process.create_time() == self.created and process.status() != psutil.STATUS_ZOMBIE
+        except (psutil.Error, ValueError):
             return False
 
 

@@ -272,8 +272,11 @@ def test_a_port_that_somebody_took_meanwhile_is_refused_with_what_to_do(checkout
 def test_a_dry_run_and_a_look_choose_nothing_for_good(checkout: Checkout) -> None:
     assert "nv-a-db" in checkout.inv("--dry", "db.start", "-e", "a").stdout
     checkout.inv("data.list", "-e", "a")
+    for report in ("dev.status", "db.status", "dev.logs", "pgb.stats", "health", "metrics"):  # of a slip of the pen
+        checkout.inv(report, "-e", "a", expect=1)
     assert checkout.inv("dev.list").stdout == "there is no environment yet; inv dev.up makes one\n"
-    assert list(checkout.state_base.rglob("ports.json")) == []
+    assert not checkout.state_base.exists()
+    assert not (checkout.root / "logs").exists()
 
 
 # the flag

@@ -307,7 +307,7 @@ def ide(
 @task(
     auto_shortflags=False,
     help={
-        "format": "shell, for eval (if not given); dotenv, for a file; or json",
+        "format": "shell, for eval; dotenv, for a file; or json",
         "json": "the same as --format json",
         "direct": "URLs past PgBouncer, to the database itself",
     },

@@ -314,6 +314,7 @@ def test_what_mends_something_is_for_the_environment_too(checkout: Checkout) -> 
     assert "fix:   inv db.start -e a\n" in checkout.inv("db.shell", expect=1, NV_ENV="a").stderr
     assert "fix:   inv db.start\n" in checkout.inv("db.shell", expect=1).stderr
     assert "inv db.start -e a " in checkout.inv("health", "-e", "a", expect=1).stdout
+    assert "make one: inv data.backup -e a\n" in checkout.inv("data.list", "-e", "a").stdout
 
 
 def test_hooks_are_for_the_environment_of_the_flag(checkout: Checkout) -> None:

@@ -70,7 +70,7 @@ def stop_others(c: Context) -> None:
     """Stop the other environments of this checkout too."""
     from devstack.environments import known, stop_all
 
-    here = session.stack(c)
+    here = session.stack(c, looking=True)
     here.lock.release()
     others = [entry for entry in known(here) if entry.state != str(here.paths.state)]
     problems = stop_all(

@@ -282,7 +282,8 @@ class Survey:
     def _needed(self, found: list[Found]) -> None:
         given = {path.removeprefix("api.env.") for path in (one.path for one in found) if path.startswith("api.env.")}
         given |= variables.GIVEN | set(SPECIFIED) | variables.EVERYWHERE | set(self.dotenv)
-        given |= set(self._dotenv(self.home.folder / ".env"))
+        if self.home.folder != self.tree.root:
+            given |= set(self._dotenv(self.home.folder / ".env"))
         needed = sorted(name for name, one in self.read.items() if one.needed and name not in given)
         if not needed:
             return

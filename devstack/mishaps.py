@@ -68,7 +68,8 @@ def explain(error: BaseException) -> StackError | None:
 
 def _file(error: OSError) -> StackError:
     mishap = MISHAPS[error.errno or 0]
-    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    given = error.filename2 or error.filename  # of a rename the second one, which people know
+    name = os.fsdecode(given) if isinstance(given, str | bytes) else ""
     place = _nearest(Path(name)) if name else None
     values = {"path": name or "the file", "place": str(place or "the file"), "user": _name(os.getuid())}
     owned = _owner(place) if place and error.errno in (errno.EACCES, errno.EPERM) else ""

@@ -672,7 +672,8 @@ def check_files(files: Iterable[Path]) -> UsageError | None:
 
     for file in files:
         try:
-            content = safe_load(file.read_text(encoding="utf-8"))  # type: ignore[no-untyped-call]
+            with file.open(encoding="utf-8") as text:  # its errors name the file
+                content = safe_load(text)  # type: ignore[no-untyped-call]
         except FileNotFoundError:
             continue
         except (OSError, UnicodeDecodeError) as error:

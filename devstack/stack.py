@@ -93,12 +93,12 @@ class Stack:
         self._snapshot: dict[str, ServiceState] = {}
         self._ended: set[str] = set()
         """Names of the services that this command has stopped."""
-        self._looking = looking
+        self.looking = looking
         self.renew()
 
     def renew(self) -> None:
         """Make the services, for an environment whose state may be as new as it is at the very first command."""
-        context, settings, looking = self.context, self.settings, self._looking
+        context, settings, looking = self.context, self.settings, self.looking
         self._snapshot.clear()
         self._ended.clear()
         if not looking:
@@ -539,7 +539,7 @@ class Stack:
     def chosen(self) -> Choices:
         """What is recorded for this environment; empty before its first start, or when the record is damaged."""
         # whoever looks goes on with what there is
-        with contextlib.suppress(msgspec.MsgspecError, *([OSError] if self._looking else [])):
+        with contextlib.suppress(msgspec.MsgspecError, *([OSError] if self.looking else [])):
             return msgspec.json.decode(self.context.host.read_file(self.paths.choices) or b"{}", type=Choices)
         return Choices()
 
@@ -553,7 +553,7 @@ class Stack:
                 tracks = providers.tracks_statements(self.context, recorded)
                 self._choose(tracks_statements=tracks)
             return providers.programs_at(recorded, choices.postgres_version, tracks)
-        found = providers.find_postgres(self.context, self.settings, unpack=not self._looking)
+        found = providers.find_postgres(self.context, self.settings, unpack=not self.looking)
         self._choose(
             extensions=self.settings.db.extensions,
             postgres_bin=str(found.bin),
@@ -574,7 +574,7 @@ class Stack:
 
     def _choose(self, **chosen: str | bool | list[str]) -> None:
         choices = msgspec.structs.replace(self.chosen, runtime=self.context.runtime.name, **chosen)
-        if not self.context.dry and not self._looking:
+        if not self.context.dry and not self.looking:
             self.context.write_file(self.paths.choices, msgspec.json.encode(choices).decode() + "\n")
 
 
@@ -618,11 +618,13 @@ def open_stack(
     environ: Mapping[str, str],
     *,
     looking: bool = False,
+    begins: bool = True,
     runtime: str = "",
     given: Iterable[Entry] = (),
 ) -> Stack:
     """The stack of this checkout and environment, on another ``runtime`` than its own if one is given. One that is only
-    looked at makes no folder, file or secret. Settings that are ``given`` win over all others.
+    looked at makes no folder, file or secret; without ``begins`` so does one that no command has begun yet. Settings
+    that are ``given`` win over all others.
 
     :raises UsageError: a setting is wrong.
     """
@@ -631,6 +633,7 @@ def open_stack(
     xdg = {name: value for name, value in environ.items() if name.startswith("XDG_")}
     home = _home()
     paths = paths_of(settings, home=home, xdg=xdg, uid=host.uid)
+    looking = looking or not (begins or paths.secrets.exists())
     registry = Registry(registry_of(home, xdg, host.uid), host)
     dialect = engines.make(runtime or engines.choose(settings, paths, environ), settings, paths, host)
     settings = ports.settle(settings, paths, host, registry, keep=not (looking or c.config.run.dry))

@@ -74,12 +74,11 @@ class Watched:
     """Labels of services that a change has brought down: the next one that can be applied starts them."""
 
     def apply(self, new: Stack) -> Iterator[Applied]:
-        """Have each running service be as the new settings say, in order.
+        """Have each running service be as the new settings of the same stack (:func:`check_same`) say, in order.
 
         :raises StackError: one can't be; all of them then go on with the settings before, where that is still possible.
         """
         old, touched = self.stack, list[str]()
-        check_same(old, new)
         try:
             states = new.context.states(new.names)
             for service in new.services:

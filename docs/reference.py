@@ -64,6 +64,8 @@ def _table(tasks: dict[str, Any], page: str = "") -> list[str]:
 def _task(
     name: str, task: Task[Any], context: ParserContext, names: dict[Task[Any], str], aliases: list[str]
 ) -> Iterator[str]:
+    from tasks.commandline import default_of
+
     yield from (_plain(line) for line in (inspect.getdoc(task) or "").splitlines())
     arguments = [a for a in context.args.values() if a.name not in {p.name for p in context.positional_args}]
     words = [str(a.name).upper() for a in context.positional_args]
@@ -75,7 +77,8 @@ def _task(
     for argument in context.positional_args:
         yield f"| `{str(argument.name).upper()}` | | {_cell(argument.help or '')} |"
     for argument in arguments:
-        yield f"| {_flag(argument, context)} | {_default(argument)} | {_cell(argument.help or '')} |"
+        default = default_of(argument)
+        yield f"| {_flag(argument, context)} | {f'`{default}`' if default else ''} | {_cell(argument.help or '')} |"
     order = [_step(one, names) for one in _in_order(task)]
     if len(order) > 1:
         yield from ("", f"In this order: {' → '.join(order)}")
@@ -84,7 +87,7 @@ def _task(
 def _flag(argument: Argument, context: ParserContext) -> str:
     """Its long name, what it takes, its other names."""
     long, *others = sorted((_dashed(name) for name in argument.names), key=len, reverse=True)
-    takes = {int: "N"}.get(argument.kind, "TEXT") if argument.takes_value else ""
+    takes = {int: "N", float: "N"}.get(argument.kind, "TEXT") if argument.takes_value else ""
     value = f"[={takes}]" if takes and argument.optional else f" {takes}" if takes else ""
     inverse = [name for name, of in context.inverse_flags.items() if of in (long, *others)]
     return ", ".join([f"`{long}{value}`", *(f"`{name}`" for name in [*others, *inverse])])
@@ -92,12 +95,6 @@ def _flag(argument: Argument, context: ParserContext) -> str:
 
 def _dashed(name: str) -> str:
     return f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
-
-
-def _default(argument: Argument) -> str:
-    """What is taken without the flag, where that is a value; -1 stands for another setting, which the help names."""
-    value = argument.default
-    return "" if value is None or isinstance(value, bool) or value in ("", -1) else f"`{value}`"
 
 
 def _in_order(task: Task[Any]) -> list[Task[Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shutil
 import sys
@@ -12,8 +14,10 @@ from typing import Any
 import invoke.main
 from invoke import Collection, Exit, Program
 from invoke.exceptions import ParseError
+from invoke.parser.argument import Argument
 from invoke.util import helpline
 
+from devstack import console
 from devstack.errors import UsageError
 from tasks import session
 
@@ -65,6 +69,16 @@ class StackProgram(Program):
             super().parse_cleanup()
         except ParseError as error:  # of --help NAME
             raise self._explained(error) from None
+
+    def print_task_help(self, name: str) -> None:
+        """What a flag is when it is not given is said too; commands are those that the user types."""
+        for argument in self.parser.contexts[name].args.values():
+            if default := default_of(argument):
+                argument.help = f"{argument.help} ({default} if not given)"
+        text = io.StringIO()
+        with contextlib.redirect_stdout(text):
+            super().print_task_help(name)
+        print(console.spoken(text.getvalue()), end="")
 
     def no_tasks_given(self) -> None:
         """``inv`` alone: a screen that says what there is."""
@@ -137,6 +151,18 @@ class StackProgram(Program):
             why=f"it is a flag of {', '.join(others[:3])}" if others else "",
             see=f"--help {task} shows all",
         )
+
+
+def default_of(argument: Argument) -> str:
+    """What is taken without the flag, where that is a value; 0 and -1 stand for what the flag's help names."""
+    value = argument.default
+    return (
+        ""
+        if not value or isinstance(value, bool) or value == -1
+        else f"{value:g}"
+        if type(value) is float
+        else str(value)
+    )
 
 
 def not_known(

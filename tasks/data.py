@@ -228,6 +228,7 @@ def migrate(c: Context, status: bool = False, down: str | None = None, no_backup
     migrations.check(stack, request)
     made = filling.backed_up(stack, request)
     migrations.run(stack, request, made)
+    filling.migrated(stack, request)
 
 
 @task(

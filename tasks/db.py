@@ -14,13 +14,15 @@ start, stop = db_start, db_stop
 @task(help={"json": "the answer as JSON", "tail": "lines of the log to show below (0: none)"})
 def status(c: Context, json: bool = False, tail: int = 5) -> None:
     """Show whether PostgreSQL runs and answers."""
-    report.service_status(session.stack(c), "db", as_json=json, tail=tail)
+    report.service_status(session.stack(c, begins=False), "db", as_json=json, tail=tail)
 
 
 @task(help=report.LOGS_HELP)
 def logs(c: Context, tail: int = 100, since: str = "", follow: bool = False, no_follow: bool = False) -> None:
     """Show PostgreSQL's log; follow it on a terminal."""
-    report.logs(session.stack(c), ["db"], tail=tail, since=since, follow=report.following(follow, no_follow))
+    report.logs(
+        session.stack(c, begins=False), ["db"], tail=tail, since=since, follow=report.following(follow, no_follow)
+    )
 
 
 @task(help={"json": "the answer as JSON"})
@@ -28,7 +30,7 @@ def stats(c: Context, json: bool = False) -> None:
     """Show sizes, connections and cache hits."""
     from devstack.services.statistics import database_statistics
 
-    report.statistics(database_statistics(session.stack(c).db), as_json=json)
+    report.statistics(database_statistics(session.stack(c, begins=False).db), as_json=json)
 
 
 @task(

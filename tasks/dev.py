@@ -61,7 +61,7 @@ def list_(c: Context, all: bool = False, json: bool = False) -> None:  # noqa: A
 @task(help={"json": "the answer as JSON"})
 def status(c: Context, json: bool = False) -> None:
     """Show every service's state, and whether it answers."""
-    if code := report.show_status(session.stack(c).status(), as_json=json):
+    if code := report.show_status(session.stack(c, begins=False).status(), as_json=json):
         raise Exit(code=code)
 
 
@@ -69,7 +69,11 @@ def status(c: Context, json: bool = False) -> None:
 def logs(c: Context, tail: int = 20, since: str = "", follow: bool = False, no_follow: bool = False) -> None:
     """Show all services' logs; follow them on a terminal."""
     report.logs(
-        session.stack(c), ["db", "pgb", "api"], tail=tail, since=since, follow=report.following(follow, no_follow)
+        session.stack(c, begins=False),
+        ["db", "pgb", "api"],
+        tail=tail,
+        since=since,
+        follow=report.following(follow, no_follow),
     )
 
 
@@ -303,7 +307,7 @@ def ide(
 @task(
     auto_shortflags=False,
     help={
-        "format": "shell, for eval (if not given); dotenv, for a file; or json",
+        "format": "shell, for eval; dotenv, for a file; or json",
         "json": "the same as --format json",
         "direct": "URLs past PgBouncer, to the database itself",
     },

@@ -47,7 +47,8 @@ def _lines(found: list[Environment], *, everywhere: bool) -> list[str]:
             shown += [line for line, one in zip(body, found, strict=True) if one.checkout == root]
     else:
         shown = [head, *body]
-    reasons = [f"{one.name}: {one.reason}" for one in found if one.reason]
+    at = {one.state: f" in {one.checkout}" if everywhere else "" for one in found}
+    reasons = [f"{one.name}{at[one.state]}: {one.reason}" for one in found if one.reason]
     running = [one for one in found if one.memory_bytes]
     total = f", {console.size(sum(one.memory_bytes or 0 for one in running))} of memory" if running else ""
     count = f"{len(found)} environment{'' if len(found) == 1 else 's'}, {len(running)} running{total}"
@@ -69,7 +70,7 @@ def stop_others(c: Context) -> None:
     """Stop the other environments of this checkout too."""
     from devstack.environments import known, stop_all
 
-    here = session.stack(c)
+    here = session.stack(c, looking=True)
     here.lock.release()
     others = [entry for entry in known(here) if entry.state != str(here.paths.state)]
     problems = stop_all(

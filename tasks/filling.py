@@ -55,6 +55,13 @@ def backed_up(stack: Stack, request: Request) -> Backup | None:
     return made
 
 
+def migrated(stack: Stack, request: Request) -> None:
+    """That it is done: many a tool is silent."""
+    done = {"up": "the migrations are applied", "down": "the migrations are taken back"}.get(request.action)
+    if done and not stack.context.dry:
+        console.note(done)
+
+
 def seeded(applied: list[Applied], *, as_json: bool) -> None:
     """What became of each fixture."""
     if as_json:

@@ -40,7 +40,8 @@ def health(
     """Show a health summary: what is wrong, why, what mends it."""
     from devstack.health.summary import summary
 
-    stack, again = session.stack(c), report.watch_seconds(watch)
+    # who waits may have called another command to make it
+    stack, again = session.stack(c, begins=bool(watch or wait)), report.watch_seconds(watch)
     found = _await(stack, report.seconds("--wait", wait), strict)
     with console.screen(again > 0) as show:
         while True:

@@ -11,7 +11,7 @@ from tasks import session
 
 def _hook(point: str) -> Any:
     def body(c: Context) -> None:
-        session.stack(c).hook(point)
+        session.stack(c, begins=not point.endswith("_down")).hook(point)
 
     return task(body, name=point)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devstack import console
-from devstack.errors import UsageError
+from devstack.errors import UsageError, addressed
 
 if TYPE_CHECKING:
     from devstack.data.catalogue import Backup
@@ -61,7 +61,7 @@ def age(backup: Backup) -> str:
 def listing(stack: Stack, found: list[Backup], folder: Path) -> None:
     """Every backup on a line, the newest last."""
     if not found:
-        console.out(f"there is no backup in {shown(stack, folder)}; make one: inv data.backup")
+        console.out(addressed(f"there is no backup in {shown(stack, folder)}; make one: inv data.backup"))
         return
     rows = []
     for backup in found:
@@ -155,7 +155,7 @@ def restored(done: Restored, *, as_json: bool) -> None:
         f" {console.duration(done.seconds)}, clients waited {console.duration(done.outage)}"
     )
     console.out(f"kept: the database before as {done.kept}{f', and {done.safety}' if done.safety else ''}")
-    console.out("back: inv data.undo")
+    console.out(addressed("back: inv data.undo"))
 
 
 def undone(done: Undone, *, as_json: bool) -> None:
@@ -163,7 +163,7 @@ def undone(done: Undone, *, as_json: bool) -> None:
         console.data(asdict(done))
         return
     console.out(f"the database is as it was before the {done.of}; clients waited {console.duration(done.outage)}")
-    console.out(f"kept: what was in use as {done.kept}; inv data.undo switches back again")
+    console.out(addressed(f"kept: what was in use as {done.kept}; inv data.undo switches back again"))
 
 
 def merged(done: Merged, *, as_json: bool) -> None:
@@ -176,7 +176,7 @@ def merged(done: Merged, *, as_json: bool) -> None:
         console.out(line)
     console.out(f"{_count(sum(t.added for t in done.tables), 'row')} added, {console.duration(done.seconds)}")
     if done.safety:
-        console.out(f"back: inv data.restore --file {done.safety}")
+        console.out(addressed(f"back: inv data.restore --file {done.safety}"))
 
 
 def unscheduled(was: bool, *, as_json: bool) -> None:
@@ -195,7 +195,7 @@ def schedule(stack: Stack, status: Status, *, as_json: bool) -> str:
         console.data({**msgspec.to_builtins(status), "log": log})
         return status.trouble
     if not status.schedule:
-        console.out("there is no schedule; make one: inv data.schedule --every daily")
+        console.out(addressed("there is no schedule; make one: inv data.schedule --every daily"))
         return ""
     last = "never"
     if run := status.last:

@@ -15,7 +15,15 @@ def _start(c: Context, label: str) -> None:
 
 
 def _stop(c: Context, label: str) -> None:
-    stack = session.stack(c)
+    stack = session.stack(c, begins=False)
+    if (
+        stack.looking and not stack.context.dry
+    ):  # it was never begun, and is not by this; but it may have lost its state
+        states = stack.context.states(stack.names).values()
+        if all(state.status == "stopped" and not state.defined for state in states):
+            report.stopped(stack, label, "stopped", 0.0)
+            return
+        stack = session.stack(c)
     began = time.monotonic()
     was = stack.stop(label)
     report.stopped(stack, label, was.status, time.monotonic() - began)

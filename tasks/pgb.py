@@ -15,13 +15,15 @@ start, stop = pgb_start, pgb_stop
 @task(help={"json": "the answer as JSON", "tail": "lines of the log to show below (0: none)"})
 def status(c: Context, json: bool = False, tail: int = 5) -> None:
     """Show whether PgBouncer runs and reaches the database."""
-    report.service_status(session.stack(c), "pgb", as_json=json, tail=tail)
+    report.service_status(session.stack(c, begins=False), "pgb", as_json=json, tail=tail)
 
 
 @task(help=report.LOGS_HELP)
 def logs(c: Context, tail: int = 100, since: str = "", follow: bool = False, no_follow: bool = False) -> None:
     """Show PgBouncer's log; follow it on a terminal."""
-    report.logs(session.stack(c), ["pgb"], tail=tail, since=since, follow=report.following(follow, no_follow))
+    report.logs(
+        session.stack(c, begins=False), ["pgb"], tail=tail, since=since, follow=report.following(follow, no_follow)
+    )
 
 
 @task(help={"json": "the answer as JSON"})
@@ -29,7 +31,7 @@ def stats(c: Context, json: bool = False) -> None:
     """Show pools, waiting clients and traffic."""
     from devstack.services.statistics import pooler_statistics
 
-    report.statistics(pooler_statistics(session.stack(c).pgb), as_json=json)
+    report.statistics(pooler_statistics(session.stack(c, begins=False).pgb), as_json=json)
 
 
 @task

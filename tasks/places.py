@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from invoke import Context
 
 from devstack import console
-from devstack.errors import UsageError
+from devstack.errors import UsageError, addressed
 from tasks import inventory, report, session
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def move(c: Context, to: str, *, back: bool, confirm: bool) -> None:
     if back:
         before = moves.back(stack, reopen)
         console.out(f"back on {before.runtime}, with the data that it had there")
-        console.out(f"those on {stack.context.runtime.name} stay: inv dev.move --confirm removes them")
+        console.out(addressed(f"those on {stack.context.runtime.name} stay: inv dev.move --confirm removes them"))
     elif confirm:
         before = moves.confirm(stack, reopen)
         console.out(f"removed the data on {before.runtime}")
@@ -38,7 +38,9 @@ def move(c: Context, to: str, *, back: bool, confirm: bool) -> None:
             console.out(f"moved from {done.source} to {done.target}: {rows}")
         else:
             console.out(f"moved from {done.source} to {done.target}: there were no data yet")
-        console.out(f"kept: the data on {done.source}; inv dev.move --confirm removes them, --back returns to them")
+        console.out(
+            addressed(f"kept: the data on {done.source}; inv dev.move --confirm removes them, --back returns to them")
+        )
         report.endpoints(session.on(c, to))
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from devstack import console
+from devstack.errors import addressed
 from tasks.report import COLUMNS, NAME
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _window(done: Window, most: int, limit: int) -> list[str]:
     """The report as lines; ``limit`` is the width of the table, 0 for whole statements."""
     if not done.statements:
         text = f"no statement of the application's database in {console.duration(done.seconds)}"
-        return [text, "give it work meanwhile, in another terminal: inv dev.load", *done.notes]
+        return [text, addressed("give it work meanwhile, in another terminal: inv dev.load"), *done.notes]
     head = (
         f"{console.duration(done.seconds)}: {done.calls:,} calls of {len(done.statements):,} statements took"
         f" {console.milliseconds(done.total_ms)}"
@@ -107,10 +108,8 @@ def _window(done: Window, most: int, limit: int) -> list[str]:
         if one.plan or one.no_plan:
             lines += ["", *_plan(number, one)]
     if any(one.plan for one in done.statements):
-        lines += [
-            "",
-            "Plans may hold values of the data; the database's own log (inv db.logs) has those of logged calls.",
-        ]
+        own = addressed("the database's own log (inv db.logs)")
+        lines += ["", f"Plans may hold values of the data; {own} has those of logged calls."]
     return [*lines, *(f"note: {note}" for note in done.notes)]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from invoke import Exit
 
 from devstack import console
-from devstack.errors import FAILED, StackError, UsageError
+from devstack.errors import FAILED, StackError, UsageError, addressed
 from tasks.inventory import shown
 
 if TYPE_CHECKING:
@@ -358,7 +358,7 @@ def show_metrics(stack: Stack, *, span: float, watch: float, as_json: bool, plai
                 console.data(dataclasses.asdict(reading))
     if watch or not history[-1].empty:
         return 0
-    console.note("there is nothing to read; inv dev.up starts the stack")
+    console.note(addressed("there is nothing to read; inv dev.up starts the stack"))
     return FAILED
 
 

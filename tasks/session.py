@@ -121,20 +121,23 @@ def words() -> list[str]:
     return sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
 
 
-def stack(c: Context, *, looking: bool = False) -> Stack:
+def stack(c: Context, *, looking: bool = False, begins: bool = True) -> Stack:
     """The stack of this command: made once, so that a task and its pre-tasks share the lock and the timings.
-    A task that only looks gets one that makes nothing, not even folders."""
+    A task that only looks gets one that makes nothing, not even folders; so does one that reports (not ``begins``) on
+    an environment that there is not, which may be a slip of the pen."""
     from devstack.stack import open_stack
 
-    if looking and not _stack:
-        return open_stack(c, root(), _environ, looking=True, given=given())
-    if not _stack:
-        _stack.append(open_stack(c, root(), _environ, given=given()))
-        if _stack[0].paths.window.exists():
-            from devstack.profiling import explain
+    if _stack:
+        return _stack[0]
+    found = open_stack(c, root(), _environ, looking=looking, begins=begins, given=given())
+    if found.looking:
+        return found
+    _stack.append(found)
+    if found.paths.window.exists():
+        from devstack.profiling import explain
 
-            explain.put_right(_stack[0])
-    return _stack[0]
+        explain.put_right(found)
+    return found
 
 
 def on(c: Context, runtime: str) -> Stack:
@@ -144,8 +147,8 @@ def on(c: Context, runtime: str) -> Stack:
     return open_stack(c, root(), _environ, runtime=runtime, given=given())
 
 
-def afresh(c: Context) -> Stack:
-    """The stack of this command as its files are now.
+def afresh(c: Context, *, looking: bool = False) -> Stack:
+    """The stack of this command as its files are now; one that is only looked at makes nothing.
 
     :raises UsageError: one of them can't be used.
     """
@@ -155,7 +158,7 @@ def afresh(c: Context) -> Stack:
         raise problem
     path = object.__getattribute__(c.config, "_runtime_path")
     config = configuration({"run": {"echo": c.config.run.echo}}, runtime=path)
-    return open_stack(Context(config), root(), _environ, given=given())
+    return open_stack(Context(config), root(), _environ, looking=looking, given=given())
 
 
 def configuration(overrides: dict[str, Any], *, runtime: Any, **values: Any) -> Config:

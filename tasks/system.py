@@ -39,9 +39,11 @@ def metrics(
     seconds = report.watch_seconds(watch)
     if prometheus:
         report.only("--prometheus", {"--json": json, "--watch": bool(seconds), "--plain": plain})
-        code = report.show_exposition(session.stack(c))
+        code = report.show_exposition(session.stack(c, begins=False))
     else:
         span = report.seconds("--interval", interval, least=0.2) or 1.0
-        code = report.show_metrics(session.stack(c), span=span, watch=seconds, as_json=json, plain=plain)
+        code = report.show_metrics(
+            session.stack(c, begins=bool(watch)), span=span, watch=seconds, as_json=json, plain=plain
+        )
     if code:
         raise Exit(code=code)

@@ -10,7 +10,7 @@ from invoke import Context
 from devstack import console
 from devstack import variables as given
 from devstack.errors import StackError, UsageError
-from tasks import forwarding, session
+from tasks import commandline, forwarding, session
 
 FORMATS = ("shell", "dotenv", "json")
 
@@ -38,8 +38,8 @@ def run(c: Context, *, direct: bool) -> None:
     words = session.words()
     if not words:
         raise UsageError("dev.exec has no command", why="it is what follows --", fix="inv dev.exec -- python -m pytest")
-    before = sys.argv[1 : sys.argv.index("--")]
-    if later := [word for word in before[before.index("dev.exec") + 1 :] if not word.startswith("-")]:
+    named = [one.name for one in commandline.running[0].tasks]
+    if later := named[named.index("dev.exec") + 1 :]:
         raise UsageError(f"{later[0]} would never run", why="dev.exec becomes its command", fix="put dev.exec last")
     if forwarding.host_of(c.config):
         env = given.elsewhere(forwarding.variables(c.config, direct=direct), session.environment())

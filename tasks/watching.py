@@ -38,8 +38,11 @@ def watch(c: Context) -> None:
 
 def _apply(c: Context, watched: Watched, *, said: bool) -> None:
     """Apply what the files say now; what is wrong with them is said, and everything goes on as before."""
+    from devstack.watch import check_same
+
     did = []
     try:
+        check_same(watched.stack, session.afresh(c, looking=True))  # nothing is made of another stack
         width = max(map(len, watched.stack.names))
         for done in watched.apply(session.afresh(c)):
             did.append(done)

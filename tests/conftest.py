@@ -146,6 +146,10 @@ class Project:
         self.commands.append(process)
         return process
 
+    def begin(self, *flags: str) -> None:
+        """Have the environment's folder, secrets and ports, and nothing running."""
+        self.inv("dev.ide", "--variables", *flags)
+
     def inv(self, *args: str, expect: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a task to its end; the exit code must be as expected."""
         process = self.popen(*args, **env)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -131,8 +132,9 @@ def test_of_several_the_one_that_a_command_starts_is_taken_and_the_others_are_na
     assert "which Dockerfile starts" in next(one.why for one in found.settings if one.path == "api.app")
     assert found.notes == ["other applications: app in main.py; --app package.module:name takes one of them"]
     assert settings(look(tmp_path, {}, app="main:app"))["api.app"] == "main:app"
-    with pytest.raises(UsageError, match="--app other:app was not found") as refused:
-        look(tmp_path, {}, app="other:app")
+    for other in ("other:app", "ain:app"):
+        with pytest.raises(UsageError, match=f"--app {other} was not found") as refused:
+            look(tmp_path, {}, app=other)
     assert "there is app in main.py" in refused.value.evidence
 
 
@@ -143,6 +145,7 @@ def test_of_several_the_one_that_a_command_starts_is_taken_and_the_others_are_na
         ("compose.yaml", "services:\n  web:\n    build: .\n    command: uvicorn second:app\n"),
         ("run.py", "import uvicorn\nuvicorn.run('second:app', reload=True)\n"),
         ("Makefile", "dev:\n\tfastapi dev second.py\n"),
+        ("Dockerfile", 'CMD ["fastapi", "run", "--workers", "4", "second.py"]\n'),
         ("pyproject.toml", '[tool.fastapi]\nentrypoint = "second:app"\n'),
     ],
 )
@@ -159,6 +162,8 @@ def test_one_that_is_mounted_is_a_part_of_another(tmp_path: Path) -> None:
 
 
 def test_what_can_not_be_read_is_said_and_what_is_not_theirs_left_out(tmp_path: Path) -> None:
+    (tmp_path / ".#main.py").symlink_to("somebody@here.4711")
+    os.mkfifo(tmp_path / "waits.py")
     files = {
         "main.py": APP,
         "broken.py": "def x(:\n",
@@ -375,7 +380,7 @@ def test_the_driver_that_a_url_names(tmp_path: Path, source: str, packages: str,
 
 def test_a_damaged_file_of_variables_and_a_value_that_is_no_setting_are_said(tmp_path: Path) -> None:
     found = look(tmp_path, {"main.py": APP, ".env": "no equals sign\n"})
-    assert ".env:1 is malformed" in missing(found)
+    assert missing(found).count(".env:1 is malformed") == 1
     found = look(tmp_path, {".env": "LOG_LEVEL=loud\n"})
     assert "api.log_level: 'loud'" in missing(found)
 
@@ -412,6 +417,11 @@ def test_the_database_of_a_compose_file(tmp_path: Path) -> None:
     }
     assert "secret" not in document(found)
     assert settings(look(tmp_path, {".env": "DB=other\n"}))["db.name"] == "other"
+    override = "services:\n  backend:\n    ports: ['8001:8000']\n    command: [fastapi, run, --reload, main.py]\n"
+    assert (
+        settings(look(tmp_path, {"docker-compose.yml": "", "docker-compose.override.yml": override}))["api.port"]
+        == 8001
+    )
 
 
 def test_names_and_ports_that_are_the_system_s_own_are_not_taken(tmp_path: Path) -> None:
@@ -453,6 +463,7 @@ def test_without_an_environment_its_tool_makes_one(tmp_path: Path, files: dict[s
     found = look(tmp_path, {"main.py": APP, **files}, PATH="")
     assert "api.python" not in settings(found)
     assert fix in missing(found)
+    assert not files or "set api.python to .venv/bin/python\n" in missing(found) + "\n"
 
 
 def test_an_environment_that_is_there_is_taken_and_what_it_lacks_is_said(tmp_path: Path) -> None:

@@ -366,7 +366,7 @@ def test_a_damaged_template_is_named(project: Project, name: str, damage: str) -
     ],
 )
 def test_a_folder_in_a_file_s_place_is_named(project: Project, path: str, task: str) -> None:
-    project.inv("dev.status", expect=1)
+    project.begin()
     first, _, rest = path.partition("/")
     file = (project.root / "logs" if first == "logs" else project.state) / rest
     file.unlink(missing_ok=True)
@@ -443,7 +443,7 @@ def test_a_disk_that_is_too_small_and_then_full(project: Project, small_disk: Pa
     assert "No space left on device" in parts["cause"]
     assert parts["fix"] == "free some space; inv system-info shows the disks"
     subprocess.run(["sh", "-c", f"cat /dev/zero >{small_disk}/fill"], capture_output=True)
-    parts = in_form(project.inv("dev.status", expect=1, NV_ENV="other", **env).stderr)
+    parts = in_form(project.inv("db.start", expect=1, NV_ENV="other", **env).stderr)
     assert parts["cause"] == "the disk is full (No space left on device)"
     target = small_disk / "x.zip"
     parts = in_form(project.inv("dev.bundle", "--output", str(target), expect=1).stderr)

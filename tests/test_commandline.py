@@ -135,3 +135,12 @@ def test_invoke_s_other_lists_are_as_they_were(args: list[str]) -> None:
     ((code, out, err),) = run_all([args])
     assert (code, err) == (0, "")
     assert out.startswith("Available")
+
+
+def test_the_help_of_a_task_says_what_a_flag_is_when_it_is_not_given() -> None:
+    ((code, out, err),) = run_all([["--help", "dev.load"]])
+    assert (code, err) == (0, "")
+    text = " ".join(out.split())
+    assert "requests a second, at most 1000 (50 if not given)" in text
+    assert "may only read (SELECT 1 if not given)" in text
+    assert "may be repeated --output" in text  # an empty list is no value

@@ -165,6 +165,11 @@ LINES = {
     f"inv data.pin {BACKUP} dev.sta": f"inv data.pin {BACKUP} dev.status",
     "inv data.seed READ": "inv data.seed README.md",
     "inv dev.completion fi": "inv dev.completion fish",
+    "inv dev.export --format q": "inv dev.export --format quadlet",
+    "inv dev.exec -- READ": "inv dev.exec -- README.md",
+    "inv dev.exec -- dev.st": "inv dev.exec -- dev.st",
+    "inv dev.init READ": "inv dev.init README.md",
+    "inv dev.init . dev.sta": "inv dev.init . dev.status",
     "inv dev.up --form": "inv dev.up --form",
     "inv READ": "inv READ",
 }
@@ -198,6 +203,7 @@ def test_a_task_that_is_added_is_known_and_nothing_is_asked_otherwise(checkout: 
         environments = next(Path(row[2]) for row in table(checkout) if row[:2] == ["folder", "environments"])
         (environments / "review").mkdir(parents=True, exist_ok=True)
         assert completed(checkout, shell, "inv api.zebra --env rev") == "inv api.zebra --env review"
+        assert completed(checkout, shell, "inv api.zebra -e rev") == "inv api.zebra -e review"
     finally:
         api.write_text(text)
 

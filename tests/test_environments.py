@@ -230,7 +230,7 @@ def test_two_checkouts_at_once_do_not_get_in_each_other_s_way(checkout: Checkout
 
 
 def test_a_port_that_is_set_wins(checkout: Checkout) -> None:
-    checkout.inv("db.status", "-e", "a", expect=1)
+    checkout.begin("-e", "a")
     block = checkout.ports("a")
     said = checkout.inv("dev.status", "-e", "a", expect=1, INVOKE_DB_PORT=str(checkout.db_port)).stdout
     assert f":{checkout.db_port}" in said
@@ -241,6 +241,7 @@ def test_a_port_that_is_set_wins(checkout: Checkout) -> None:
     assert f":{block['db']}" in checkout.inv("db.status", "-e", "a", expect=1).stdout
     assert f":{checkout.db_port}" in checkout.inv("db.status", expect=1).stdout
     settings.write_text(settings.read_text().replace("  env: dev ", "  env: mine "))
+    checkout.begin()
     said = checkout.inv("dev.status", expect=1).stdout
     assert f"nv-mine-db         stopped    -   -  127.0.0.1:{checkout.db_port}" in said
     assert f":{checkout.ports('mine')['pgb']}" in said
@@ -249,7 +250,7 @@ def test_a_port_that_is_set_wins(checkout: Checkout) -> None:
 
 
 def test_a_port_that_somebody_took_meanwhile_is_refused_with_what_to_do(checkout: Checkout) -> None:
-    checkout.inv("db.status", "-e", "a", expect=1)
+    checkout.begin("-e", "a")
     port = checkout.ports("a")["db"]
     with socket.socket() as foreign:
         foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -272,8 +273,12 @@ def test_a_port_that_somebody_took_meanwhile_is_refused_with_what_to_do(checkout
 def test_a_dry_run_and_a_look_choose_nothing_for_good(checkout: Checkout) -> None:
     assert "nv-a-db" in checkout.inv("--dry", "db.start", "-e", "a").stdout
     checkout.inv("data.list", "-e", "a")
+    for report in ("dev.status", "db.status", "dev.logs", "pgb.stats", "health", "metrics"):  # of a slip of the pen
+        checkout.inv(report, "-e", "a", expect=1)
+    assert "nv-a-db         was not running\n" in checkout.inv("dev.down", "--all", "-e", "a").stdout
     assert checkout.inv("dev.list").stdout == "there is no environment yet; inv dev.up makes one\n"
-    assert list(checkout.state_base.rglob("ports.json")) == []
+    assert not checkout.state_base.exists()
+    assert not (checkout.root / "logs").exists()
 
 
 # the flag
@@ -311,6 +316,7 @@ def test_what_mends_something_is_for_the_environment_too(checkout: Checkout) -> 
     assert "fix:   inv db.start -e a\n" in checkout.inv("db.shell", expect=1, NV_ENV="a").stderr
     assert "fix:   inv db.start\n" in checkout.inv("db.shell", expect=1).stderr
     assert "inv db.start -e a " in checkout.inv("health", "-e", "a", expect=1).stdout
+    assert "make one: inv data.backup -e a\n" in checkout.inv("data.list", "-e", "a").stdout
 
 
 def test_hooks_are_for_the_environment_of_the_flag(checkout: Checkout) -> None:
@@ -347,7 +353,7 @@ def test_an_environment_is_removed_for_good_and_its_backup_stays(checkout: Check
 
 
 def test_who_waited_for_an_environment_that_was_removed_hears_so(checkout: Checkout) -> None:
-    checkout.inv("db.status", "-e", "a", expect=1)
+    checkout.begin("-e", "a")
     state = checkout.of("a")
     with FileLock(state / "lock"):
         waiting = checkout.popen("db.start", "-e", "a")

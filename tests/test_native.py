@@ -361,12 +361,12 @@ def state_of(**changed: Any) -> ServiceState:
             ServiceState("nv-db", "starting", 4711, 1_700_000_000.0),
         ),
         (
-            {"statename": "STOPPED", "pid": 0, "description": "Not started"},
-            ServiceState("nv-db", "stopped", detail="Not started"),
+            {"statename": "STOPPED", "pid": 0, "description": "Nov 26 10:07 PM"},
+            ServiceState("nv-db", "stopped"),
         ),
         (
             {"statename": "STOPPING", "description": "x"},
-            ServiceState("nv-db", "stopping", 4711, detail="x"),
+            ServiceState("nv-db", "stopping", 4711),
         ),
         (
             {"statename": "EXITED", "pid": 0, "exitstatus": 3, "description": "Exited too soon"},

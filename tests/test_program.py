@@ -276,6 +276,20 @@ def test_what_it_tells_people_to_type_is_what_is_there(shop: Stranger) -> None:
     shop.inv("dev.up")
 
 
+def test_an_editor_runs_it_whatever_tasks_the_project_has_itself(shop: Stranger) -> None:
+    own, made = shop.root / "tasks.py", shop.root / ".vscode"
+    own.write_text("raise SystemExit('not these')\n")
+    try:
+        shop.inv("dev.ide", "--vscode")
+        health = next(t for t in json.loads((made / "tasks.json").read_text())["tasks"] if t["label"] == "nv: health")
+        command = [health["command"], *health["args"]]
+        done = subprocess.run(command, cwd=shop.root, env=shop.env, capture_output=True, text=True, timeout=60)
+        assert "Database (nv-db)" in done.stdout, done.stderr
+    finally:
+        own.unlink()
+        shutil.rmtree(made)
+
+
 def test_a_database_without_extensions_is_looked_at_like_any_other(shop: Stranger) -> None:
     said = shop.popen("health", INVOKE_DB_EXTENSIONS="").communicate(timeout=60)[0]
     assert "Database (nv-db)" in said

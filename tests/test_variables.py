@@ -136,6 +136,7 @@ def test_a_command_s_words_code_and_folder_are_its_own(stack: Project) -> None:
     assert stack.inv("dev.exec", "--", sys.executable, "-c", psql).stdout == f"{stack.pgb_port}\n"
     assert stack.inv("dev.exec", "--direct", "--", sys.executable, "-c", psql).stdout == f"{stack.db_port}\n"
     assert stack.inv("--dry", "dev.exec", "--", "echo", "a b").stdout == "echo 'a b'\n"
+    assert stack.inv("dev.exec", "-e", "dev", "--", "echo", "dev").stdout == "dev\n"
 
 
 def test_a_signal_reaches_the_command_itself(stack: Project) -> None:

@@ -110,7 +110,7 @@ def test_a_change_of_a_template_is_applied(watched: Watched) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [
-        ("pool_mode: session ", "pool_mode: [[[ ", "not valid YAML"),
+        ("pool_mode: session ", "pool_mode: [[[ ", '/invoke.yaml", line '),
         ("pool_mode: session ", "pool_mod: session ", "did you mean pgb.pool_mode?"),
         ("  env: dev ", "  env: other ", "stack.env can't change while the stack is watched"),
     ],
@@ -123,6 +123,7 @@ def test_an_edit_that_can_not_be_used_is_said_and_changes_nothing_until_it_is_me
     assert says in watched.said_since(said, "everything goes on as it was")
     assert watched.query("SELECT 1", port=watched.pgb_port) == [(1,)]
     said = watched.said()
+    assert [folder.name for folder in watched.state.parent.iterdir()] == ["dev"]
     watched.edit("invoke.yaml", after, before)
     assert "no running service is concerned" in watched.said_since(said, "no running")
     assert watched.pids() == pids

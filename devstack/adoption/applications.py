@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from devstack.adoption.names import DEPTH, Import, Names, Place, Scope, called
+from devstack.adoption.names import DEPTH, Import, Names, Place, Scope, called, module_parts
 from devstack.adoption.routes import Key, Route, Routes, inside
 from devstack.adoption.tree import MARKERS, Tree, is_name
 
 USUAL = ("main.py", "app.py", "api.py", "app/main.py", "app/app.py", "app/api.py")
 """Where `fastapi run` looks, in its order: https://fastapi.tiangolo.com/fastapi-cli/"""
-SERVERS = re.compile(r"uvicorn|gunicorn|hypercorn|granian|entrypoint")
+SERVERS = re.compile(r"uvicorn|gunicorn|hypercorn|granian|entrypoint|\bfastapi['\", ]+(?:run|dev)\b")
 NAMED = re.compile(r"(?<![\w./:-])([A-Za-z_][\w.]*):([A-Za-z_]\w*)(?:\(\))?(?![\w/:.-])")
-RUN = re.compile(r"\bfastapi\s+(?:run|dev)\s+([\w./-]+\.py)|\bfastapi['\", ]+(?:run|dev)['\", ]+([\w./-]+\.py)")
+RUN = re.compile(r"\bfastapi['\", ]+(?:run|dev)\b[^&|;]*?['\" ]([\w./-]+\.py)\b")
 COMMANDS = re.compile(
     r"(Dockerfile|Containerfile|(docker-)?compose|Procfile|Makefile|justfile|pyproject\.toml|launch\.json)|\.(sh|service)$",
     re.IGNORECASE,
@@ -144,7 +144,7 @@ def _mentions(tree: Tree, names: Names) -> Iterator[Mention]:
                 shown = tree.shown(path)
                 if SERVERS.search(line):
                     yield from (Mention(shown, match[1], match[2]) for match in NAMED.finditer(line))
-                yield from (Mention(shown, "", "", match[1] or match[2]) for match in RUN.finditer(line))
+                yield from (Mention(shown, "", "", match[1]) for match in RUN.finditer(line))
     for scope, call in names.calls:
         runs = isinstance(call.func, ast.Attribute) and (called(call.func.value), call.func.attr) == ("uvicorn", "run")
         if runs and call.args and (match := NAMED.fullmatch(names.text(scope, call.args[0]) or "")):
@@ -152,7 +152,7 @@ def _mentions(tree: Tree, names: Names) -> Iterator[Mention]:
 
 
 def _completed(one: Application, routes: Routes, mentions: list[Mention]) -> Application:
-    parts = [*one.path.parent.parts, *([] if one.path.stem == "__init__" else [one.path.stem])]
+    parts = module_parts(one.path)
     named = module = ""
     for mention in mentions:
         words = mention.module.split(".")

@@ -35,7 +35,7 @@ def document(found: Findings) -> str:
 
 def _missing(found: Findings) -> Iterator[str]:
     for one in found.missing:
-        yield _comment(one.what, "#   ") + _comment(f"fix: {one.fix}", "#     ")
+        yield _comment(one.what, "#   ") + f"#     fix: {' '.join(one.fix.split())}\n"  # in one line, to be copied
 
 
 def _comment(text: str, indent: str) -> str:

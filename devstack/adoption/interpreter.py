@@ -27,9 +27,10 @@ class Tool:
     """Who installs the packages, and what to type: ``make`` for the environment, ``add`` for one package more."""
 
     name: str
-    file: str
     make: str
     add: str
+    python: Path
+    """The interpreter that ``make`` brings."""
 
 
 def tool_of(tree: Tree, folder: Path) -> Tool | None:
@@ -40,30 +41,23 @@ def tool_of(tree: Tree, folder: Path) -> Tool | None:
         cd = f"cd {argv([place])} && "
         there = {name for name in ("uv.lock", "poetry.lock", "pdm.lock", "Pipfile") if (place / name).is_file()}
 
-        def tool(name: str, file: str, make: str, add: str, cd: str = cd) -> Tool:
-            return Tool(name, file, cd + make, cd + add)
+        def tool(name: str, make: str, add: str, cd: str = cd, place: Path = place) -> Tool:
+            return Tool(name, cd + make, cd + add, place / ".venv" / "bin" / "python")
 
         if "uv.lock" in there or "uv" in tools:
-            return tool("uv", "uv.lock" if "uv.lock" in there else "pyproject.toml", "uv sync", "uv add uvicorn")
+            return tool("uv", "uv sync", "uv add uvicorn")
         if "poetry.lock" in there or "poetry" in tools:
             made = "poetry config --local virtualenvs.in-project true && poetry install"
-            return tool(
-                "poetry", "poetry.lock" if "poetry.lock" in there else "pyproject.toml", made, "poetry add uvicorn"
-            )
+            return tool("poetry", made, "poetry add uvicorn")
         if "pdm.lock" in there or "pdm" in tools:
-            return tool(
-                "pdm", "pdm.lock" if "pdm.lock" in there else "pyproject.toml", "pdm install", "pdm add uvicorn"
-            )
+            return tool("pdm", "pdm install", "pdm add uvicorn")
         if "Pipfile" in there:
-            made = "PIPENV_VENV_IN_PROJECT=1 pipenv install --dev"
-            return tool("pipenv", "Pipfile", made, "pipenv install uvicorn")
+            return tool("pipenv", "PIPENV_VENV_IN_PROJECT=1 pipenv install --dev", "pipenv install uvicorn")
         pip = ".venv/bin/python -m pip install"
         if (place / "requirements.txt").is_file():
-            made = f"python3 -m venv .venv && {pip} -r requirements.txt"
-            return tool("pip", "requirements.txt", made, f"{pip} uvicorn")
+            return tool("pip", f"python3 -m venv .venv && {pip} -r requirements.txt", f"{pip} uvicorn")
         if "project" in project or (place / "setup.py").is_file():
-            file = "pyproject.toml" if "project" in project else "setup.py"
-            return tool("pip", file, f"python3 -m venv .venv && {pip} -e .", f"{pip} uvicorn")
+            return tool("pip", f"python3 -m venv .venv && {pip} -e .", f"{pip} uvicorn")
     return None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from devstack.adoption import applications, compose, database, interpreter, migrations, variables
 from devstack.adoption.applications import Application, Home
 from devstack.adoption.findings import Findings, Found, Missing
-from devstack.adoption.names import Names
+from devstack.adoption.names import Names, module_parts
 from devstack.adoption.routes import Routes, healths, metrics
 from devstack.adoption.tree import Tree
 from devstack.errors import StackError, UsageError
@@ -109,11 +109,12 @@ class Survey:
         found = applications.applications(self.tree, self.names, self.routes)
         if self.wanted:
             module, _, name = self.wanted.partition(":")
+            words = module.split(".")
             fitting = [
                 one
                 for one in found
                 if one.what.removesuffix("()") == name.removesuffix("()")
-                and ".".join(one.path.with_suffix("").parts).removesuffix(".__init__").endswith(module)
+                and module_parts(one.path)[-len(words) :] == words
             ]
             if not fitting:
                 raise UsageError(
@@ -174,9 +175,9 @@ class Survey:
             self.missing.append(
                 Missing(
                     "a virtual environment with the application's packages; until then the stack's own Python runs it",
-                    f"{self.tool.make}; then set api.python to .venv/bin/python in {self.tree.shown(self.home.folder)}"
+                    f"{self.tool.make}; then set api.python to {self.tree.shown(self.tool.python)}"
                     if self.tool
-                    else "list its packages in requirements.txt, then make one: python3 -m venv .venv",
+                    else "list its packages in requirements.txt, then inv dev.init --force says how to make one",
                 )
             )
             return
@@ -281,7 +282,8 @@ class Survey:
     def _needed(self, found: list[Found]) -> None:
         given = {path.removeprefix("api.env.") for path in (one.path for one in found) if path.startswith("api.env.")}
         given |= variables.GIVEN | set(SPECIFIED) | variables.EVERYWHERE | set(self.dotenv)
-        given |= set(self._dotenv(self.home.folder / ".env"))
+        if self.home.folder != self.tree.root:
+            given |= set(self._dotenv(self.home.folder / ".env"))
         needed = sorted(name for name, one in self.read.items() if one.needed and name not in given)
         if not needed:
             return

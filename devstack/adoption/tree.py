@@ -60,7 +60,8 @@ class Tree:
                 for name in folders
                 if not name.startswith(".") and name not in SKIPPED and not (here / name / "pyvenv.cfg").exists()
             )
-            found += (here / name for name in names)
+            # no links that lead nowhere, as editors leave them beside a file
+            found += (path for name in names if (path := here / name).is_file())
             if len(found) > MAX_FILES:
                 break
         return sorted(found, key=lambda path: (len(path.parts), path))

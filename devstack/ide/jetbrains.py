@@ -65,10 +65,11 @@ def _envs(env: Mapping[str, str]) -> list[str]:
 
 def _shell(project: Project, command: Command) -> tuple[str, str]:
     # the IDE puts the project's folder in; the shell sees it as one word
-    python = project.path(project.python, OPEN)
-    program = f'"{python}"' if python.startswith(OPEN) else argv([python])
+    place, *first = project.program
+    place = project.path(place, OPEN)
+    program = f'"{place}"' if place.startswith(OPEN) else argv([place])
     options = {
-        "SCRIPT_TEXT": f"{program} {argv(command.words)}",
+        "SCRIPT_TEXT": f"{program} {argv([*first, *command.words])}",
         "INDEPENDENT_SCRIPT_PATH": "true",
         "SCRIPT_PATH": "",
         "SCRIPT_OPTIONS": "",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devstack.services.api import Api
+from devstack.templates import CHECKOUT
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -25,7 +26,7 @@ class Command:
 
     name: str
     words: tuple[str, ...]
-    """After ``inv``."""
+    """After the program."""
     about: str
     env: Mapping[str, str]
 
@@ -36,8 +37,14 @@ class Project:
 
     stack: Stack
     folder: Path
-    python: str = sys.executable
-    """Which runs ``inv``."""
+
+    @property
+    def program(self) -> tuple[str, ...]:
+        """What runs the tasks, to be called in the project's folder: only the checkout has them there for ``inv``."""
+        if self.root == CHECKOUT:
+            return sys.executable, "-m", "invoke"
+        # not `python -m`, which would look into that folder first: it may have a tasks.py of its own
+        return (str(Path(sys.executable).parent / "nv"),)
 
     @property
     def root(self) -> Path:
@@ -81,7 +88,7 @@ class Project:
         own = self.stack.settings.stack.env
         return Command(
             self.name(name),
-            ("-m", "invoke", *words.split()),
+            tuple(words.split()),
             about,
             {**({"NV_ENV": own} if own != "dev" else {}), **env},
         )

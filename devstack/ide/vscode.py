@@ -29,13 +29,14 @@ def plans(project: Project) -> list[Plan]:
 
 
 def _task(project: Project, command: Command) -> dict[str, Any]:
+    program, *first = project.program
     env = {"env": dict(command.env)} if command.env else {}
     return {
         "label": command.name,
         "detail": f"{MARK}: {command.about}",
         "type": "process",
-        "command": project.path(project.python, OPEN),
-        "args": list(command.words),
+        "command": project.path(program, OPEN),
+        "args": [*first, *command.words],
         "options": {"cwd": project.path(project.root, OPEN), **env},
         "presentation": {"reveal": "always", "panel": "dedicated"},
         "problemMatcher": [],

@@ -266,5 +266,6 @@ def _state(name: str, info: dict[str, Any] | None) -> ServiceState:
         started=float(info["start"]) if up else 0.0,
         # Supervisor has an exit status for EXITED only
         exit_code=info["exitstatus"] if info["statename"] == "EXITED" else None,
-        detail=info["spawnerr"] or ("" if up else info["description"]),
+        # of one that was stopped it has the time
+        detail=info["spawnerr"] or (info["description"] if status == "failed" else ""),
     )

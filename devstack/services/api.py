@@ -267,6 +267,8 @@ class Api:
             where = f" --python {self.python}" if by.startswith("uv") else ""
             return f"install uvicorn there: {by}{where} uvicorn; or set api.python to an interpreter that has it"
         if "Error loading ASGI app" in text or "ModuleNotFoundError" in text or "ImportError" in text:
+            if "ModuleNotFoundError" in text and not self.settings.api.python:
+                return "set api.python to an interpreter with the application's packages; or correct api.app or api.dir"
             return f"correct api.app ({self.settings.api.app}) or api.dir ({self.settings.api.dir}), or mend the import"
         if " answered 404" in text:
             return f"set api.health_path; {self.settings.api.health_path} is not there"

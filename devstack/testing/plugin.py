@@ -76,10 +76,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except StackError as error:
-        text = error.text()
-    else:
-        return
-    pytest.fail(text, pytrace=False)
+        raise pytest.fail.Exception(error.text(), pytrace=False) from None
 
 
 def _options(config: pytest.Config) -> Options:

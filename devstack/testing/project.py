@@ -58,6 +58,7 @@ def open_project(rootdir: Path, env: str) -> Stack:
     """
     from invoke import Config, Context
 
+    from devstack.settings import Entry
     from devstack.stack import open_stack
     from devstack.variables import without_answers
 
@@ -71,7 +72,8 @@ def open_project(rootdir: Path, env: str) -> Stack:
     config.set_project_location(str(root))
     config.load_project()
     with surroundings():
-        return open_stack(Context(config), root, environ)
+        given = [Entry("stack.env", env, "--nv-env, or nv_env in pytest's settings", True)] if env else []
+        return open_stack(Context(config), root, environ, given=given)
 
 
 def stack_on(stack: Stack, database: str) -> Stack:

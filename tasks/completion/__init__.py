@@ -35,12 +35,17 @@ VALUES: dict[str, tuple[str, ...]] = {
     "data.unpin name": (BACKUPS, "latest"),
     "data.schedule --every": ("daily", "hourly"),
     "dev.completion shell": SHELLS,
+    "dev.env --format": ("shell", "dotenv", "json"),
+    "dev.export --format": ("compose", "quadlet", "kubernetes"),
+    "dev.load --only": ("db", "pgb", "api"),
     "dev.move --to": ("apple", "docker", "podman", "native"),
     **{f"{name}.logs --since": ("30s", "10m", "2h", "1d") for name in ("dev", "db", "pgb", "api")},
 }
 """What a flag or an argument takes, where that can be said; elsewhere the shell offers files."""
-NAMED = {"env": (ENVIRONMENTS,), "environment": (ENVIRONMENTS,)}
+NAMED = {"--env": (ENVIRONMENTS,)}
 """The same by the flag's name, whatever the task."""
+WORDS = {("dev.init", "path")}
+"""Flags whose value may be a word of its own."""
 
 
 def answer(c: Context, shell: str) -> str:
@@ -104,14 +109,15 @@ def _arguments(task: str, context: ParserContext) -> Iterator[tuple[str, ...]]:
         inverse = name in context.inverse_flags
         argument: Argument = context.flags[context.inverse_flags[name] if inverse else name]
         takes = ("maybe" if argument.optional else "value") if argument.takes_value and not inverse else "nothing"
-        yield "flag", task, name, takes, _values(task, name), argument.help or ""
-        if argument.name in positional and name.startswith("--"):
+        values = _values(task, f"--{(argument.name or '').replace('_', '-')}")  # of -e as well
+        yield "flag", task, name, takes, values, argument.help or ""
+        if (argument.name in positional or (task, argument.name) in WORDS) and name.startswith("--"):
             yield "flag", task, str(argument.name), "word", _values(task, str(argument.name)), argument.help or ""
 
 
 def _values(task: str, name: str) -> str:
     known: tuple[str, ...] = VALUES.get(f"{task} {name}".strip(), ())
-    return " ".join(known or NAMED.get(name.removeprefix("--"), ()))
+    return " ".join(known or NAMED.get(name, ()))
 
 
 def _folders(config: Config, root: Path, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:

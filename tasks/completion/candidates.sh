@@ -72,6 +72,7 @@ END {
     now = ""; flag = ""; filled = 0
     for (i = 1; i < n; i++) {
         word_ = words[i]
+        if (word_ == "--") { print ":files"; exit } # what follows is a command of its own
         what = kind(flag)
         if (what == "value" || (what == "maybe" && word_ !~ /^-/ && !(word_ in task))) { flag = ""; continue }
         flag = ""

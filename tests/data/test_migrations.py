@@ -49,7 +49,7 @@ def test_down_and_up_again_each_behind_a_proven_backup(migrated: Project) -> Non
 def test_no_backup_is_said_out_loud(migrated: Project) -> None:
     before = backups(migrated)
     done = migrated.inv("data.migrate", "--no-backup")
-    assert done.stderr == "no backup is made of what is there: --no-backup\n"
+    assert done.stderr == "no backup is made of what is there: --no-backup\nthe migrations are applied\n"
     assert backups(migrated) == before
 
 

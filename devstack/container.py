@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from invoke import Context, Result
 
 URL_PASSWORD = re.compile(r"(?P<before>\w+://[^\s:/@]*:)[^\s/]+(?=@)")
+MASKED = r"\g<before>***"
 NO_INPUT = "exec </dev/null\n"
 """Invoke leaves a command's input open without ever writing to it: what reads it would wait for ever."""
 ENGINE_SECONDS = 10.0
@@ -115,7 +116,7 @@ class ContainerContext:
         # the longest first: one that begins with another would keep its end
         for secret in sorted(self._secrets, key=len, reverse=True):
             text = text.replace(secret, "***")
-        return URL_PASSWORD.sub(r"\g<before>***", text)
+        return URL_PASSWORD.sub(MASKED, text)
 
     # commands
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from devstack import console
+from devstack.container import MASKED, URL_PASSWORD
 from devstack.errors import StackError
 
 
@@ -56,7 +57,8 @@ class StackLock:
                     fix="wait for it, or end it; stack.lock_timeout sets how long to wait",
                 ) from None
         with open(os.open(self._holder, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(f"{os.getpid()} {' '.join([console.program, *sys.argv[1:]])}\n")
+            # a URL among the words may have a password
+            file.write(f"{os.getpid()} {URL_PASSWORD.sub(MASKED, ' '.join([console.program, *sys.argv[1:]]))}\n")
 
     def try_acquire(self) -> bool:
         """Take the lock if nobody else has it."""

@@ -85,6 +85,14 @@ AREAS = (
             "tasks/filling.py",
         ),
     ),
+    Area(
+        "Databases elsewhere",
+        "What `--url` of `data.backup` and `data.restore` says.",
+        (
+            *(f"devstack/data/{name}.py" for name in ("address", "elsewhere", "transfer", "ownership")),
+            "tasks/moving.py",
+        ),
+    ),
     Area("Backups", "", ("devstack/data/",)),
     Area(
         "Commands and flags",

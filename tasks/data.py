@@ -6,7 +6,7 @@ from invoke import Context, Exit, task
 
 from devstack import console
 from devstack.errors import FAILED, UsageError
-from tasks import filling, hooks, inventory, lifecycle, replacement, session
+from tasks import filling, hooks, inventory, lifecycle, moving, replacement, session
 
 
 @task(
@@ -23,6 +23,7 @@ from tasks import filling, hooks, inventory, lifecycle, replacement, session
         "incremental": "the cluster's files, from the second one on only what changed (PostgreSQL 17)",
         "no_verify": "do not read it back",
         "keep_remote": "leave a copy on the host that the stack is on, if that is another one",
+        "url": "of another database: postgresql://USER@HOST:5432/DATABASE; or @FILE, whose first line has that",
         "json": "the answer as JSON",
     },
 )
@@ -37,6 +38,7 @@ def backup(
     incremental: bool = False,
     no_verify: bool = False,
     keep_remote: bool = False,
+    url: str = "",
     json: bool = False,
 ) -> None:
     """Make a backup of the database, and prove it."""
@@ -54,8 +56,17 @@ def backup(
     kind = "schema" if schema_only else "data" if data_only else "full"
     request = backups.Request(kind, format, jobs, label, output, not no_verify)  # type: ignore[arg-type]
     request.check()
-    stack = replacement.begin(c)
-    made = (increments if incremental else backups).create(stack, request)
+    if url and (incremental or data_only):
+        raise UsageError(
+            f"--url and {'--incremental' if incremental else '--data-only'} exclude each other",
+            why="a database elsewhere is copied by a dump that has its tables",
+            fix="leave out one of them",
+        )
+    if url and (address := moving.address(c, url)):
+        made, stack = moving.backup(c, address, request), session.stack(c)
+    else:
+        stack = replacement.begin(c)
+        made = (increments if incremental else backups).create(stack, request)
     if made and json:
         console.data(inventory.data(made))
     elif made:
@@ -118,6 +129,9 @@ def list_(c: Context, json: bool = False) -> None:
         "merge": "add the backup's rows to what is there instead",
         "force": "also a dump without a manifest, or of a database with another name",
         "no_safety_backup": "do not back up what is there first",
+        "url": "into another database: postgresql://USER@HOST:5432/DATABASE; or @FILE, whose first line has that",
+        "yes": "with --url: replace a database that is not this environment's",
+        "allow_remote": "with --url and --yes: also one on another machine",
         "json": "the answer as JSON",
     },
 )
@@ -131,17 +145,37 @@ def restore(
     merge: bool = False,
     force: bool = False,
     no_safety_backup: bool = False,
+    url: str = "",
+    yes: bool = False,
+    allow_remote: bool = False,
     json: bool = False,
 ) -> None:
     """Restore the database; what is there is kept."""
     from devstack.data import source
 
+    if (yes or allow_remote) and not url:
+        raise UsageError("--yes and --allow-remote go with --url", fix="leave them out: this environment's own is safe")
+    if url and merge:
+        raise UsageError(
+            "--url and --merge exclude each other",
+            why="rows are merged past triggers and foreign keys, which takes a superuser",
+            fix="merge them into the stack, make a backup of that, and restore that with --url",
+        )
     if clean and merge:
         raise UsageError("--clean and --merge exclude each other", fix="leave both out to replace the database")
     if sum([latest, bool(file), bool(at), choose]) > 1:
         raise UsageError("--latest, --file, --at and --choose exclude each other", fix="give one of them")
     if choose and json:
         raise UsageError("--choose and --json exclude each other", fix="name a backup: --file NAME")
+    if url and (address := moving.address(c, url)):
+        moving.restore(
+            c,
+            address,
+            moving.Wanted(file, at, choose, force, not no_safety_backup, json),
+            yes=yes,
+            allow_remote=allow_remote,
+        )
+        raise Exit(code=0)  # what follows is for the environment's own database
     stack = replacement.begin(c, changes=True, running=False)
     picked = inventory.choose(stack) if choose else file
     found = source.choose(stack, file=picked, at=at, force=force)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from devstack.data.merge import Merged
     from devstack.data.restore import Restored, Undone
     from devstack.data.schedule import Status
+    from devstack.data.transfer import Moved
     from devstack.errors import StackError
     from devstack.stack import Stack
 
@@ -37,7 +38,8 @@ def made(stack: Stack, backup: Backup) -> None:
     else:
         held = f"{_count(len(m.tables), 'table')}, {_count(m.rows, 'row')}"
     proof = "verified" if m.verified else console.paint("not verified", "warn")
-    console.out(f"{shown(stack, backup.path)}  {size}, {held}, {proof}, {console.duration(m.seconds)}")
+    of = f"{m.origin}, " if m.origin else ""
+    console.out(f"{shown(stack, backup.path)}  {of}{size}, {held}, {proof}, {console.duration(m.seconds)}")
 
 
 def _count(number: int, noun: str) -> str:
@@ -68,7 +70,10 @@ def listing(stack: Stack, found: list[Backup], folder: Path) -> None:
         m = backup.manifest
         verified = f"{HOW[m.verified.how]} {m.verified.when[:16].replace('T', ' ')}" if m.verified else "no"
         state = backup.damage and console.paint(f"damaged: {backup.damage}", "bad")
-        notes = ", ".join(filter(None, [m.label, m.parent and f"on {m.parent}", "pinned" if m.pinned else "", state]))
+        of = f"of {m.origin}" if m.origin else ""
+        notes = ", ".join(
+            filter(None, [m.label, of, m.parent and f"on {m.parent}", "pinned" if m.pinned else "", state])
+        )
         count = f"{m.rows:,}" if m.layout != "cluster" else "-"
         rows.append(
             (
@@ -156,6 +161,19 @@ def restored(done: Restored, *, as_json: bool) -> None:
     )
     console.out(f"kept: the database before as {done.kept}{f', and {done.safety}' if done.safety else ''}")
     console.out(addressed("back: inv data.undo"))
+
+
+def moved(done: Moved, *, as_json: bool) -> None:
+    """What is in use elsewhere now, what was kept there, the way back."""
+    if as_json:
+        console.data(asdict(done))
+        return
+    console.out(
+        f"{done.target} is {done.source}: {_count(done.tables, 'table')}, {_count(done.rows, 'row')},"
+        f" as its manifest says; {console.duration(done.seconds)}, clients waited {console.duration(done.outage)}"
+    )
+    console.out(f"kept: the database before as {done.kept} there{f', and {done.safety} here' if done.safety else ''}")
+    console.out(f"back: in psql on database postgres there: {done.back}")
 
 
 def undone(done: Undone, *, as_json: bool) -> None:

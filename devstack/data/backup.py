@@ -34,10 +34,15 @@ STAMPED = re.compile(r"backup-(?:[a-z]+-)?(\d{8}-\d{6})\.")
 
 ABOUT = """
 SELECT pg_database_size(oid) AS database_bytes, pg_get_userbyid(datdba) AS owner,
-       split_part(current_setting('server_version'), ' ', 1) AS server_version,
-       (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier
+       split_part(current_setting('server_version'), ' ', 1) AS server_version
   FROM pg_database WHERE datname = current_database()
 """
+
+IDENTIFIER = "SELECT system_identifier::text FROM pg_control_system()"
+ASKED_BY_ALL = "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')"
+"""Not everywhere: whoever runs a server for others may have taken it from them."""
+
+SCHEMAS = "SELECT extname AS name, nspname AS schema FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
 
 
 @dataclass(frozen=True)
@@ -142,8 +147,11 @@ def _write(
     ):
         sql.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
         (about,) = sql.rows(ABOUT)
+        about["system_identifier"] = sql.value(IDENTIFIER) if sql.value(ASKED_BY_ALL) else ""
+        if db.origin:
+            about["extension_schemas"] = {row["name"]: row["schema"] for row in sql.rows(SCHEMAS)}
         if request.kind != "schema":
-            _check_room(partial.path.parent, request.layout, about["database_bytes"])
+            _check_room(partial.path.parent, request.layout, about["database_bytes"], db.origin)
         tables = census.table_names(sql)
         for table in tables:  # as pg_dump does: nobody may drop one between the two
             sql.run(f"LOCK TABLE ONLY {table} IN ACCESS SHARE MODE")
@@ -178,6 +186,7 @@ def _write(
         raw_bytes=written.raw_bytes if request.layout == "sql" else 0,
         files=files,
         environment=stack.settings.stack.env,
+        origin=db.origin,
         database=name,
         tool_version=db.programs.version,
         tables=counted.tables,
@@ -192,7 +201,7 @@ def _dump(stack: Stack, request: Request, snapshot: str, path: Path) -> Command:
     """pg_dump on the database itself, never through the pooler: https://www.postgresql.org/docs/current/app-pgdump.html"""
     words = ["pg_dump", "-w", "--lock-wait-timeout=60000", f"--snapshot={snapshot}"]
     words += {"schema": ["--schema-only"], "data": ["--data-only"]}.get(request.kind, [])
-    if request.kind == "full" and stack.db.programs.major >= 18:
+    if request.kind == "full" and stack.db.programs.major >= 18 and not stack.db.origin:  # an older server lacks them
         words.append("--statistics")  # the planner's figures: a restore need not make them anew
     words += {
         "sql": ["-Fp"],
@@ -215,13 +224,14 @@ def _dump_directory(stack: Stack, request: Request, snapshot: str, partial: Asid
     return files
 
 
-def _check_room(folder: Path, layout: Layout, database_bytes: int) -> None:
+def _check_room(folder: Path, layout: Layout, database_bytes: int, origin: str) -> None:
     """Compare the free bytes with what the last such backup came to, or a third of the database.
 
     :raises StackError: the disk is clearly too full: a tenth of the database, or half of what is expected.
     """
     free, expected = shutil.disk_usage(folder).free, database_bytes // 3
     last = [b.manifest for b in catalogue.backups(folder) if b.manifest.kind == "full" and b.manifest.layout == layout]
+    last = [m for m in last if m.origin == origin]
     if last and last[-1].database_bytes:
         expected = last[-1].bytes * database_bytes // last[-1].database_bytes
     if free < min(database_bytes // 10, expected // 2):

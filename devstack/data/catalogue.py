@@ -93,8 +93,9 @@ def change(stack: Stack, backup: Backup, **changes: object) -> Backup:
 
 def newest(found: list[Backup], *, before: datetime | None = None) -> Backup | None:
     """The newest full backup, undamaged by its size; made before a moment if that is given. Otherwise those that
-    restores made of what they replaced do not count: the second of two restores would undo the first."""
-    fitting = [b for b in found if b.manifest.kind == "full" and not b.damage]
+    restores made of what they replaced do not count: the second of two restores would undo the first. Those of
+    databases elsewhere never do: who restores one names it."""
+    fitting = [b for b in found if b.manifest.kind == "full" and not b.manifest.origin and not b.damage]
     fitting = [b for b in fitting if (b.manifest.time <= before if before else not b.manifest.safety)]
     return fitting[-1] if fitting else None
 
@@ -109,6 +110,10 @@ def dump(found: list[Backup], folder: Path, *, at: str = "") -> Backup:
     copies = [b for b in found if b.manifest.layout == "cluster" and not b.damage]
     copies = [b for b in copies if not moment or b.manifest.time <= moment]
     copy = f"inv data.restore --file {copies[-1].name}" if copies else ""
+    others = [b for b in found if b.manifest.origin and (not moment or b.manifest.time <= moment)]
+    if others and (backup is None or others[-1].manifest.sequence > backup.manifest.sequence):
+        other = others[-1]
+        console.note(f"{other.name} is newer, and of {other.manifest.origin}: it is taken where it is named alone")
     if backup is None:
         raise StackError(
             f"there is no full backup{f' from before {at}' if at else ''} in {folder}",

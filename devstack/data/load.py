@@ -18,6 +18,7 @@ from devstack.data import census, journal, lanes
 from devstack.data.catalogue import Backup
 from devstack.data.journal import Journal
 from devstack.data.manifest import Kind, Layout, Manifest, now, stamp
+from devstack.data.ownership import owned
 from devstack.data.reading import Wrong, sql_chunks
 from devstack.data.session import Session, session
 from devstack.data.sqltext import Outline, restricted
@@ -33,6 +34,8 @@ OPTIONS_OF_LOADS = "-c maintenance_work_mem=256MB -c synchronous_commit=off"
 """An HNSW index that fits into this memory is built in two thirds of the time. Nobody waits for the disk: the switch to
 the new database does, for all that was written before it."""
 
+PSQL = ["psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-f", "-"]
+
 OPTIONS = """
 SELECT concat_ws(' ', format('ENCODING %L LC_COLLATE %L LC_CTYPE %L', pg_encoding_to_char(encoding), datcollate,
            datctype),
@@ -46,9 +49,13 @@ SELECT concat_ws(' ', format('ENCODING %L LC_COLLATE %L LC_CTYPE %L', pg_encodin
 """
 """CREATE DATABASE's options of a database; the columns differ between PostgreSQL 14, 15 and 17."""
 
-WITHOUT_FIGURES = """
+WITH_FIGURES = """
 SELECT format('%I.%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+"""
+
+WITHOUT_FIGURES = f"""
+{WITH_FIGURES}
    AND (NOT EXISTS (SELECT FROM pg_statistic s WHERE s.starelid = c.oid)
         OR EXISTS (SELECT FROM pg_statistic_ext e WHERE e.stxrelid = c.oid))
 """
@@ -65,11 +72,17 @@ class Source:
     manifest: Manifest | None = None
     outline: Outline | None = None
     extensions: tuple[tuple[str, str], ...] = ()
-    """Of an untrusted dump: the extensions that it wants, each with its schema."""
+    """Of an untrusted dump, and of one from elsewhere: the extensions that it wants, each with its schema."""
 
     @staticmethod
     def of(backup: Backup) -> Source:
-        return Source(backup.path, backup.manifest.layout, backup.manifest.kind, backup.manifest)
+        m = backup.manifest
+        return Source(backup.path, m.layout, m.kind, m, extensions=tuple(m.extension_schemas.items()))
+
+    @property
+    def origin(self) -> str:
+        """The database elsewhere that it is of; empty for this environment's own."""
+        return self.manifest.origin if self.manifest else ""
 
     @property
     def name(self) -> str:
@@ -92,8 +105,20 @@ def derived(database: str, suffix: str) -> str:
 
 def begin(stack: Stack, operation: str, about: str) -> Journal:
     """Create an empty database like the one in use, noted in the journal before it is there."""
+    made = named(stack, operation, about)
+    journal.write(stack, made)
+    try:
+        create(stack, made.incoming)
+    except BaseException:
+        abandon(stack, made)
+        raise
+    return made
+
+
+def named(stack: Stack, operation: str, about: str) -> Journal:
+    """A name for a new database, and what it is for."""
     database = stack.settings.db.name
-    made = Journal(
+    return Journal(
         operation=operation,  # type: ignore[arg-type]
         about=about,
         database=database,
@@ -101,15 +126,13 @@ def begin(stack: Stack, operation: str, about: str) -> Journal:
         began=stamp(now()),
         pid=os.getpid(),
     )
-    journal.write(stack, made)
-    try:
-        with session(stack.db, "postgres", "create a database to restore into") as sql:
-            options = sql.value(OPTIONS.format(name=literal(database)))
-            sql.run(f"CREATE DATABASE {identifier(made.incoming)} TEMPLATE template0 {options}")
-    except BaseException:
-        abandon(stack, made)
-        raise
-    return made
+
+
+def create(stack: Stack, name: str, *, more: str = "") -> None:
+    """Create an empty database like the one in use, with ``more`` options."""
+    with session(stack.db, "postgres", "create a database to restore into") as sql:
+        options = sql.value(OPTIONS.format(name=literal(stack.settings.db.name)))
+        sql.run(f"CREATE DATABASE {identifier(name)} TEMPLATE template0 {options} {more}")
 
 
 def drop(stack: Stack, name: str) -> None:
@@ -146,10 +169,12 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
     """
     if source.kind == "data":
         _copy_schema(stack, name)
-    elif source.manifest is None:
+    elif source.manifest is None or source.origin:
         _create_extensions(stack, source, name)
     try:
-        if source.layout == "directory":
+        if source.origin or stack.db.origin:
+            _load_moved(stack, source, name)
+        elif source.layout == "directory":
             _load_directory(stack, source, name)
         else:
             _load_file(stack, source, name)
@@ -159,12 +184,13 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
         for extension in stack.settings.db.extensions:
             sql.run(f"SET client_min_messages = warning; CREATE EXTENSION IF NOT EXISTS {identifier(extension)}")
         if analyze:
-            _analyze(sql)
+            _analyze(stack, sql)
 
 
-def _analyze(sql: Session) -> None:
-    """Make the planner's figures, of the tables whose figures the dump did not have."""
-    if names := [row["name"] for row in sql.rows(WITHOUT_FIGURES)]:
+def _analyze(stack: Stack, sql: Session) -> None:
+    """Make the planner's figures, of the tables whose figures the dump did not have; elsewhere, where the role may not
+    look at them, of all."""
+    if names := [row["name"] for row in sql.rows(WITH_FIGURES if stack.db.origin else WITHOUT_FIGURES)]:
         sql.run(f"ANALYZE {', '.join(names)}")
 
 
@@ -175,7 +201,7 @@ def analyzed(stack: Stack, name: str) -> Iterator[None]:
     :raises StackError: at the end, when they could not be.
     """
     with session(stack.db, name, "analyze the restored database") as sql, ThreadPoolExecutor(1) as beside:
-        done = beside.submit(_analyze, sql)
+        done = beside.submit(_analyze, stack, sql)
         yield
         done.result()
 
@@ -191,13 +217,45 @@ def _load_file(stack: Stack, source: Source, name: str) -> None:
             words = ["pg_restore", "-w", "--exit-on-error", "-d", name]
             content: AbstractContextManager[Iterator[bytes]] = contextlib.nullcontext(chunks(digested))  # type: ignore[arg-type]
         else:
-            words = ["psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-f", "-"]
+            words = PSQL
             content = _sql(stack, source, digested, name)
         with content as sql, _command(stack, source, words, name) as command:
             stack.context.stream_in(command, sql, f"restore {source.name}")
         digested.rest()
     if manifest and digested.sha256 != manifest.sha256:
         raise Wrong("it changed while it was read")
+
+
+def _load_moved(stack: Stack, source: Source, name: str) -> None:
+    """From one server to another: what is in the dump belongs to the database's owner there. Here it is restored as the
+    application's role, since the superuser should not run what another server's users have made."""
+    with _script(stack, source) as script:
+        content = owned(script, stack.settings.db.user, major=stack.db.server_major)
+        shared = lanes.shared(stack, name, content) if stack.db.origin else contextlib.nullcontext(content)
+        with shared as sql:
+            command = stack.db.as_owner(PSQL, name, {"PGOPTIONS": OPTIONS_OF_LOADS})
+            stack.context.stream_in(command, sql, f"restore {source.name}")
+
+
+@contextlib.contextmanager
+def _script(stack: Stack, source: Source) -> Iterator[Iterator[bytes]]:
+    """The SQL of a dump, whatever its layout.
+
+    :raises Wrong: at the end, when it is not what it was.
+    """
+    if source.layout == "sql":
+        size = source.path.stat().st_size
+        with source.path.open("rb") as file, meter(f"restoring {source.name}", size) as progress:
+            digested = Digested(file, progress)
+            yield sql_chunks(digested)
+            digested.rest()
+        if source.manifest and digested.sha256 != source.manifest.sha256:
+            raise Wrong("it changed while it was read")
+        return
+    with stack.db.inward(source.path) as inside:
+        command = stack.db.as_superuser(["pg_restore", "-f", "-", str(inside)], "")
+        with stack.context.stream_out(command, f"read {source.name}") as out:
+            yield chunks(out)
 
 
 def _sql(stack: Stack, source: Source, digested: Digested, name: str) -> AbstractContextManager[Iterator[bytes]]:
@@ -254,7 +312,7 @@ def _create_extensions(stack: Stack, source: Source, name: str) -> None:
 def _copy_schema(stack: Stack, name: str) -> None:
     """The tables of the database in use, for a backup that has data alone."""
     dump = stack.db.as_superuser(["pg_dump", "-w", "-s", "--lock-wait-timeout=60000"], stack.settings.db.name)
-    load_it = ["psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-1", "-f", "-"]
+    load_it = [*PSQL, "-1"]
     with stack.context.stream_out(dump, "read the database's schema") as schema:
         stack.context.stream_in(stack.db.as_superuser(load_it, name), chunks(schema), "copy the database's schema")
 

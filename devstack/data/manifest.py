@@ -44,6 +44,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """A directory's files with their SHA-256."""
     environment: str
     database: str
+    origin: str = ""
+    """``host:port/database`` of a database elsewhere; empty for the environment's own."""
     database_bytes: int
     owner: str
     system_identifier: str
@@ -51,6 +53,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     tool_version: str
     """Of pg_dump."""
     extensions: dict[str, str] = field(default_factory=dict)
+    extension_schemas: dict[str, str] = field(default_factory=dict)
+    """Of a database elsewhere: where its extensions are."""
     tables: dict[str, int] = field(default_factory=dict)
     """Quoted names with their rows, counted in the dump's own snapshot."""
     sequences: dict[str, int | None] = field(default_factory=dict)

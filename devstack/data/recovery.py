@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from devstack import console
 from devstack.data import journal, load, switch
+from devstack.data.elsewhere import PASSFILE
 from devstack.data.journal import Previous
 from devstack.data.manifest import now, stamp
 from devstack.errors import StackError
@@ -24,6 +25,7 @@ def begin(stack: Stack, *, changes: bool) -> None:
     if changes:
         stack.lock.acquire()
     stack.data_lock.acquire()
+    stack.context.host.remove(stack.paths.config / PASSFILE)
     if stack.paths.journal.exists():
         if not changes:
             stack.data_lock.release()

@@ -62,6 +62,16 @@ SELECT statement FROM (
 """What a database has that is in no dump of it: parameters, privileges, comment, limit."""
 
 
+ATTEMPT = """
+BEGIN
+    EXECUTE {statement};
+EXCEPTION WHEN insufficient_privilege THEN
+    PERFORM set_config('nv.left', concat_ws('; ', nullif(current_setting('nv.left', true), ''), {statement}), false);
+END
+"""
+"""A statement that a role which is no superuser may not be allowed; those that it was not are in ``nv.left``."""
+
+
 @dataclass(frozen=True)
 class Restored:
     """What a restore came to. ``outage`` is the time in seconds in which clients could not reach a database."""
@@ -138,17 +148,17 @@ def replace(stack: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
     safety = ""
     try:
         if backed_up:
-            if kept := _fill_and_back_up(stack, source, made):
+            if kept := fill_and_back_up(stack, source, made):
                 say(kept)
                 safety = kept.name
         else:
             load.load(stack, source, made.incoming, analyze=False)
         with load.analyzed(stack, made.incoming):
-            counted = _compared(stack, source, made.incoming)
-        _copy_properties(stack, made)
+            counted = compared(stack, source, made.incoming)
+        copy_properties(stack, made)
         previous = journal.read_previous(stack.paths)
         plan = msgspec.structs.replace(
-            made, phase="switch", outgoing=_kept_name(stack), previous=previous.name if previous else ""
+            made, phase="switch", outgoing=kept_name(stack), previous=previous.name if previous else ""
         )
         outage = switch.swap(stack, plan)
     except BaseException:
@@ -168,7 +178,7 @@ def replace(stack: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
     )
 
 
-def _fill_and_back_up(stack: Stack, source: Source, made: Journal) -> Backup | None:
+def fill_and_back_up(stack: Stack, source: Source, made: Journal) -> Backup | None:
     """Both at the same time: the one reads the database in use, the other writes to one that nobody uses yet."""
     with ThreadPoolExecutor(1) as beside:
         filling = beside.submit(load.load, stack, source, made.incoming, analyze=False)
@@ -182,7 +192,7 @@ def _fill_and_back_up(stack: Stack, source: Source, made: Journal) -> Backup | N
     return kept
 
 
-def _compared(stack: Stack, source: Source, name: str) -> census.Census:
+def compared(stack: Stack, source: Source, name: str) -> census.Census:
     if source.manifest is None:
         return load.count(stack, name)
     try:
@@ -196,15 +206,21 @@ def _compared(stack: Stack, source: Source, name: str) -> census.Census:
         ) from None
 
 
-def _copy_properties(stack: Stack, made: Journal) -> None:
+def copy_properties(stack: Stack, made: Journal) -> None:
     within = identifier(made.incoming).replace("%", "%%").replace("'", "''")  # a part of format()'s own literal
     query = OWN_PROPERTIES.format(old=literal(made.database), new=within)
     with session(stack.db, "postgres", "take over the database's own settings") as sql:
         for row in sql.rows(query):
-            sql.run(row["statement"])
+            sql.run(_attempt(row["statement"]) if stack.db.origin else row["statement"])
+        if stack.db.origin and (left := sql.value("SELECT current_setting('nv.left', true)")):
+            console.note(f"this role may not take over from the database before: {left}")
 
 
-def _kept_name(stack: Stack) -> str:
+def _attempt(statement: str) -> str:
+    return f"DO {literal(ATTEMPT.format(statement=literal(statement)))}"
+
+
+def kept_name(stack: Stack) -> str:
     """A name by the second; with a number where that is taken."""
     there = switch.databases(stack)
     name = stack.settings.db.name
@@ -246,7 +262,7 @@ def undo(stack: Stack) -> Undone:
         phase="switch",
         database=name,
         incoming=previous.name,
-        outgoing=_kept_name(stack),
+        outgoing=kept_name(stack),
         began=stamp(now()),
         pid=os.getpid(),
     )

@@ -22,8 +22,8 @@ def expired(
 ) -> list[Backup]:
     """The backups older than ``days`` that nothing keeps, those that depend on others first.
 
-    Kept are: pinned ones; the newest ``keep`` full ones that are verified, and always the newest that ``is_whole``
-    says of that it is as it was written; what a kept one depends on.
+    Kept are: pinned ones; of each database the newest ``keep`` full ones that are verified, and always the newest that
+    ``is_whole`` says of that it is as it was written; what a kept one depends on.
     """
     backups = list(found)
     limit = moment - timedelta(days=days)
@@ -31,8 +31,11 @@ def expired(
     if not old:
         return []
     kept = {b.name for b in backups if b not in old or b.manifest.pinned}
-    for kinds, left in ((("full",), max(keep, 1)), (("base", "incremental"), 1)):
-        for backup in (b for b in reversed(backups) if b.manifest.kind in kinds and b.manifest.verified):
+    origins = sorted({b.manifest.origin for b in backups})
+    counts = [(("full",), origin, max(keep, 1)) for origin in origins]
+    for kinds, origin, left in [*counts, (("base", "incremental"), "", 1)]:
+        fitting = [b for b in reversed(backups) if b.manifest.kind in kinds and b.manifest.origin == origin]
+        for backup in (b for b in fitting if b.manifest.verified):
             # one that was damaged since does not count
             if left and is_whole(backup):
                 kept.add(backup.name)

@@ -63,7 +63,7 @@ def _path(folder: Path, file: str) -> Path:
 
 def _own(stack: Stack, backup: Backup, *, force: bool) -> Source:
     manifest, settings = backup.manifest, stack.settings
-    if manifest.database != settings.db.name and not force:
+    if manifest.database != settings.db.name and not manifest.origin and not force:
         raise StackError(
             f"{backup.name} is a backup of database {manifest.database}, this is {settings.db.name}",
             fix="name another one, or add --force",

@@ -164,8 +164,11 @@ class ContainedPostgres(Postgres):
         with passage.outward(self.context, self._run, VOLUME, folder) as inside:
             yield inside
 
-    def write_passfile(self, content: str) -> None:
-        self.context.write_inside(self.name, self.passfile, content, user=self.account)
+    def write_passfile(self, content: str, path: Path | None = None) -> None:
+        self.context.write_inside(self.name, path or self.passfile, content, user=self.account)
+
+    def remove_passfile(self, path: Path) -> None:
+        self.context.read(self._run(["rm", "-f", str(path)]))
 
     @property
     def own_address(self) -> tuple[str, int]:

@@ -90,6 +90,16 @@ class Postgres:
         return str(self.data)
 
     @property
+    def server_major(self) -> int:
+        """Of the server, which may be another one than that of the programs."""
+        return self.programs.major
+
+    @property
+    def origin(self) -> str:
+        """Where the database is, if it is not this environment's own: ``host:port/name``."""
+        return ""
+
+    @property
     def folders(self) -> Folders:
         """What is beside the data folder."""
         return Folders(self)
@@ -492,9 +502,13 @@ class Postgres:
         """What programs beside the server reach it by, where a password is asked for."""
         return self.peer
 
-    def write_passfile(self, content: str) -> None:
-        """Put the password file where those programs read it."""
-        self.context.write_file(self.passfile, content)
+    def write_passfile(self, content: str, path: Path | None = None) -> None:
+        """Put the password file, or another one, where those programs read it."""
+        self.context.write_file(path or self.passfile, content)
+
+    def remove_passfile(self, path: Path) -> None:
+        """Remove such a file again."""
+        self.context.host.remove(path)
 
     def _program(self, words: Sequence[str], env: Mapping[str, str], *, tty: bool = False) -> Command:
         return self.context.exec(self.name, [self.programs.path(words[0]), *words[1:]], env, user=self.account, tty=tty)

@@ -298,7 +298,7 @@ program.run(["inv", *sys.argv[1:]])
 """
 STEPS = {
     "in a new empty database": ("load", "load", "", "old"),
-    "loaded": ("restore", "_compared", "", "old"),
+    "loaded": ("restore", "compared", "", "old"),
     "clients cut off": ("switch", "_rename", "", "old"),
     "closed": ("switch", "_empty", "", "old"),
     "renamed": ("switch", "_rename", "original(*args, **kwargs)", "new"),

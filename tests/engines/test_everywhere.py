@@ -415,6 +415,30 @@ class TestContainers:
             up.engine.run("rm", "--force", "nv-pgbouncer")
         up.inv("dev.up")
 
+    def test_another_database_is_reached_from_the_container_or_refused(self, up: Running) -> None:
+        def admin(*commands: str) -> None:
+            for command in commands:
+                up.inv("db.shell", "--admin", "--command", command)
+
+        password = up.secrets()["db_password"]
+        url = f"postgresql://nina:{password}@localhost:{{}}/other"
+        admin("ALTER ROLE nina CREATEDB", "CREATE DATABASE other OWNER nina")
+        try:
+            up.query("CREATE TABLE far AS SELECT g FROM generate_series(1, 300) g; SELECT 1", dbname="other")
+            words = ("data.backup", "--url", url.format(up.db_port), "--format", "directory", "--json")
+            made = json.loads(up.inv(*words).stdout)
+            assert (made["origin"], made["tables"]) == (f"localhost:{up.db_port}/other", {"public.far": 300})
+            up.query("DELETE FROM far; SELECT 1", dbname="other")
+            flags = ("--yes", "--file", made["file"], "--json")
+            done = json.loads(up.inv("data.restore", "--url", url.format(up.db_port), *flags).stdout)
+            assert up.query("SELECT count(*) FROM far", dbname="other") == [(300,)]
+            assert password not in (up.root / "logs" / "devstack.log").read_text()
+            refused = up.inv("data.backup", "--url", url.format(free_ports(1)[0]), expect=1)
+            assert "can't be reached from nv-db" in refused.stderr
+            admin(f'DROP DATABASE "{done["kept"]}"')
+        finally:
+            admin("DROP DATABASE IF EXISTS other WITH (FORCE)", "ALTER ROLE nina NOCREATEDB")
+
     def test_a_foreign_volume_is_not_used(self, up: Running) -> None:
         other = {"NV_ENV": "vol", "INVOKE_DB_PORT": str(free_ports(1)[0])}
         up.engine.run("volume", "create", "nv-vol-db-data")

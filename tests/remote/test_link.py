@@ -176,7 +176,9 @@ def test_a_tunnel_leads_there_and_comes_back_by_itself(up: Remote) -> None:
         assert len(cursor.fetchone()[0]) == 5_000_000
     assert "already open" in up.inv("remote.tunnel").stdout
     tests = up.root / "test_there.py"
-    tests.write_text("import os, psycopg2\n\ndef test_it():\n    psycopg2.connect(os.environ['DATABASE_URL']).close()\n")
+    tests.write_text(
+        "import os, psycopg2\n\ndef test_it():\n    psycopg2.connect(os.environ['DATABASE_URL']).close()\n"
+    )
     up.inv("dev.exec", "--", up.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests))
     for how in ("cable", "server"):
         connection = up.connect(up.db_port)
@@ -215,7 +217,7 @@ def test_a_tunnel_that_was_killed_is_not_taken_for_one(up: Remote) -> None:
 
 def test_hostile_names_are_only_names(remote: Remote, tmp_path: Path) -> None:
     """Nothing of a path, a value or a file's name is carried out, here or there; no secret is where others see it."""
-    word = "it's; touch PWNED $(touch PWNED) `touch PWNED` \"touch PWNED\" & é"
+    word = 'it\'s; touch PWNED $(touch PWNED) `touch PWNED` "touch PWNED" & é'
     there = remote.folder / f"there {word.replace('/', '')}"
     (remote.root / f"{word}.txt").write_text("x")
     (remote.root / "-rf").write_text("x")

@@ -1,0 +1,365 @@
+"""A database on any PostgreSQL server, seen as this stack's own is: what reads and fills that one does so there."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from devstack.credentials import pgpass_line
+from devstack.data.address import Address
+from devstack.data.session import session
+from devstack.errors import StackError, UsageError
+from devstack.services.postgres import MAINTENANCE, Postgres, identifier
+from devstack.shell import Command
+
+if TYPE_CHECKING:
+    from devstack.settings import Settings
+    from devstack.stack import Stack
+
+CONNECT_SECONDS = 10
+"""In which a server must answer, unless the URL has another ``connect_timeout``."""
+
+OLDEST = 13
+"""Major version of a server; what it is asked needs this."""
+
+PASSFILE = "pgpass-elsewhere"
+
+OPTIONS = "-c client_min_messages=warning"
+"""Sent at the login. A pooler does not take such, and nothing here may go through one: a session must stay one."""
+
+ABOUT = """
+SELECT current_setting('server_version_num')::int / 10000 AS major,
+       split_part(current_setting('server_version'), ' ', 1) AS version,
+       pg_is_in_recovery() AS standby, pg_get_userbyid(d.datdba) AS owner,
+       r.rolsuper OR r.rolcreatedb AS creates, r.rolsuper OR pg_has_role(d.datdba, 'MEMBER') AS owns
+  FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = current_user
+"""
+
+UNREADABLE = """
+SELECT format('%I.%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'S') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+   AND n.nspname !~ '^pg_(toast_)?temp_'
+   AND NOT (has_schema_privilege(n.oid, 'USAGE')
+            AND CASE c.relkind WHEN 'S' THEN has_sequence_privilege(c.oid, 'SELECT')
+                               ELSE has_table_privilege(c.oid, 'SELECT') END)
+   AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid
+                      AND e.refclassid = 'pg_extension'::regclass AND e.deptype = 'e')
+ ORDER BY 1
+"""
+
+
+@dataclass(frozen=True)
+class About:
+    """A server with a database, and what the role that came in may do with it."""
+
+    version: str
+    major: int
+    standby: bool
+    owner: str
+    creates: bool
+    """Whether it may create databases."""
+    owns: bool
+
+
+class Elsewhere(Postgres):
+    """The server of an address. The programs are this stack's, where they are; they come in as the address's role."""
+
+    def __init__(self, local: Postgres, address: Address) -> None:
+        super().__init__(local.context, local.settings, local.credentials, lambda: local.programs)
+        self.local = local
+        self.target = address
+        self.account = local.account
+        self.about = About("", 0, False, address.user, False, False)
+        """What the server says of itself, once it was asked."""
+
+    @property
+    def server_major(self) -> int:
+        return self.about.major
+
+    @property
+    def origin(self) -> str:
+        return self.target.origin
+
+    @property
+    def place(self) -> str:
+        return self.target.server
+
+    @property
+    def passfile(self) -> Path:
+        return self.local.passfile.with_name(PASSFILE)
+
+    @property
+    def own_address(self) -> tuple[str, int]:
+        """Where the programs find it: in a container, loopback is the container's own."""
+        if self.target.is_loopback and self.target.port == self.local.port:
+            return self.local.own_address
+        return self.target.host, self.target.port
+
+    def room(self, seconds: float = 5.0) -> tuple[int, int] | None:
+        """Nobody can ask for another machine's disk."""
+        return None
+
+    def admin_env(self, database: str) -> dict[str, str]:
+        host, port = self.own_address
+        return {
+            **self.programs.env,
+            "PGHOST": host,
+            "PGPORT": str(port),
+            "PGUSER": self.target.user,
+            "PGDATABASE": database,
+            "PGPASSFILE": str(self.passfile),
+            "PGCONNECT_TIMEOUT": str(CONNECT_SECONDS),
+            "PGAPPNAME": "nv-devstack",
+            "PGOPTIONS": OPTIONS,
+            "PGCLIENTENCODING": "UTF8",
+            "LC_ALL": "C",
+            **dict(self.target.parameters),
+        }
+
+    def admin(self, database: str) -> Command:
+        return self.as_superuser(["psql", "-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1"], database)
+
+    def as_owner(
+        self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None, *, tty: bool = False
+    ) -> Command:
+        return self.as_superuser(words, database, env, tty=tty)
+
+    @contextlib.contextmanager
+    def inward(self, path: Path) -> Iterator[Path]:
+        with self.local.inward(path) as inside:
+            yield inside
+
+    @contextlib.contextmanager
+    def outward(self, folder: Path) -> Iterator[Path]:
+        with self.local.outward(folder) as inside:
+            yield inside
+
+
+def is_own(stack: Stack, address: Address) -> bool:
+    """Whether an address is that of this environment's own database, through PgBouncer or not."""
+    ports = (stack.settings.db.port, stack.settings.pgb.port)
+    return address.is_loopback and address.port in ports and address.database == stack.settings.db.name
+
+
+def check_allowed(address: Address, *, yes: bool, allow_remote: bool) -> None:
+    """Whether a database elsewhere may be replaced; nothing has been touched before.
+
+    :raises UsageError: nobody said so.
+    """
+    if not address.is_loopback and not (allow_remote and yes):
+        raise UsageError(
+            f"{address} is on another machine",
+            why="a restore replaces its database; nothing was touched",
+            fix="if that is meant, add --allow-remote --yes",
+        )
+    if not yes:
+        raise UsageError(
+            f"{address} is not this environment's database",
+            why="a restore replaces it; nothing was touched",
+            fix="if that is meant, add --yes",
+        )
+
+
+def check_reach(stack: Stack, address: Address) -> None:
+    """Before anything is connected to.
+
+    :raises StackError: the programs can't get there from where they run.
+    """
+    if address.is_loopback and address.port == stack.settings.pgb.port:
+        raise StackError(
+            f"{address} is this environment's PgBouncer",
+            why="a database is copied from its server, never through a pooler",
+            fix=f"write port {stack.settings.db.port}",
+        )
+    if stack.context.runtime.contained and address.is_loopback and address.port != stack.settings.db.port:
+        raise StackError(
+            f"{address} can't be reached from {stack.db.name}",
+            why="PostgreSQL's programs run in that container, whose loopback is its own",
+            fix=[
+                "have that server listen on an address that containers reach, and name that: this machine's own,",
+                "host.docker.internal with Docker Desktop, host.containers.internal with Podman; or go native",
+            ],
+        )
+
+
+@contextlib.contextmanager
+def opened(stack: Stack, address: Address) -> Iterator[Stack]:
+    """The stack with the database of an address in the place of its own. Its password is in a file meanwhile that
+    nobody else can read.
+
+    :raises StackError: the server can't be used; the error says what mends it.
+    """
+    check_reach(stack, address)
+    db = Elsewhere(stack.db, address)
+    there = copy.copy(stack)
+    there.db = db
+    there.settings = with_database(stack.settings, address.database, address.user)
+    if stack.context.dry:
+        yield there
+        return
+    stack.context.hide(address.password)
+    values = dict.fromkeys(("host", "port", "name", "user"), "*") if address.password else {}
+    try:
+        content = pgpass_line({**values, "password": address.password}) if values else ""
+        db.local.write_passfile(content, db.passfile)
+        db.about = _about(db)
+        _check_version(db)
+        there.settings = with_database(stack.settings, address.database, db.about.owner)
+        yield there
+    finally:
+        db.local.remove_passfile(db.passfile)
+
+
+def with_database(settings: Settings, name: str, owner: str) -> Settings:
+    """Settings of a database elsewhere, which has the extensions that are in it."""
+    db = msgspec.structs.replace(settings.db, name=name, user=owner, extensions=[])
+    return msgspec.structs.replace(settings, db=db)
+
+
+def _about(db: Elsewhere) -> About:
+    try:
+        with session(db, db.target.database, f"look at {db.target}") as sql:
+            (about,) = sql.rows(ABOUT)
+    except StackError as error:
+        raise refused(db, error) from None
+    return About(**about)
+
+
+def _check_version(db: Elsewhere) -> None:
+    if db.server_major > db.programs.major:
+        raise StackError(
+            f"{db.target} is PostgreSQL {db.about.version}, and pg_dump here is {db.programs.version}",
+            why="pg_dump does not read a server newer than itself; nothing was touched",
+            fix="set db.bin_dir, or db.image, to a PostgreSQL of that version for a new environment: "
+            "NV_ENV=other inv dev.up",
+        )
+    if db.server_major < OLDEST:
+        raise StackError(
+            f"{db.target} is PostgreSQL {db.about.version}",
+            why=f"{OLDEST} is the least",
+            fix="dump it with its own pg_dump, and restore that: inv data.restore --file FILE --force",
+        )
+
+
+def refused(db: Elsewhere, error: StackError) -> StackError:
+    """Why a connection failed, by what libpq and the server say of it. libpq is told to speak English; a server that
+    speaks another language is shown with its own words."""
+    address, said = db.target, "\n".join(error.evidence)
+    what = f"{address} can't be used"
+    server, role = address.server, address.user
+    if "password authentication failed" in said:
+        return StackError(
+            what,
+            why=f"the password of role {role} is wrong, or there is no such role",
+            evidence=error.evidence,
+            fix="correct it in the URL, in PGPASSWORD or in ~/.pgpass",
+        )
+    if "no password supplied" in said:
+        return StackError(
+            what,
+            why=f"the server asks for {role}'s password, and there is none in the URL, in PGPASSWORD or ~/.pgpass",
+            fix="write the URL with its password into the first line of a file, and name it: --url @FILE",
+        )
+    if f'database "{address.database}" does not exist' in said:
+        return StackError(
+            what,
+            why=f"the server has no database {address.database}",
+            fix=f"correct its name, or make it there first: CREATE DATABASE {identifier(address.database)}",
+        )
+    if "unsupported startup parameter" in said:
+        return StackError(
+            what,
+            why="a pooler answers there, such as PgBouncer; a database is copied from its server",
+            evidence=error.evidence,
+            fix="name the host and port of PostgreSQL itself",
+        )
+    if "could not translate host name" in said:
+        return StackError(
+            what, why=f"no machine is known by the name {address.host}", fix="correct the host in the URL"
+        )
+    if "onnection refused" in said:
+        return StackError(what, why=f"nothing listens on {server}", fix="start that server, or correct host and port")
+    if "timeout expired" in said or "timed out" in said:
+        return StackError(
+            what,
+            why=f"{server} does not answer within {db.admin_env('')['PGCONNECT_TIMEOUT']} s",
+            fix="correct host and port, or open the way to it: a VPN, a firewall, kubectl port-forward",
+        )
+    if "received invalid response" in said or "expected authentication request" in said:
+        return StackError(what, why=f"what answers on {server} is no PostgreSQL", fix="correct host and port")
+    if "no pg_hba.conf entry" in said or "SSL" in said or "certificate" in said:
+        return StackError(
+            what,
+            why="the server does not let this connection in",
+            evidence=error.evidence,
+            fix="try with ?sslmode=require at the URL's end, or without it; or have pg_hba.conf there allow it",
+        )
+    return StackError(
+        what, why="it refused the connection", evidence=error.evidence, fix="see what it says, and what its log says"
+    )
+
+
+def check_readable(stack: Stack) -> None:
+    """Before a dump, which would fail on the first table that may not be read.
+
+    :raises StackError: there is such a one.
+    """
+    db = stack.db
+    assert isinstance(db, Elsewhere)
+    with session(db, db.target.database, f"look at {db.target}") as sql:
+        closed = [row["name"] for row in sql.rows(UNREADABLE)]
+    if closed:
+        role = identifier(db.target.user)
+        raise StackError(
+            f"role {db.target.user} may not read all of {db.target.origin}",
+            why=f"not: {', '.join(closed[:5])}{' …' if len(closed) > 5 else ''}",
+            fix=f"GRANT pg_read_all_data TO {role} there (PostgreSQL 14), or name the owner of the tables in the URL",
+        )
+
+
+def check_replaceable(stack: Stack) -> None:
+    """Before anything is touched.
+
+    :raises StackError: the role may not put another database in the place of this one.
+    """
+    db = stack.db
+    assert isinstance(db, Elsewhere)
+    about, role = db.about, identifier(db.target.user)
+    if about.standby:
+        raise StackError(
+            f"{db.target} is a standby, which takes no writes", fix="name the primary: it is where writes go"
+        )
+    if db.target.database == MAINTENANCE:
+        raise StackError(
+            f"{db.target} is the server's own database {MAINTENANCE}",
+            why="it is what one is connected to while another is renamed",
+            fix="name the application's database, or make one for it",
+        )
+    if not about.creates:
+        raise StackError(
+            f"role {db.target.user} may not create a database on {db.target.server}",
+            why="a restore fills a new one beside the one in use, and switches when it is proven; nothing was touched",
+            fix=f"as a superuser there: ALTER ROLE {role} CREATEDB; or name a role in the URL that may",
+        )
+    if not about.owns:
+        raise StackError(
+            f"role {db.target.user} does not own {db.target.origin}",
+            why=f"it is {about.owner}'s, who alone may rename it; nothing was touched",
+            fix=f"name {about.owner} in the URL, or as a superuser there: GRANT {identifier(about.owner)} TO {role}",
+        )
+    try:
+        with session(db, MAINTENANCE, f"look at database {MAINTENANCE} there") as sql:
+            sql.value("SELECT 1 AS one")
+    except StackError as error:
+        raise StackError(
+            f"role {db.target.user} can't connect to database {MAINTENANCE} on {db.target.server}",
+            why="it is what one is connected to while another is renamed; nothing was touched",
+            evidence=error.evidence,
+            fix=f"as a superuser there: GRANT CONNECT ON DATABASE {MAINTENANCE} TO {role}",
+        ) from None

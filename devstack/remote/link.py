@@ -55,12 +55,21 @@ class Link:
     lost: bool = False
 
     def __post_init__(self) -> None:
+        self._listen()
         for work in (self._ask, self._watch):
             threading.Thread(target=work, daemon=True).start()
 
-    def heard(self) -> None:
-        """Something came, or went out: an answer to our question may be behind it."""
-        self._heard = time.monotonic()
+    def _listen(self) -> None:
+        """Each packet that comes is a sign of life, whatever it is about. Paramiko has no place to ask for the last."""
+        packetizer = self.transport.packetizer
+        read = packetizer.read_message
+
+        def reading() -> Any:
+            message = read()
+            self._heard = time.monotonic()
+            return message
+
+        packetizer.read_message = reading  # type: ignore[method-assign]
 
     def _ask(self) -> None:
         """Paramiko's own keep-alive does not look at answers."""
@@ -68,8 +77,6 @@ class Link:
             with contextlib.suppress(Exception):
                 # refused by servers that do not know it, which is an answer too
                 self.transport.global_request("keepalive@openssh.com", wait=True)
-                if self.transport.is_active():
-                    self.heard()
 
     def _watch(self) -> None:
         while not self._closed.wait(min(self.silence / 10, 0.5)):

@@ -101,7 +101,6 @@ class Talk:
             while view:
                 with contextlib.suppress(TimeoutError):  # the link watches over the host's silence
                     view = view[self.channel.send(bytes(view[:CHUNK])) :]
-                    self.link.heard()
 
     def receive(self, count: int) -> bytes:
         """What comes next, at most so many bytes; nothing at the end.
@@ -119,7 +118,6 @@ class Talk:
                     continue  # the link watches over its silence, the agent may have a lot to do
                 if not part and not self.link.transport.is_active():
                     raise EOFError
-                self.link.heard()
                 return part
 
     def _exactly(self, count: int) -> bytes:

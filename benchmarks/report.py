@@ -32,6 +32,10 @@ ROWS = (
     Row("down", "`dev.down`"),
     Row("containers", "`dev.up` on Podman, existing data", against="three `podman run`", goal=1.3),
     Row("compose", "`dev.up` on Podman, existing data", against="`podman-compose up`"),
+    Row("ssh_cold", "`dev.up` over SSH on loopback, cold", against="without SSH", goal=1.5),
+    Row("ssh_warm", "`dev.up` over SSH on loopback, existing data", against="without SSH", goal=1.5),
+    Row("ssh_health", "`health` over SSH on loopback", against="without SSH"),
+    Row("ssh_memory", "memory of `data.backup` over SSH", against="a tenth of the rows", goal=1.2, unit="MB"),
     Row("backup", "`data.backup`, compressed and verified", against="`pg_dump > /dev/null`", goal=1.3),
     Row(
         "restore_alone",

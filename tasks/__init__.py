@@ -13,6 +13,7 @@ session.have_streams()
 sys.excepthook = session.explain
 commandline.take_over()
 session.take_environment(os.environ)
+session.heed_the_terminal()
 
 ns = Collection()
 for module in (dev, db, pgb, api, data, remote):

@@ -15,6 +15,7 @@ from devstack.errors import StackError, UsageError
 from tasks import session
 
 if TYPE_CHECKING:
+    from devstack.remote.backups import Exchange
     from devstack.remote.project import Remote
     from devstack.settings import Settings
 
@@ -24,6 +25,8 @@ HERE = {
     *("remote.accept", "remote.bootstrap", "remote.check", "remote.tunnel"),
 }
 """What is about this machine, or about files that are here."""
+BOTH = {"data.cleanup"}
+"""What is about files on both sides."""
 MAKE_BACKUPS = {"data.backup", "data.restore", "data.undo", "data.migrate", "data.verify", "dev.reset", "dev.remove"}
 NO_FILES = {"data.backup": "output", "dev.bundle": "output", "dev.images": "save"}
 """Flags that name a file to write, which would be written there."""
@@ -34,8 +37,8 @@ _host: list[str] = []
 def host_of(config: Any) -> str:
     """The host that the stack is on; empty where it is this machine. Cheap where nothing names one."""
     environ = session.environment()
-    if environ.get("NV_ON_HOST") or not session.has_root():
-        return ""
+    if not session.has_root() or (session.root() / ".nv-remote.json").exists():
+        return ""  # this is the host, whose settings came along
     named = bool(environ.get("INVOKE_STACK_HOST") or environ.get("NV_HOST") or _host)
     with contextlib.suppress(OSError, UnicodeDecodeError):
         named = named or "_HOST" in (session.root() / ".env").read_text(encoding="utf-8")
@@ -92,6 +95,11 @@ def state_of(settings: Settings) -> Path:
     return paths_of(settings, home=Path.home(), xdg=xdg, uid=os.getuid()).state.parent
 
 
+def tunnel_of(settings: Settings) -> Path:
+    """The file in which the environment's tunnel says how it is."""
+    return state_of(settings) / settings.stack.env / "tunnel.json"
+
+
 def execute(program: Any, run_here: Callable[[], None]) -> None:
     """Run the tasks of a command, those of the stack on its host.
 
@@ -100,9 +108,10 @@ def execute(program: Any, run_here: Callable[[], None]) -> None:
     with contextlib.ExitStack() as stack:
         host: list[Remote] = []
         for where, contexts in _groups(list(program.tasks)):
-            if where == "here":
+            if where != "there":
                 program.tasks = contexts
                 run_here()
+            if where == "here" or (where == "both" and _value(contexts[0], "json")):
                 continue
             if not host:
                 host.append(stack.enter_context(remote(program.config)))
@@ -115,9 +124,9 @@ def _groups(contexts: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
     group: list[Any] = []
     place = ""
     for context in contexts:
-        where = "here" if context.name in HERE else "there"
-        alone = context.name in MAKE_BACKUPS
-        if group and (where != place or alone or group[-1].name in MAKE_BACKUPS):
+        where = "here" if context.name in HERE else "both" if context.name in BOTH else "there"
+        alone = context.name in MAKE_BACKUPS | BOTH
+        if group and (where != place or alone or group[-1].name in MAKE_BACKUPS | BOTH):
             yield place, group
             group = []
         group, place = [*group, context], where
@@ -129,15 +138,34 @@ def _there(host: Remote, program: Any, contexts: list[Any]) -> int:
     """Run tasks on the host; the exit code."""
     core = [f"--{name}" for name in ("debug", "dry", "echo") if program.args[name].value]
     file = program.args.config.value
-    options = {"folder": _folder(host), "given": Path(file).read_text() if file else ""}
-    if contexts[0].name in MAKE_BACKUPS:
+    options: dict[str, Any] = {"folder": _folder(host), "settings": Path(file).read_text() if file else ""}
+    if contexts[0].name in MAKE_BACKUPS and not program.args.dry.value:
         with _backups(host, contexts[0]) as changes:
             return host.run([*core, *words_of(contexts[0], changes)], **options)
+    for context in contexts:
+        if context.name == "data.seed":
+            _check_sent(host, _value(context, "path"))
     words = [word for context in contexts for word in words_of(context)]
+    if contexts[-1].name == "db.shell":
+        options["given"] = True  # it reads what is piped into it
     if contexts[-1].name == "dev.watch":
         with _followed(host):
             return host.run([*core, *words], **options)
     return host.run([*core, *words], **options)
+
+
+def _check_sent(host: Remote, name: str) -> None:
+    """:raises UsageError: a file is not among those that go to the host."""
+    try:
+        path = str(Path(name).expanduser().resolve().relative_to(host.settings.root.resolve()))
+    except ValueError:
+        path = ""
+    if not path or not any(one.name == path or one.name.startswith(f"{path}/") for one in host.sent()):
+        raise UsageError(
+            f"{name} does not go to {host.link.host}",
+            why="what goes there is the project, without what Git ignores",
+            fix="put it into the project",
+        )
 
 
 def _folder(host: Remote) -> str:
@@ -188,12 +216,29 @@ def _value(context: Any, flag: str) -> Any:
 @contextlib.contextmanager
 def _backups(host: Remote, context: Any) -> Iterator[dict[str, Any]]:
     """What a task needs of the backups here goes to the host, what it makes there comes; changed flags."""
-    from devstack.data import catalogue
+    from devstack.lock import StackLock
     from devstack.remote.backups import Exchange
 
-    exchange, changes, lent = Exchange(host), {}, ""
+    lock = StackLock(host.state / "exchange-lock", host.settings.stack.lock_timeout)
+    host.state.mkdir(parents=True, exist_ok=True)
+    lock.acquire()
+    exchange = Exchange(host)
     exchange.begin()
-    name, folder = context.name, exchange.folder
+    try:
+        yield _lend(exchange, context)
+    finally:
+        if not host.link.gone():
+            exchange.end(keep=bool(_value(context, "keep-remote")))
+
+
+def _lend(exchange: Exchange, context: Any) -> dict[str, Any]:
+    """Bring what the task needs to the host; the flags that name it there."""
+    from devstack.data import catalogue
+
+    settings, folder, name = exchange.remote.settings, exchange.folder, context.name
+    changes: dict[str, Any] = {}
+    if url := _value(context, "url"):
+        changes["url"] = f"@{exchange.lend_text(_address(url))}"
     if name == "data.restore":
         file, at = _value(context, "file") or "", _value(context, "at") or ""
         if at:
@@ -201,31 +246,28 @@ def _backups(host: Remote, context: Any) -> Iterator[dict[str, Any]]:
         elif _value(context, "choose"):
             raise UsageError("--choose works where the stack is", fix="inv data.list, then --file NAME")
         elif file in ("", "latest"):
-            backup = catalogue.pick(host.settings, "latest")
+            backup = catalogue.pick(settings, "latest")
         else:
             backup = _own(folder, file)
-        if backup:
-            exchange.lend(backup)
-            changes = {"file": backup.name, "latest": None, "at": None}
-        else:
-            lent = exchange.lend_file(_dump(file))
-            changes = {"file": lent}
-    elif name == "data.verify":
-        wanted = catalogue.backups(folder) if _value(context, "all") else None
-        wanted = wanted if wanted is not None else [catalogue.pick(host.settings, _value(context, "file") or "latest")]
-        for backup in wanted:
-            exchange.lend(backup)
-        if not _value(context, "all"):
-            changes = {"file": wanted[0].name}
+        there = exchange.lend(backup) if backup else exchange.lend_file(_dump(file))
+        return {**changes, "file": there, "latest": None, "at": None}
+    if name == "data.verify":
+        if _value(context, "all"):
+            for backup in catalogue.backups(folder):
+                exchange.lend(backup)
+            return changes
+        return {**changes, "file": exchange.lend(catalogue.pick(settings, _value(context, "file") or "latest"))}
+    return changes
+
+
+def _address(url: str) -> str:
+    """What ``--url`` means; a file that it names is one here."""
+    if not url.startswith("@"):
+        return url
     try:
-        yield changes
-    finally:
-        if not host.link.lost and host.link.transport.is_active():
-            brought = exchange.end(keep=bool(_value(context, "keep-remote")))
-            if lent:
-                exchange.give_back()
-            for path in brought:
-                console.note(f"brought from {host.link.host}: {path}")
+        return Path(url[1:]).expanduser().read_text(encoding="utf-8").partition("\n")[0]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{url[1:]} can't be read", why=str(error), fix="--url=@FILE names one here") from None
 
 
 def _own(folder: Path, file: str) -> Any:
@@ -253,11 +295,26 @@ def _followed(host: Remote) -> Iterator[None]:
 
     def follow() -> None:
         changes: Iterable[Any] = watch(
-            host.settings.root, watch_filter=DefaultFilter(), stop_event=ended, debounce=300, rust_timeout=500
+            host.settings.root,
+            watch_filter=DefaultFilter(),
+            stop_event=ended,
+            debounce=300,
+            rust_timeout=1_000,
+            yield_on_timeout=True,
         )
-        for _ in changes:
-            with contextlib.suppress(Exception), host.talk() as talk:
-                host.sync(talk)
+        owed, said = False, ""
+        for found in changes:
+            if not found and not owed:
+                continue
+            try:
+                with host.talk() as talk:
+                    host.sync(talk)
+                owed, said = False, ""
+            except StackError as error:
+                owed = not host.link.gone()
+                if owed and error.what != said:
+                    said = error.what
+                    console.note(f"changes were not sent: {error.what}; trying again")
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -286,8 +343,10 @@ def json_of(config: Any, words: Sequence[str]) -> Any:
     """
     import json
 
+    file = object.__getattribute__(config, "_runtime_path")
+    env = [f"--env={session.named()}"] if session.named() else []
     with remote(config) as host:
-        code, printed = host.output(words)
+        code, printed = host.output([*words, *env], settings=Path(file).read_text() if file else "")
     if code:
         raise Exit(code=code)
     return json.loads(printed)
@@ -298,6 +357,16 @@ def variables(config: Any, *, direct: bool) -> dict[str, str]:
 
     :raises Exit: it is not known there.
     """
+    from devstack.remote import tunnel as tunnels
+
+    settings = settings_of(config)
+    tunnel = tunnels.read(tunnel_of(settings))
+    if tunnel is None or tunnel.host != settings.stack.host:
+        raise StackError(
+            f"there is no tunnel to {settings.stack.host}",
+            why="what a command here reaches on localhost would be something else",
+            fix="inv remote.tunnel",
+        )
     found: dict[str, str] = json_of(config, ["dev.env", "--format=json", *(["--direct"] if direct else [])])
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Collection, Mapping, MutableMapping
@@ -46,6 +47,12 @@ def take_environment(environ: MutableMapping[str, str]) -> None:
     for name in list(environ):
         if name.startswith(VARIABLE_PREFIXES) or name in LIBPQ_VARIABLES:
             del environ[name]
+
+
+def heed_the_terminal() -> None:
+    """Have the loss of a terminal on a host end a task as Ctrl-C does: it puts things right first."""
+    if _environ.get("NV_ON_HOST"):
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def name_environment(name: str) -> None:

@@ -100,7 +100,7 @@ def _where(c: Context) -> tuple[Settings, Path]:
         raise UsageError(
             "no host is set", why="the stack is on this machine", fix="name one: NV_HOST=user@host, or stack.host"
         )
-    return settings, forwarding.state_of(settings) / settings.stack.env / "tunnel.json"
+    return settings, forwarding.tunnel_of(settings)
 
 
 def _forwards(c: Context, settings: Settings) -> list[Forward]:

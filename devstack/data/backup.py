@@ -13,14 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from devstack import console
 from devstack.data import catalogue, census, following, verify
 from devstack.data.aside import Aside, aside, sweep
 from devstack.data.catalogue import Backup
 from devstack.data.manifest import Kind, Layout, Manifest, Verified, now, stamp
-from devstack.data.session import session
+from devstack.data.session import Session, session
 from devstack.data.streams import Meter, Written, directory_hash, meter, sha256_of
 from devstack.errors import StackError, UsageError
 from devstack.shell import Command
@@ -130,6 +130,12 @@ def changed(manifest: Manifest, **changes: object) -> Manifest:
     return msgspec.structs.replace(manifest, **changes)
 
 
+def about_of(sql: Session) -> dict[str, Any]:
+    """The database and its server, as a manifest has them."""
+    (about,) = sql.rows(ABOUT)
+    return {**about, "system_identifier": sql.value(IDENTIFIER) if sql.value(ASKED_BY_ALL) else ""}
+
+
 def since(began: float) -> float:
     return round(time.monotonic() - began, 3)
 
@@ -146,8 +152,7 @@ def _write(
         meter(f"dumping {name}") as progress,
     ):
         sql.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
-        (about,) = sql.rows(ABOUT)
-        about["system_identifier"] = sql.value(IDENTIFIER) if sql.value(ASKED_BY_ALL) else ""
+        about = about_of(sql)
         if db.origin:
             about["extension_schemas"] = {row["name"]: row["schema"] for row in sql.rows(SCHEMAS)}
         if request.kind != "schema":

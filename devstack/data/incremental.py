@@ -57,7 +57,7 @@ def create(stack: Stack, request: backup.Request) -> Backup | None:
     catalogue.prepare(stack)
     began, created = time.monotonic(), now()
     with session(stack.db, stack.settings.db.name, "look at the database") as sql:
-        (about,) = sql.rows(backup.ABOUT)
+        about = backup.about_of(sql)
     summarizing = _summarize(stack)
     parent, why = _parent(stack, catalogue.backups(folder), about["system_identifier"])
     if parent and not summarizing:

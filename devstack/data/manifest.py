@@ -95,6 +95,8 @@ def decode(content: bytes) -> Manifest:
     try:
         manifest = msgspec.json.decode(content, type=Manifest)
         assert manifest.time.tzinfo
+        if any(name.startswith("/") or ".." in name.split("/") for name in (manifest.file, *manifest.files)):
+            raise ValueError("it names a file outside of its folder")
     except (msgspec.MsgspecError, ValueError, AssertionError) as error:
         raise ValueError(str(error) or "its time has no zone") from None
     if manifest.format > FORMAT:

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 GREETING = b"\0nv-devstack agent 1\0"
 CHUNK = 1 << 18
 RECORD = ".nv-remote.json"
-LOCK_SECONDS = 60
+WAIT = 60
+"""Seconds for the next words of the sender, who has none to think about: behind a dead cable nothing else ends this."""
+LOCK_SECONDS = 90
+PATIENCE = ((signal.SIGINT, 30), (signal.SIGTERM, 300), (signal.SIGKILL, 10))
+"""How a command is ended, and the seconds that it then gets: a restore that is interrupted puts things right first."""
 PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/homebrew/bin"
 """Where programs are that a shell without a login does not look for."""
 
@@ -55,7 +59,8 @@ class Gone(Exception):
 def take(count: int) -> bytes:
     found = bytearray()
     while len(found) < count:
-        part = os.read(0, count - len(found))
+        ready, _, _ = select.select([0], [], [], WAIT)
+        part = os.read(0, count - len(found)) if ready else b""
         if not part:
             raise Gone
         found += part
@@ -82,11 +87,14 @@ class Stream:
     def __init__(self) -> None:
         self.rest, self.ended = b"", False
 
+    def frame(self) -> bytes:
+        return take_frame()
+
     def read(self, count: int) -> bytes:
         found = bytearray()
         while len(found) < count and not self.ended:
             if not self.rest:
-                self.rest = take_frame()
+                self.rest = self.frame()
                 self.ended = not self.rest
             part = self.rest[: count - len(found)]
             self.rest = self.rest[len(part) :]
@@ -169,6 +177,7 @@ def sync(request: Request) -> None:
     except OSError as error:
         raise Refused(f"{base} can't be made", str(error), ["set remote.dir to another folder of the host"]) from None
     with locked(base):
+        sweep(base)
         record = record_of(base)
         if not record["owner"] and (set(os.listdir(base)) - {".nv-remote.lock"}):
             raise Refused(
@@ -189,14 +198,25 @@ def sync(request: Request) -> None:
         record.update(owner=request["owner"], **{"from": request["from"]})
         if needed or removed:
             try:
-                receive(base, wanted, needed, files)
                 for name in removed:
+                    # first: what was a file may be a folder now, and the other way round
                     remove(base, name)
                     del files[name]
+                receive(base, wanted, needed, files)
             finally:
                 # also after half of it: what is noted is there, the rest is sent again
                 keep_record(base, record)
             answer(done=True)
+
+
+def sweep(base: str) -> None:
+    """What a command left that was killed."""
+    with os.scandir(base) as entries:
+        for entry in entries:
+            if entry.name.startswith(".nv-remote.") and entry.name.endswith((".yaml", ".command", ".pid", ".new")):
+                with contextlib.suppress(OSError):
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > 86_400:
+                        os.unlink(entry.path)
 
 
 def is_same(base: str, name: str, values: list[int], noted: list[int] | None) -> bool:
@@ -218,9 +238,7 @@ def receive(base: str, wanted: dict[str, list[int]], needed: list[str], files: d
                 raise Refused(f"a file came that was not asked for: {member.name!r}")
             path = os.path.join(base, member.name)
             folder = os.path.dirname(path)
-            os.makedirs(folder, exist_ok=True)
-            if os.path.commonpath([os.path.realpath(folder), os.path.realpath(base)]) != os.path.realpath(base):
-                raise Refused(f"{folder} leads out of {base}", "it is a symbolic link", ["remove it there"])
+            make_way(base, os.path.dirname(member.name))
             aside = os.path.join(folder, f".nv-remote.{os.getpid()}.new")
             try:
                 if os.path.isdir(path) and not os.path.islink(path):
@@ -243,6 +261,17 @@ def receive(base: str, wanted: dict[str, list[int]], needed: list[str], files: d
     stream.drain()
 
 
+def make_way(base: str, folder: str) -> None:
+    """Folders down to one of the project's; a file or a link in the way of one goes."""
+    path = base
+    for part in filter(None, folder.split("/")):
+        path = os.path.join(path, part)
+        if os.path.islink(path) or (os.path.lexists(path) and not os.path.isdir(path)):
+            os.unlink(path)
+        if not os.path.isdir(path):
+            os.mkdir(path)
+
+
 def remove_tree(path: str) -> None:
     import shutil
 
@@ -252,6 +281,10 @@ def remove_tree(path: str) -> None:
 def remove(base: str, name: str) -> None:
     """A file, and the folders that are empty without it."""
     path = os.path.join(base, name)
+    if os.path.realpath(os.path.dirname(path)) != os.path.join(os.path.realpath(base), os.path.dirname(name)).rstrip(
+        "/"
+    ):
+        return  # somebody has put a link in its way: what is behind that was never sent
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
         os.unlink(path)
     while (path := os.path.dirname(path)) != base:
@@ -290,60 +323,173 @@ def check_program(request: Request) -> None:
             raise Refused("its packages could not be renewed", "above is why", ["inv remote.bootstrap"])
 
 
-def command_of(request: Request) -> list[str]:
-    """The words of a command, with the file of settings that came along."""
-    words: list[str] = request["argv"]
-    if request["given"]:
-        path = os.path.join(base_of(request["dir"]), ".nv-remote.given.yaml")
-        write_aside(path, request["given"].encode(), 0o600)
-        words = [path if word == "{given}" else word for word in words]
-    return words
+class Command:
+    """What is to be run, with the file of settings that came along, which goes when it has ended."""
+
+    def __init__(self, request: Request) -> None:
+        base = base_of(request["dir"])
+        self.folder = os.path.join(base, request["folder"])
+        if not os.path.isdir(self.folder):  # one that is not sent
+            self.folder = base
+        self.env = environment(request)
+        self.argv: list[str] = request["argv"]
+        self.files: list[str] = []
+        if request["given"]:
+            path = self.file(base, "yaml", request["given"].encode())
+            self.argv = [path if word == "{given}" else word for word in self.argv]
+
+    def file(self, base: str, suffix: str, content: bytes) -> str:
+        path = os.path.join(base, f".nv-remote.{os.getpid()}.{os.urandom(4).hex()}.{suffix}")
+        self.files.append(path)
+        write_aside(path, content, 0o600)
+        return path
+
+    def clean(self) -> None:
+        for path in self.files:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+class Ending:
+    """The steps by which a process and what it started are ended, each when it is due."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.steps = list(PATIENCE)
+        self.due = time.monotonic()
+
+    def seconds(self) -> float:
+        return max(0.0, self.due - time.monotonic())
+
+    def go_on(self) -> None:
+        if self.steps and not self.seconds():
+            number, seconds = self.steps.pop(0)
+            self.due = time.monotonic() + seconds
+            signal_group(self.pid, number)
+
+
+def signal_group(pid: int, number: int) -> None:
+    """As a terminal does it: to all that the command has started for itself."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
 
 
 def run(request: Request) -> None:
-    """Run a command to its end. From now on each byte that comes is a sign of life, or an ``I`` for an interrupt."""
+    """Run a command to its end. From now on the sender says: ``.`` that it is there, ``I`` for an interrupt, ``D`` with
+    a frame for the command's input, and an empty one for its end."""
     check_program(request)
-    base = base_of(request["dir"])
-    answer(running=True)
-    child = subprocess.Popen(
-        command_of(request),
-        cwd=os.path.join(base, request["folder"]),
-        env=environment(request),
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    watched, told = os.pipe()
-    threading.Thread(target=lambda: (child.wait(), os.write(told, b".")), daemon=True).start()
-    patience = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL]
-    listening = True
-    while True:
-        seconds = request["silence"] if listening else 15
-        ready, _, _ = select.select([watched, 0] if listening else [watched], [], [], seconds)
-        if watched in ready:
-            break
-        said = os.read(0, CHUNK) if 0 in ready else b""
-        if said and b"I" not in said:
-            continue
-        if not said:
-            listening = False
-        with contextlib.suppress(ProcessLookupError):
-            # as a terminal does it: to all that the command has started for itself
-            os.killpg(child.pid, signal.SIGINT if said else patience.pop(0) if len(patience) > 1 else patience[0])
+    command = Command(request)
+    try:
+        child = subprocess.Popen(
+            command.argv,
+            cwd=command.folder,
+            env=command.env,
+            stdin=subprocess.PIPE if request["input"] else subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        answer(running=True)
+        watched, told = os.pipe()
+        threading.Thread(target=lambda: (child.wait(), os.write(told, b".")), daemon=True).start()
+        attend(child, watched, request["silence"])
+    finally:
+        command.clean()
     sys.exit(child.returncode if child.returncode >= 0 else 128 - child.returncode)
 
 
+def attend(child: subprocess.Popen[bytes], watched: int, silence: float) -> None:
+    """Do as the sender says until the command has ended; when there is no sender any more, end it."""
+    said = b""
+    backlog: list[bytes] = []
+    ending: Ending | None = None
+    into = child.stdin.fileno() if child.stdin else None
+    if into is not None:
+        os.set_blocking(into, False)
+    while True:
+        full = sum(len(part) for part in backlog) > 4 * CHUNK
+        listening = [] if ending or full else [0]
+        seconds = ending.seconds() if ending else None if full else silence
+        writing = [into] if into is not None and backlog else []
+        ready, writable, _ = select.select([watched, *listening], writing, [], seconds)
+        if watched in ready:
+            return
+        if ending:
+            ending.go_on()
+            continue
+        if writable:
+            backlog, into = feed(child, backlog, into)
+        if full:
+            continue
+        part = os.read(0, CHUNK) if 0 in ready else b""
+        if not part and not writable:
+            ending = Ending(child.pid)
+            continue
+        said += part
+        while said:
+            if said[:1] == b"I":
+                signal_group(child.pid, signal.SIGINT)
+            if said[:1] != b"D":
+                said = said[1:]
+                continue
+            if len(said) < 5 or len(said) < 5 + struct.unpack("!I", said[1:5])[0]:
+                break
+            end = 5 + struct.unpack("!I", said[1:5])[0]
+            backlog.append(said[5:end])
+            said = said[end:]
+            if into is None:
+                backlog.clear()  # nobody reads it any more
+
+
+def feed(child: subprocess.Popen[bytes], backlog: list[bytes], into: int | None) -> tuple[list[bytes], int | None]:
+    """Write what the command takes of its input now; an empty part is its end."""
+    assert child.stdin is not None
+    assert into is not None
+    try:
+        if backlog[0]:
+            backlog[0] = backlog[0][os.write(into, backlog[0]) :]
+            return (backlog if backlog[0] else backlog[1:]), into
+    except BlockingIOError:
+        return backlog, into
+    except BrokenPipeError:
+        pass
+    child.stdin.close()
+    return [], None
+
+
 def prepare(request: Request) -> None:
-    """Leave a command for another channel, one with a terminal, which has no place for what is secret."""
+    """Leave a command for another channel, one with a terminal, which has no place for what is secret; then see to it
+    that it ends when there is no sender any more: behind a dead cable a terminal hears of that after hours."""
     check_program(request)
+    command = Command(request)
     base = base_of(request["dir"])
-    path = os.path.join(base, f".nv-remote.{os.getpid()}.command")
-    command = {
-        "argv": command_of(request),
-        "folder": os.path.join(base, request["folder"]),
-        "env": environment(request),
-    }
-    write_aside(path, json.dumps(command).encode(), 0o600)
-    answer(command=path)
+    try:
+        content = {"argv": command.argv, "folder": command.folder, "env": command.env}
+        path = command.file(base, "command", json.dumps(content).encode())
+        command.files.append(f"{path}.pid")
+        answer(command=path)
+        while True:
+            ready, _, _ = select.select([0], [], [], request["silence"])
+            if not ready or not os.read(0, CHUNK):
+                break
+        try:
+            with open(f"{path}.pid") as file:
+                ending = Ending(int(file.read()))
+        except (OSError, ValueError):
+            return  # it never began
+        while ending.steps and group_lives(ending.pid):
+            ending.go_on()
+            time.sleep(0.1)
+    finally:
+        command.clean()
+
+
+def group_lives(pid: int) -> bool:
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def survey(request: Request) -> None:
@@ -401,46 +547,82 @@ def listing(request: Request) -> None:
 
 
 def get(request: Request) -> None:
-    """The files' contents, a stream each; of one that can't be read, the answer says why."""
+    """The contents of files, a stream each, of folders as tar; of one that can't be read, the answer says why."""
     base = base_of(request["dir"])
     for name in request["files"]:
+        path = os.path.join(base, name)
         try:
-            file = open(os.path.join(base, name), "rb")  # noqa: SIM115
+            file = None if name.endswith("/") else open(path, "rb")  # noqa: SIM115
+            os.listdir(path) if file is None else None
         except OSError as error:
             answer(error=f"{name} can't be read on the host", why=error.strerror or str(error), fix=[])
             continue
-        with file:
-            answer(size=os.fstat(file.fileno()).st_size)
-            while part := file.read(CHUNK):
-                give(part)
-            give(b"")
+        answer(here=True)
+        if file is None:
+            with tarfile.open(fileobj=cast(IO[bytes], Sink()), mode="w|", format=tarfile.PAX_FORMAT) as archive:
+                archive.add(path, ".")
+        else:
+            with file:
+                while part := file.read(CHUNK):
+                    give(part)
+        give(b"")
+
+
+class Sink:
+    """Frames to the sender, as a file."""
+
+    def write(self, content: bytes) -> int:
+        if content:
+            give(bytes(content))
+        return len(content)
 
 
 def put(request: Request) -> None:
-    """Files, a stream each, under a folder of a name of its own until the last one is whole; or one file."""
+    """A file, or with ``tree`` a folder as tar; under a name of its own until it is whole."""
     base = base_of(request["dir"])
     final = os.path.join(base, request["path"])
-    aside = os.path.join(os.path.dirname(final), f".nv-remote.{os.getpid()}.partial")
+    aside = os.path.join(os.path.dirname(final), f".nv-remote.{os.urandom(4).hex()}.partial")
     os.makedirs(os.path.dirname(final), 0o700, exist_ok=True)
+    stream = Stream()
     try:
-        if request["files"]:
+        if request["tree"]:
             os.mkdir(aside, 0o700)
-        for name in request["files"] or [""]:
-            path = os.path.join(aside, name) if name else aside
-            os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, request["mode"])
-            stream = Stream()
+            unpack(stream, aside)
+        else:
+            handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, request["mode"])
             with open(handle, "wb") as file:
                 while part := stream.read(CHUNK):
                     file.write(part)
                 file.flush()
                 os.fsync(handle)
+        if os.path.isdir(final) and not os.path.islink(final):
+            remove_tree(final)  # half of one: whoever has it whole has not sent it
         os.replace(aside, final)
     except BaseException:
         with contextlib.suppress(OSError):
             remove_tree(aside) if os.path.isdir(aside) else os.unlink(aside)
         raise
     answer(done=True)
+
+
+def unpack(stream: Stream, folder: str) -> None:
+    """The files and folders of a tar stream. Those who wrote it are not trusted with places outside of it."""
+    with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as archive:
+        for member in archive:
+            parts = [part for part in member.name.split("/") if part not in ("", ".")]
+            if member.name.startswith("/") or ".." in parts or not (member.isdir() or member.isreg()):
+                raise Refused(f"{member.name!r} can't be part of a backup")
+            path = os.path.join(folder, *parts)
+            if member.isdir():
+                os.makedirs(path, 0o700, exist_ok=True)
+                continue
+            os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(handle, "wb") as file:
+                source = archive.extractfile(member)
+                while source and (part := source.read(CHUNK)):
+                    file.write(part)
+    stream.drain()
 
 
 def drop(request: Request) -> None:
@@ -469,7 +651,7 @@ def main() -> None:
             return
         except Refused as refused:
             answer(**refused.answer)
-            return
+            sys.exit(1)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             answer(
@@ -477,7 +659,7 @@ def main() -> None:
                 why=str(error),
                 fix=["make room on the host"] if full else [],
             )
-            return
+            sys.exit(1)
 
 
 if __name__ == "agent":

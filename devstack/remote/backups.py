@@ -7,36 +7,53 @@ schedule makes. What a broken link left there comes with the next command.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, cast
 
+import msgspec
+
+from devstack import console
 from devstack.data import catalogue, manifest
 from devstack.data.aside import aside
 from devstack.data.backup import names
 from devstack.data.catalogue import Backup
 from devstack.data.manifest import Manifest, path_of
-from devstack.data.streams import meter
+from devstack.data.schedule import LABEL
+from devstack.data.streams import Meter, directory_hash, meter, sha256_of
 from devstack.errors import StackError
+from devstack.remote.agent import CHUNK, Refused, unpack
 from devstack.remote.project import Remote
-from devstack.remote.talk import Outgoing, Talk
+from devstack.remote.talk import Incoming, Outgoing, Talk
 
 SUFFIX = ".json"
 LENT = ".nv-lent"
-"""The folder on the host for dumps that are no backups of this tool."""
+"""The folder on the host for dumps that are no backups of this tool, and for notes of backups that are there for the
+time of a command."""
 STANDING = ("directory", "cluster")
 """The layouts that are folders."""
+LIST = "backup_manifest"
+"""PostgreSQL's list of a cluster's copy: https://www.postgresql.org/docs/current/backup-manifest-format.html"""
+
+Key = tuple[str, str]
+"""What tells backups apart, whatever their names: the checksum, and when they were made."""
+
+
+def key(made: Manifest) -> Key:
+    return made.sha256, made.created
 
 
 @dataclass
 class Exchange:
-    """The backups here and there around one command."""
+    """The backups here and there around one command. Only one command of a project at a time has one."""
 
     remote: Remote
     before: set[str] = field(default_factory=set)
     """Names on the host before the command."""
-    lent: set[str] = field(default_factory=set)
-    """Those that went there for this command alone."""
+    lent: dict[str, str] = field(default_factory=dict)
+    """The name there of what went there for this command alone, by its name here."""
 
     @property
     def folder(self) -> Path:
@@ -62,23 +79,37 @@ class Exchange:
     def begin(self) -> None:
         """Note which backups are on the host, and bring those that are not here: a link that broke left them."""
         with self.remote.talk() as talk:
+            self._take_back(talk)
             self.before = self._names(talk)
-            self._bring(talk, self.before)
+            for made in self._missing(talk, self.before):
+                try:
+                    self._announce(self._fetch(talk, made))
+                except StackError as error:
+                    # one that is damaged there must not be in the way of the next one
+                    if self.remote.link.gone():
+                        raise
+                    console.note(f"{made.file} on {self.remote.link.host} was not brought: {error.why or error.what}")
 
-    def end(self, *, keep: bool) -> list[Path]:
+    def end(self, *, keep: bool) -> None:
         """Bring what was made on the host; what no one there needs goes from there, unless it is to be kept."""
         with self.remote.talk() as talk:
             now = self._names(talk)
-            brought = self._bring(talk, now)
-            for name in self.lent & now:
-                self._note_proof(self._manifest(talk, name))
-            leaving = [name for name in (now - self.before) | (self.lent & now) if not keep]
-            settled = [name for name in leaving if not self._stays(talk, name)]
-            self._drop(talk, settled)
-        return brought
+            made = {name: found for name in now - self.before if (found := self._manifest(talk, name))}
+            for one in self._missing(talk, set(made) - set(self.lent.values())):
+                self._announce(self._fetch(talk, one))
+            for here, there in self.lent.items():
+                self._note_proof(here, made.get(there))
+            if not keep:
+                known = self._known()
+                own = (n for n, one in made.items() if key(one) in known and not _stays(one))
+                self._drop(talk, own)
+            self._take_back(talk)
 
-    def lend(self, backup: Backup) -> None:
-        """Bring a backup to the host, with those that it builds on."""
+    def lend(self, backup: Backup) -> str:
+        """Bring a backup to the host, with those that it builds on; its name there.
+
+        :raises StackError: one of those is not here.
+        """
         with self.remote.talk() as talk:
             there = self._names(talk)
             chain = [backup]
@@ -88,53 +119,76 @@ class Exchange:
                     raise StackError(f"{chain[-1].name} needs {parent}", why="it is not here", fix="inv data.list")
                 chain.append(found)
             for one in reversed(chain):
-                if one.name not in there:
-                    self._put(talk, one)
-                    self.lent.add(one.name)
+                name = self._lend(talk, one, there, alone=len(chain) == 1)
+            return name
+
+    def _lend(self, talk: Talk, backup: Backup, there: set[str], *, alone: bool) -> str:
+        name = backup.name
+        if name in there:
+            found = self._manifest(talk, name)
+            if found and key(found) == key(backup.manifest):
+                return name
+            if not alone:
+                raise StackError(
+                    f"{name} is another backup on {self.remote.link.host}",
+                    why="the backups of a chain know each other by their names",
+                    fix=f"move that one away there: {self.remote.folder}/{self.there}/{name}",
+                )
+            name = f"lent-{backup.manifest.sha256[:8]}-{name}"
+        self._send_bytes(talk, b"", f"{self.there}/{LENT}/{name}.lent")
+        self._send(talk, backup.path, f"{self.there}/{name}")
+        content = manifest.encode(msgspec.structs.replace(backup.manifest, file=name))
+        self._send_bytes(talk, content, f"{self.there}/{name}{SUFFIX}")
+        self.lent[backup.name] = name
+        return name
 
     def lend_file(self, path: Path) -> str:
         """Bring a dump of another tool to the host; its path there, from the project's folder."""
         name = f"{self.there}/{LENT}/{path.name}"
         with self.remote.talk() as talk:
-            self._send(talk, path, name, [])
+            self._send(talk, path, name)
         return name
 
-    def give_back(self) -> None:
-        """Remove what :meth:`lend_file` brought."""
+    def lend_text(self, text: str) -> str:
+        """Bring a secret to the host as a file; its path there, from the project's folder."""
+        name = f"{self.there}/{LENT}/text"
         with self.remote.talk() as talk:
-            self._drop(talk, [], [f"{self.there}/{LENT}"])
+            self._send_bytes(talk, text.encode(), name)
+        return name
 
     # from the host
 
     def _names(self, talk: Talk) -> set[str]:
         """The whole backups there."""
-        talk.ask("listing", dir=self.remote.folder, folders=[self.there])
-        found = {name.rpartition("/")[2] if name[-1] != "/" else name.split("/")[-2] for name in talk.answer()["files"]}
+        found = self._listed(talk, self.there)
         return {name for name in found if f"{name}{SUFFIX}" in found and not name.startswith(".")}
 
-    def _bring(self, talk: Talk, names: Iterable[str]) -> list[Path]:
-        known = {backup.manifest.sha256 for backup in catalogue.backups(self.folder)}
-        brought = []
-        for name in sorted(names):
-            made = self._manifest(talk, name)
-            if made and made.sha256 not in known:
-                brought.append(self._fetch(talk, made))
-        return brought
+    def _listed(self, talk: Talk, folder: str) -> set[str]:
+        talk.ask("listing", dir=self.remote.folder, folders=[folder])
+        return {name.rstrip("/").rpartition("/")[2] for name in talk.answer()["files"]}
+
+    def _known(self) -> set[Key]:
+        return {key(backup.manifest) for backup in catalogue.backups(self.folder)}
+
+    def _missing(self, talk: Talk, names: Iterable[str]) -> list[Manifest]:
+        """The backups of these that are not here, the oldest first."""
+        known = self._known()
+        found = [made for name in names if (made := self._manifest(talk, name)) and key(made) not in known]
+        return sorted(found, key=lambda made: made.sequence)
 
     def _manifest(self, talk: Talk, name: str) -> Manifest | None:
-        content = b"".join(self._contents(talk, [f"{name}{SUFFIX}"]))
+        content = b"".join(self._contents(talk, f"{name}{SUFFIX}"))
         try:
             made = manifest.decode(content)
         except ValueError:
             return None
         return made if made.file == name else None
 
-    def _contents(self, talk: Talk, names: list[str]) -> Iterator[bytes]:
-        """The content of files in the folder there, one after another."""
-        talk.ask("get", dir=self.remote.folder, files=[f"{self.there}/{name}" for name in names])
-        for _ in names:
-            talk.answer()
-            yield from talk.stream()
+    def _contents(self, talk: Talk, name: str) -> Iterator[bytes]:
+        """The content of a file in the folder there; of a folder, which ends with ``/``, as tar."""
+        talk.ask("get", dir=self.remote.folder, files=[f"{self.there}/{name}"])
+        talk.answer()
+        yield from talk.stream()
 
     def _fetch(self, talk: Talk, made: Manifest) -> Path:
         """Bring one backup, prove it by its checksum, and give it its name.
@@ -144,40 +198,63 @@ class Exchange:
         folder = self.folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         standing = made.layout in STANDING
+        if made.layout == "cluster" and (folder / made.file).exists():
+            raise StackError(
+                f"{made.file} is here already, and another one",
+                why="the backups of a chain know each other by their names",
+                fix=f"move that one away: {folder / made.file}",
+            )
         with meter(f"from {self.remote.link.host}", made.bytes) as progress, aside(folder, directory=standing) as place:
-            for name in made.files if standing else [""]:
-                path, whole = place.path / name, hashlib.sha256()
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                with path.open("wb") as file:
-                    for part in self._contents(talk, [f"{made.file}/{name}" if name else made.file]):
-                        whole.update(part)
-                        file.write(part)
-                        progress.add(len(part))
-                if whole.hexdigest() != (made.files[name] if standing else made.sha256):
-                    raise StackError(
-                        f"{made.file} did not arrive whole",
-                        why=f"{name or 'it'} has another checksum here than in its manifest",
-                        fix="it is still on the host; try again: inv data.verify",
-                    )
+            if standing:
+                damage = self._fetch_folder(talk, made, place.path, progress)
+            else:
+                damage = self._fetch_file(talk, made, place.path, progress)
+            if damage:
+                raise StackError(
+                    f"{made.file} did not arrive whole", why=damage, fix="it is still on the host; try again"
+                )
             later = names(folder, made.kind, made.layout, made.time)
-            free = made.layout == "cluster" or not (folder / made.file).exists()
+            taken = (folder / made.file).exists() or path_of(folder / made.file).exists()
             final, _ = place.publish(
-                (lambda: made.file) if free else later.__next__, lambda name: self._numbered(made, name)
+                later.__next__ if taken else lambda: made.file, lambda name: self._numbered(made, name)
             )
         return final
 
+    def _fetch_file(self, talk: Talk, made: Manifest, path: Path, progress: Meter) -> str:
+        """What is wrong with it; empty if nothing is."""
+        whole = hashlib.sha256()
+        with path.open("r+b") as file:
+            for part in self._contents(talk, made.file):
+                whole.update(part)
+                file.write(part)
+                progress.add(len(part))
+        return "" if whole.hexdigest() == made.sha256 else "its checksum is not that of its manifest"
+
+    def _fetch_folder(self, talk: Talk, made: Manifest, path: Path, progress: Meter) -> str:
+        talk.ask("get", dir=self.remote.folder, files=[f"{self.there}/{made.file}/"])
+        talk.answer()
+        try:
+            unpack(Incoming(talk, progress.add), str(path))
+        except Refused as refused:
+            return str(refused)
+        for name, digest in made.files.items():
+            if not (path / name).is_file() or sha256_of(path / name) != digest:
+                return f"{name} has another checksum than in its manifest"
+        if made.layout == "cluster":
+            return _lacking(path)
+        return "" if directory_hash(made.files) == made.sha256 else "its checksum is not that of its manifest"
+
     def _numbered(self, made: Manifest, name: str) -> Manifest:
         """A folder counts its own backups."""
-        import msgspec
-
         number = 1 + max((b.manifest.sequence for b in catalogue.backups(self.folder)), default=0)
         return msgspec.structs.replace(made, file=name, sequence=number)
 
-    def _note_proof(self, there: Manifest | None) -> None:
-        """What the host has proven of a backup is noted here."""
-        import msgspec
+    def _announce(self, path: Path) -> None:
+        console.note(f"brought from {self.remote.link.host}: {path}")
 
-        here = catalogue.read(self.folder / there.file) if there else None
+    def _note_proof(self, name: str, there: Manifest | None) -> None:
+        """What the host has proven of a backup is noted here."""
+        here = catalogue.read(self.folder / name)
         if there and here and there.verified != here.manifest.verified:
             changed = msgspec.structs.replace(here.manifest, verified=there.verified)
             file = path_of(here.path)
@@ -186,36 +263,62 @@ class Exchange:
             new.chmod(0o600)
             new.rename(file)
 
-    def _stays(self, talk: Talk, name: str) -> bool:
-        made = self._manifest(talk, name)
-        return made is None or made.layout == "cluster"
+    def _take_back(self, talk: Talk) -> None:
+        """Remove what was lent, also by a command whose link broke."""
+        noted = self._listed(talk, f"{self.there}/{LENT}")
+        lent = [name[:-5] for name in noted if name.endswith(".lent")]
+        self._drop(talk, lent, [f"{self.there}/{LENT}"] if noted else [])
 
     def _drop(self, talk: Talk, backups: Iterable[str], paths: Iterable[str] = ()) -> None:
         # the manifest first: what has none is no backup, and is not half of one
-        names = [path for name in backups for path in (f"{name}{SUFFIX}", name)]
-        talk.ask("drop", dir=self.remote.folder, files=[*(f"{self.there}/{name}" for name in names), *paths])
-        talk.answer()
+        names = [f"{self.there}/{path}" for name in backups for path in (f"{name}{SUFFIX}", name)]
+        if names or paths:
+            talk.ask("drop", dir=self.remote.folder, files=[*names, *paths])
+            talk.answer()
 
     # to the host
 
-    def _put(self, talk: Talk, backup: Backup) -> None:
-        there = f"{self.there}/{backup.name}"
-        self._send(talk, backup.path, there, list(backup.manifest.files))
-        self._send(talk, path_of(backup.path), f"{there}{SUFFIX}", [])
+    def _send(self, talk: Talk, path: Path, name: str) -> None:
+        """A file, or a folder with all that is in it."""
+        tree = path.is_dir()
+        size = sum(file.stat().st_size for file in path.rglob("*")) if tree else path.stat().st_size
+        with meter(f"to {self.remote.link.host}", size) as progress:
+            talk.ask("put", dir=self.remote.folder, path=name, tree=tree, mode=0o600)
+            outgoing = Outgoing(talk, progress.add)
+            with talk.explained():
+                if tree:
+                    import tarfile
 
-    def _send(self, talk: Talk, path: Path, name: str, files: list[str]) -> None:
-        sources = [path / below for below in files] or [path]
-        with meter(f"to {self.remote.link.host}", sum(source.stat().st_size for source in sources)) as progress:
-            talk.ask("put", dir=self.remote.folder, path=name, files=files, mode=0o600)
-            try:
-                for source in sources:
-                    outgoing = Outgoing(talk)
-                    with source.open("rb") as file:
-                        while part := file.read(1 << 18):
+                    with tarfile.open(
+                        fileobj=cast(IO[bytes], outgoing), mode="w|", format=tarfile.PAX_FORMAT
+                    ) as archive:
+                        archive.add(path, ".")
+                else:
+                    with path.open("rb") as file:
+                        while part := file.read(CHUNK):
                             outgoing.write(part)
-                            progress.add(len(part))
-                    outgoing.end()
-            except StackError:
-                talk.refusal()
-                raise
+                outgoing.end()
             talk.answer()
+
+    def _send_bytes(self, talk: Talk, content: bytes, name: str) -> None:
+        talk.ask("put", dir=self.remote.folder, path=name, tree=False, mode=0o600)
+        outgoing = Outgoing(talk)
+        with talk.explained():
+            outgoing.write(content)
+            outgoing.end()
+        talk.answer()
+
+
+def _stays(made: Manifest) -> bool:
+    """Whether the host goes on from it, or has made it by itself."""
+    return made.layout == "cluster" or made.label == LABEL
+
+
+def _lacking(path: Path) -> str:
+    """What a cluster's copy lacks of its list; empty if nothing."""
+    for entry in json.loads((path / LIST).read_bytes())["Files"]:
+        if "Path" in entry:
+            file = path / entry["Path"]
+            if not file.is_file() or file.stat().st_size != entry["Size"]:
+                return f"{entry['Path']} is missing, or has another size than in {LIST}"
+    return ""

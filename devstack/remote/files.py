@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
+from devstack import console
 from devstack.errors import UsageError
 from devstack.templates import CHECKOUT, PACKAGE, PACKAGED
 
@@ -65,7 +66,14 @@ def _known_to_git(root: Path) -> list[str] | None:
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
+    found = []
+    for name in (os.fsdecode(name) for name in done.stdout.split(b"\0") if name):
+        below = root / name
+        if below.is_dir() and not below.is_symlink():  # another work tree in this one
+            found += [f"{name.rstrip('/')}/{inside}" for inside in _known_to_git(below) or _all(below, set())]
+        else:
+            found.append(name)
+    return found
 
 
 def _all(root: Path, left_out: set[Path]) -> Iterator[str]:
@@ -127,7 +135,14 @@ def pack(files: Iterable[Sent], out: io.RawIOBase) -> None:
                 member.type, member.linkname = tarfile.SYMTYPE, os.readlink(sent.path)
                 archive.addfile(member)
                 continue
-            with sent.path.open("rb") as file:
+            try:
+                file = sent.path.open("rb")
+            except FileNotFoundError:
+                continue  # gone since: it is noticed next time
+            except OSError as error:
+                console.note(f"not sent: {sent.path}: {error.strerror or error}")
+                continue
+            with file:
                 member.size, member.mode = sent.size, sent.mode
                 archive.addfile(member, _Exactly(file, sent.size))  # type: ignore[arg-type]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,19 +40,27 @@ class _Refuse(MissingHostKeyPolicy):
 
 def files_of(ssh_config: Mapping[str, Any]) -> list[Path]:
     """The user's files of known hosts, the first is where new ones go (ssh_config(5), UserKnownHostsFile)."""
-    given = str(ssh_config.get("userknownhostsfile", "")).split()
+    given = [name for name in str(ssh_config.get("userknownhostsfile", "")).split() if name != "none"]
     return [Path(name).expanduser() for name in given] or [Path.home() / ".ssh/known_hosts"]
 
 
 def check(connection: Connection) -> None:
-    """Have a connection, and those that it goes through, refuse who is not known."""
+    """Have a connection refuse who is not known."""
     files = files_of(connection.ssh_config)
     for file in (*SYSTEM, *files):
         if file.is_file():
             connection.client.load_system_host_keys(str(file))
     connection.client.set_missing_host_key_policy(_Refuse(files[0]))
-    if connection.gateway and not isinstance(connection.gateway, str):
-        check(connection.gateway)
+
+
+def revoked(connection: Connection) -> set[str]:
+    """The keys that are marked so, in Base64: Paramiko skips those lines."""
+    found = set()
+    for file in (*SYSTEM, *files_of(connection.ssh_config)):
+        with contextlib.suppress(OSError):
+            lines = (line.split() for line in file.read_text(errors="replace").splitlines())
+            found |= {words[3] for words in lines if words[:1] == ["@revoked"] and len(words) > 3}
+    return found
 
 
 def accept(unknown: UnknownHost) -> None:

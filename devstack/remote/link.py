@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import socket
 import threading
 import time
@@ -129,9 +130,7 @@ class Link:
 
     def close(self) -> None:
         self._closed.set()
-        self.connection.close()
-        if self.connection.gateway and not isinstance(self.connection.gateway, str):
-            self.connection.gateway.close()
+        _close(self.connection)
 
 
 def connect(host: str, config: Any, *, timeout: float, silence: float) -> Link:
@@ -142,18 +141,39 @@ def connect(host: str, config: Any, *, timeout: float, silence: float) -> Link:
     """
     logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what it would print, our errors say
     connection = connection_to(host, config, timeout=timeout)
-    hostkeys.check(connection)
     try:
         with _explained(host, connection, timeout):
-            connection.open()
+            _open(connection, timeout)
         transport = connection.transport
         assert transport is not None
         with contextlib.suppress(OSError, AttributeError):
             transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return Link(host, transport, connection, silence)
     except BaseException:
-        connection.close()
+        _close(connection)
         raise
+
+
+def _open(connection: Connection, timeout: float) -> None:
+    """Open a connection, and before it those that it goes through, each within its time: Paramiko would wait an hour
+    for what is behind a jump host."""
+    if connection.gateway and not isinstance(connection.gateway, str):
+        _open(connection.gateway, timeout)
+        connection.gateway.transport.channel_timeout = timeout
+    hostkeys.check(connection)
+    connection.open()
+    if connection.transport.get_remote_server_key().get_base64() in hostkeys.revoked(connection):
+        from paramiko import SSHException
+
+        raise SSHException("its host key is marked as revoked")
+
+
+def _close(connection: Connection) -> None:
+    """Close a connection and those that it goes through, also half-open ones, of which Fabric knows nothing."""
+    connection.close()
+    connection.client.close()
+    if connection.gateway and not isinstance(connection.gateway, str):
+        _close(connection.gateway)
 
 
 def accept_key(host: str, config: Any, fingerprint: str, *, timeout: float) -> tuple[Path | None, str]:
@@ -164,10 +184,9 @@ def accept_key(host: str, config: Any, fingerprint: str, *, timeout: float) -> t
     """
     logging.getLogger("paramiko").addHandler(logging.NullHandler())
     connection = connection_to(host, config, timeout=timeout)
-    hostkeys.check(connection)
     try:
         with _explained(host, connection, timeout, unknown=True):
-            connection.open()
+            _open(connection, timeout)
     except hostkeys.UnknownHost as unknown:
         if unknown.key.fingerprint != fingerprint:
             raise StackError(
@@ -178,7 +197,7 @@ def accept_key(host: str, config: Any, fingerprint: str, *, timeout: float) -> t
         hostkeys.accept(unknown)
         return unknown.file, unknown.name
     finally:
-        connection.close()
+        _close(connection)
     return None, str(connection.host)
 
 
@@ -203,12 +222,13 @@ def connection_to(host: str, config: Any, *, timeout: float) -> Connection:
         overrides = fabrics_of(config)
         path = overrides.pop("ssh_config_path", None)
         fabrics = Config(overrides=overrides, runtime_ssh_path=path)
-        connection = Connection(host, config=fabrics, connect_timeout=timeout)
-        connection.connect_kwargs.setdefault("banner_timeout", timeout)
-        connection.connect_kwargs.setdefault("auth_timeout", timeout)
-        gateway = connection.gateway
-        if gateway and not isinstance(gateway, str):
-            gateway.connect_timeout = timeout
+        connection = Connection(host, config=fabrics, connect_timeout=max(1, math.ceil(timeout)))
+        one = connection
+        while one and not isinstance(one, str):
+            one.connect_timeout = connection.connect_timeout
+            one.connect_kwargs.setdefault("banner_timeout", timeout)
+            one.connect_kwargs.setdefault("auth_timeout", timeout)
+            one = one.gateway
     except Exception as error:
         raise UsageError(
             f"{host!r} can't be connected to", why=str(error), fix="write stack.host as user@host, or user@host:port"

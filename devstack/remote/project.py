@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from devstack.errors import StackError
 from devstack.remote import files, terminal
 from devstack.remote.link import Link
 from devstack.remote.talk import Outgoing, Talk, command, exit_code_of, starter
@@ -20,7 +19,7 @@ from devstack.settings import Settings
 from devstack.templates import CHECKOUT
 
 RUNNER = "import json,os,sys;p=sys.argv[1];c=json.load(open(p));os.unlink(p);os.chdir(c['folder'])"
-RUNNER += ";os.execve(c['argv'][0],c['argv'],c['env'])"
+RUNNER += ";print(os.getpid(),file=open(p+'.pid','w'));os.execve(c['argv'][0],c['argv'],c['env'])"
 """Runs the command that the agent left, with a terminal: neither it nor its variables are in a list of processes."""
 ELSEWHERE = "import sys;sys.path[0]=sys.argv.pop(1);sys.argv[0]='nv';from tasks.program import main;main()"
 """Runs the tasks from the folder that is its argument: the project may have a package ``tasks`` of its own."""
@@ -95,7 +94,7 @@ class Remote:
     def sent(self) -> list[files.Sent]:
         """The files that belong on the host."""
         settings = self.settings
-        made = [settings.root / folder for folder in (settings.data.dir, settings.stack.log_dir, "export")]
+        made = [settings.root / folder for folder in (settings.data.dir, settings.stack.log_dir)]
         found = files.files_of(settings.root, without=made)
         return found if self.is_checkout else [*found, *files.program_files()]
 
@@ -123,27 +122,24 @@ class Remote:
         found = talk.answer()
         needed = set(found["need"])
         if needed or found["removed"]:
-            try:
-                outgoing = Outgoing(talk)
+            outgoing = Outgoing(talk)
+            with talk.explained():
                 files.pack([one for one in sent if one.name in needed], outgoing)
                 outgoing.end()
-            except StackError:
-                talk.refusal()  # says more, if there is one
-                raise
             talk.answer()
             if changed:
                 changed([*needed, *found["removed"]])
         return self.place_of(found)
 
-    def request(self, place: Place, words: Sequence[str], *, folder: str = ".", given: str = "") -> dict[str, Any]:
-        """What the agent needs to run tasks. ``given`` is the text of a file of settings, of ``inv -f``."""
+    def request(self, place: Place, words: Sequence[str], *, folder: str = ".", settings: str = "") -> dict[str, Any]:
+        """What the agent needs to run tasks. ``settings`` is the text of a file of them, that of ``inv -f``."""
         return {
             "dir": self.folder,
-            "argv": [*self.program(place), *(("-f", "{given}") if given else ()), *words],
+            "argv": [*self.program(place), *(("-f", "{given}") if settings else ()), *words],
             "setup": "" if self.settings.remote.python else f"{self.home(place)}/scripts/bootstrap.sh",
             "folder": folder,
             "env": self.carried(),
-            "given": given,
+            "given": settings,
             "silence": self.settings.remote.silence,
         }
 
@@ -158,8 +154,9 @@ class Remote:
             HERE: "1",
         }
 
-    def run(self, words: Sequence[str], **options: Any) -> int:
-        """Run tasks on the host, their output here as it comes; the exit code.
+    def run(self, words: Sequence[str], *, given: bool = False, **options: Any) -> int:
+        """Run tasks on the host, their output here as it comes; the exit code. They read what is ``given`` to this
+        program, if they are to.
 
         :raises LinkLost: the link broke; the tasks were interrupted.
         """
@@ -167,16 +164,16 @@ class Remote:
             with self.talk() as talk:
                 talk.ask("prepare", **self.request(self.sync(talk), words, **options))
                 path = talk.answer()["command"]
-            return terminal.attach(self.link, starter(self.python, RUNNER, path))
+                return terminal.attach(self.link, starter(self.python, RUNNER, path), talk)
         with self.talk() as talk:
-            talk.ask("run", **self.request(self.sync(talk), words, **options))
+            talk.ask("run", **self.request(self.sync(talk), words, **options), input=given)
             talk.answer()
-            return terminal.follow(talk)
+            return terminal.follow(talk, given=given)
 
     def output(self, words: Sequence[str], **options: Any) -> tuple[int, bytes]:
         """Run tasks on the host; the exit code and what they print, their complaints go where ours go."""
         with self.talk() as talk:
-            talk.ask("run", **self.request(self.sync(talk), words, **options))
+            talk.ask("run", **self.request(self.sync(talk), words, **options), input=False)
             talk.answer()
             printed = bytearray()
             return terminal.follow(talk, printed.extend), bytes(printed)

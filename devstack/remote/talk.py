@@ -5,26 +5,30 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import shlex
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devstack.errors import StackError
-from devstack.remote.agent import CHUNK, GREETING
+from devstack.remote.agent import CHUNK, GREETING, Stream
 from devstack.remote.link import Link, LinkLost
 
 if TYPE_CHECKING:
     from paramiko import Channel
 
 AGENT = Path(__file__).with_name("agent.py")
-LOADER = "import os;exec(b''.join(iter(lambda:os.read(0,1),bytes(1))).decode(),{'__name__':'agent'})"
-"""One line without an exclamation mark: any shell takes it in quotes."""
+LOADER = "import os,sys;exec(b''.join(iter(lambda:os.read(0,1)or sys.exit(1),bytes(1))).decode(),{'__name__':'agent'})"
+"""One line without an exclamation mark: any shell takes it in quotes. It ends where its input does."""
 NOISE = 1 << 16
 """Bytes that a login may print before the agent greets."""
 PYTHONS = ("python3", "python3.13", "python3.12", "python3.11", "python3.10")
 NO_PYTHON = 97
+PATIENCE = 10.0
+"""Seconds beyond those of the link in which the agent greets."""
 
 
 def command(script: str) -> str:
@@ -52,7 +56,7 @@ class Talk:
     def __init__(self, link: Link, python: str) -> None:
         self.link = link
         self.channel = link.open(starter(python))
-        self.channel.settimeout(link.silence)
+        self.channel.settimeout(1)
         self._rest = b""
         self.send_bytes(AGENT.read_bytes() + b"\0")
         self._greet()
@@ -64,9 +68,9 @@ class Talk:
         self.channel.close()
 
     def _greet(self) -> None:
-        seen = b""
+        seen, deadline = b"", time.monotonic() + self.link.silence + PATIENCE
         while GREETING not in seen:
-            part = self.receive(CHUNK)
+            part = self.receive(CHUNK, deadline)
             seen += part
             if not part or len(seen) > NOISE:
                 raise self._silent(seen)
@@ -74,7 +78,8 @@ class Talk:
 
     def _silent(self, seen: bytes) -> StackError:
         """Why there is no agent."""
-        if exit_code_of(self.link, self.channel) == NO_PYTHON:
+        ended = self.channel.status_event.wait(1)
+        if ended and exit_code_of(self.link, self.channel) == NO_PYTHON:
             return StackError(
                 f"{self.link.host} has no Python",
                 why=f"looked for {', '.join(PYTHONS)}",
@@ -82,7 +87,9 @@ class Talk:
             )
         said = [*seen.decode(errors="replace").splitlines()[-5:], *self.complaints()]
         return StackError(
-            f"{self.link.host} does not run commands as expected", why="this is what it said", evidence=said
+            f"{self.link.host} does not run commands as expected",
+            why="this is what it said" if said else "it said nothing: does its login wait for something?",
+            evidence=said,
         )
 
     def complaints(self) -> list[str]:
@@ -102,8 +109,8 @@ class Talk:
                 with contextlib.suppress(TimeoutError):  # the link watches over the host's silence
                     view = view[self.channel.send(bytes(view[:CHUNK])) :]
 
-    def receive(self, count: int) -> bytes:
-        """What comes next, at most so many bytes; nothing at the end.
+    def receive(self, count: int, deadline: float = math.inf) -> bytes:
+        """What comes next, at most so many bytes; nothing at the end, or when it is too late.
 
         :raises LinkLost: the host is silent.
         """
@@ -115,6 +122,8 @@ class Talk:
                 try:
                     part: bytes = self.channel.recv(count)
                 except TimeoutError:
+                    if time.monotonic() > deadline:
+                        return b""
                     continue  # the link watches over its silence, the agent may have a lot to do
                 if not part and not self.link.transport.is_active():
                     raise EOFError
@@ -168,15 +177,20 @@ class Talk:
         rest, self._rest = self._rest, b""
         return rest
 
-    def refusal(self) -> None:
-        """Read why the agent stopped to listen, if it says so.
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Around what is sent: if the agent has stopped to listen, it says why.
 
         :raises StackError: it does.
         """
         try:
-            self.answer()
-        except (LinkLost, json.JSONDecodeError):
-            return
+            yield
+        except LinkLost:
+            raise
+        except StackError:
+            with contextlib.suppress(json.JSONDecodeError):
+                self.answer()
+            raise
 
 
 def exit_code_of(link: Link, channel: Channel) -> int:
@@ -197,8 +211,9 @@ def exit_code_of(link: Link, channel: Channel) -> int:
 class Outgoing(io.RawIOBase):
     """A stream of frames to the agent, as a file."""
 
-    def __init__(self, talk: Talk) -> None:
+    def __init__(self, talk: Talk, counted: Callable[[int], None] | None = None) -> None:
         self.talk = talk
+        self.counted = counted
 
     def writable(self) -> bool:
         return True
@@ -206,8 +221,25 @@ class Outgoing(io.RawIOBase):
     def write(self, content: Any) -> int:
         view = memoryview(content)
         for at in range(0, len(view), CHUNK):
-            self.talk.send(bytes(view[at : at + CHUNK]))
+            part = bytes(view[at : at + CHUNK])
+            self.talk.send(part)
+            if self.counted:
+                self.counted(len(part))
         return len(view)
 
     def end(self) -> None:
         self.talk.send(b"")
+
+
+class Incoming(Stream):
+    """A stream of frames from the agent, as a file."""
+
+    def __init__(self, talk: Talk, counted: Callable[[int], None]) -> None:
+        super().__init__()
+        self.talk = talk
+        self.counted = counted
+
+    def frame(self) -> bytes:
+        found = self.talk.frame()
+        self.counted(len(found))
+        return found

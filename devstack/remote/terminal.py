@@ -7,11 +7,16 @@ import os
 import select
 import shutil
 import signal
+import struct
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
+from paramiko import SSHException
+
+from devstack.errors import StackError
 from devstack.remote.agent import CHUNK
 from devstack.remote.link import Link
 from devstack.remote.talk import Talk, exit_code_of
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
     from paramiko import Channel
 
 Sink = Callable[[bytes], Any]
+REST = 2.0
+"""Seconds without output after a command's end."""
 LOOK = 0.5
 """Seconds between looks at what no file descriptor tells: that the link is closed."""
 
@@ -29,55 +36,105 @@ def is_one() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def follow(talk: Talk, out: Sink | None = None) -> int:
-    """Pass on what the agent's command prints until it ends; its exit code. Ctrl-C goes there, and its answer is
-    waited for; the third one is the last.
+class Presence:
+    """Tells the agent that somebody is here, whatever the thread that prints is held up by, and passes on what else it
+    is to hear."""
+
+    def __init__(self, talk: Talk, *, given: bool) -> None:
+        self.talk = talk
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._live, daemon=True).start()
+        if given:
+            threading.Thread(target=self._feed, daemon=True).start()
+
+    def say(self, words: bytes) -> None:
+        with self._lock:
+            self.talk.send_bytes(words)
+
+    def _live(self) -> None:
+        with contextlib.suppress(StackError):
+            while not self._ended.wait(self.talk.link.silence / 4):
+                self.say(b".")
+
+    def _feed(self) -> None:
+        """Our own input is the command's."""
+        with contextlib.suppress(StackError, OSError, ValueError):
+            while not self._ended.is_set():
+                part = os.read(sys.stdin.fileno(), CHUNK)
+                self.say(b"D" + struct.pack("!I", len(part)) + part)
+                if not part:
+                    return
+
+    def end(self) -> None:
+        self._ended.set()
+
+
+def follow(talk: Talk, out: Sink | None = None, *, given: bool = False) -> int:
+    """Pass on what the agent's command prints until it ends; its exit code. With what is ``given`` to this program, it
+    gets that. Ctrl-C goes there, and its answer is waited for; the third one is the last.
 
     :raises LinkLost: the host is gone.
     """
     out = out or _to(sys.stdout)
     if rest := talk.take_rest():
         out(rest)
-    alive, interrupts = time.monotonic(), 0
-    while True:
-        try:
-            if _pass_on(talk.link, talk.channel, out):
+    presence, interrupts = Presence(talk, given=given), 0
+    printed = Printed(talk.link, talk.channel, out)
+    try:
+        while True:
+            try:
+                while not printed.pass_on():
+                    pass
                 return exit_code_of(talk.link, talk.channel)
-            if time.monotonic() - alive > talk.link.silence / 4:
-                alive = time.monotonic()
-                talk.send_bytes(b".")
-        except KeyboardInterrupt:
-            interrupts += 1
-            if interrupts > 2:
-                raise
-            talk.send_bytes(b"I")
+            except KeyboardInterrupt:
+                interrupts += 1
+                if interrupts > 2:
+                    raise
+                presence.say(b"I")
+    finally:
+        presence.end()
 
 
 def follow_channel(link: Link, channel: Channel) -> int:
     """The same for a command without an agent, which ends with its channel."""
+    printed = Printed(link, channel, _to(sys.stdout))
     try:
-        while not _pass_on(link, channel, _to(sys.stdout)):
+        while not printed.pass_on():
             pass
         return exit_code_of(link, channel)
     finally:
         channel.close()
 
 
-def _pass_on(link: Link, channel: Channel, out: Sink) -> bool:
-    """Whether the command has ended, and all that it printed has been passed on."""
-    with link.guarded():
-        select.select([channel], [], [], LOOK)
-        ended = channel.exit_status_ready()
-        printed = channel.recv(CHUNK) if channel.recv_ready() else b""
-        complained = channel.recv_stderr(CHUNK) if channel.recv_stderr_ready() else b""
-        if not printed and not complained and not link.transport.is_active():
-            raise EOFError
-    if complained:
-        _to(sys.stderr)(complained)
-    if printed:
-        out(printed)
-    # its exit code comes after its output, but before what its children still print
-    return ended and not (printed or complained or channel.recv_ready() or channel.recv_stderr_ready())
+class Printed:
+    """What a command prints, on both of its streams."""
+
+    def __init__(self, link: Link, channel: Channel, out: Sink) -> None:
+        self.link, self.channel, self.out = link, channel, out
+        self.last = time.monotonic()
+
+    def pass_on(self) -> bool:
+        """Wait for something, and pass it on; whether that was all. A command has ended with its output: its exit code
+        may come before. Of one whose children hold it, nothing more is waited for after :data:`REST`."""
+        channel = self.channel
+        with self.link.guarded():
+            select.select([channel], [], [], LOOK)
+            printed = channel.recv(CHUNK) if channel.recv_ready() else b""
+            complained = channel.recv_stderr(CHUNK) if channel.recv_stderr_ready() else b""
+            if not printed and not complained and not self.link.transport.is_active():
+                raise EOFError
+        if complained:
+            _to(sys.stderr)(complained)
+        if printed:
+            self.out(printed)
+        now = time.monotonic()
+        if printed or complained or channel.recv_ready() or channel.recv_stderr_ready():
+            self.last = now
+            return False
+        if not channel.exit_status_ready():
+            return False
+        return bool(channel.eof_received or channel.closed) or now - self.last > REST
 
 
 def _to(stream: TextIO) -> Sink:
@@ -89,42 +146,38 @@ def _to(stream: TextIO) -> Sink:
     return write
 
 
-def attach(link: Link, command: str) -> int:
-    """Give this terminal to a command on the host; its exit code.
+def attach(link: Link, command: str, presence: Talk | None = None) -> int:
+    """Give this terminal to a command on the host; its exit code. An agent that is present there ends it when we are
+    gone.
 
     :raises LinkLost: the host is gone.
     """
     size = shutil.get_terminal_size()
     channel = link.open(command, terminal=(os.environ.get("TERM", "xterm"), size.columns, size.lines))
-    keyboard, out = sys.stdin.fileno(), _to(sys.stdout)
+    keyboard, printed = sys.stdin.fileno(), Printed(link, channel, _to(sys.stdout))
 
     def resize(*_: object) -> None:
         now = shutil.get_terminal_size()
         with contextlib.suppress(Exception):
             channel.resize_pty(now.columns, now.lines)
 
+    def typing() -> None:
+        with contextlib.suppress(OSError, ValueError, SSHException):
+            while typed := os.read(keyboard, 1024):
+                channel.sendall(typed)
+
     before = signal.signal(signal.SIGWINCH, resize)
+    alive = Presence(presence, given=False) if presence else None
     try:
         with _raw(keyboard):
-            watched: list[Any] = [channel, keyboard]
-            while True:
-                with link.guarded():
-                    ready, _, _ = select.select(watched, [], [], LOOK)
-                    if keyboard in ready:
-                        if typed := os.read(keyboard, 1024):
-                            channel.sendall(typed)
-                        else:
-                            watched.remove(keyboard)
-                    ended = channel.exit_status_ready()
-                    printed = channel.recv(CHUNK) if channel.recv_ready() else b""
-                    if not printed and not link.transport.is_active():
-                        raise EOFError
-                if printed:
-                    out(printed)
-                elif ended:
-                    return exit_code_of(link, channel)
+            threading.Thread(target=typing, daemon=True).start()
+            while not printed.pass_on():
+                pass
+            return exit_code_of(link, channel)
     finally:
         signal.signal(signal.SIGWINCH, before)
+        if alive:
+            alive.end()
         channel.close()
 
 

@@ -280,6 +280,10 @@ class Holder:
                 self.note(why=error.why or error.what, fix=error.fix)
                 self.log.info("not connected: %s: %s", error.what, error.why)
                 continue
+            except Exception as error:  # whatever it is, the next attempt may go well
+                self.note(why=str(error) or type(error).__name__, fix=[])
+                self.log.exception("not connected")
+                continue
             self.note(up=True, since=time.time(), why="", fix=[])
             self.log.info("connected again")
             return

@@ -167,6 +167,7 @@ def test_following_logs_ends_with_the_link(up: Remote) -> None:
 
 def test_a_tunnel_leads_there_and_comes_back_by_itself(up: Remote) -> None:
     assert "no tunnel to box" in up.inv("remote.tunnel", "--status", expect=1).stdout
+    assert "there is no tunnel to box" in up.inv("dev.exec", "--", "true", expect=1).stderr
     shown = up.inv("remote.tunnel").stdout
     assert all(f"localhost:{port}" in shown for port in (up.db_port, up.pgb_port, up.api_port))
     state = json.loads(up.inv("remote.tunnel", "--status", "--json").stdout)

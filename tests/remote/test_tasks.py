@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -89,9 +90,89 @@ def test_the_clusters_copies_build_on_each_other(up: Remote) -> None:
     made = json.loads(up.inv("data.backup", "--incremental", "--json").stdout)
     assert (made["kind"], made["parent"]) == ("incremental", base["file"])
     assert {base["file"], made["file"]} <= {*up.backups}
+    assert {base["file"], made["file"]} <= {*up.backups_there}, "the next one builds on them"
     up.sql("DROP TABLE copied")
+    for name in (base["file"], made["file"]):  # as if the host had been set up anew
+        shutil.rmtree(up.there / "backups" / name)
+        (up.there / "backups" / f"{name}.json").unlink()
     up.inv("data.restore", "--file", made["file"])
     assert " 3" in up.sql("SELECT sum(n) FROM copied")
+
+
+def test_a_name_that_is_another_backup_there_is_not_mistaken_for_it(up: Remote) -> None:
+    up.sql("DROP TABLE IF EXISTS whose; CREATE TABLE whose AS SELECT 'mine' AS text")
+    mine = json.loads(up.inv("data.backup", "--json").stdout)["file"]
+    up.sql("UPDATE whose SET text = 'of the host'")
+    other = json.loads(up.inv("data.backup", "--keep-remote", "--json").stdout)["file"]
+    there = up.there / "backups"
+    (there / other).rename(there / mine)
+    manifest = json.loads((there / f"{other}.json").read_text())
+    (there / f"{mine}.json").write_text(json.dumps({**manifest, "file": mine}))
+    (there / f"{other}.json").unlink()
+    up.inv("data.restore", "--file", mine)
+    assert "mine" in up.sql("SELECT text FROM whose")
+    assert up.backups_there.count(mine) == 1, "that of the host stays"
+    for name in up.backups_there:
+        path = there / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_what_is_piped_into_a_shell_arrives_and_all_that_it_prints_comes(up: Remote) -> None:
+    script = "CREATE TABLE piped (text text);\n" + "".join(
+        f"INSERT INTO piped VALUES (repeat('{n % 10}', 1000));\n" for n in range(3000)
+    )
+    done = subprocess.run(
+        up.command("db.shell"),
+        cwd=up.root,
+        env=up.env,
+        input=script + "SELECT text FROM piped;\n",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sum(line.strip()[:1].isdigit() and len(line) > 900 for line in done.stdout.splitlines()) == 3000
+    up.sql("DROP TABLE piped")
+
+
+def test_files_folders_and_links_take_each_other_s_place(up: Remote) -> None:
+    here, there = up.root / "odd", up.there / "odd"
+    outside = up.folder / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    here.write_text("a file")
+    up.inv("dev.status")
+    assert there.read_text() == "a file"
+    here.unlink()
+    here.mkdir()
+    (here / "kept").write_text("in a folder")
+    up.inv("dev.status")
+    assert (there / "kept").read_text() == "in a folder"
+    shutil.rmtree(here)
+    here.symlink_to(outside)
+    up.inv("dev.status")
+    assert there.is_symlink()
+    assert (outside / "kept").read_text() == "kept"
+    here.unlink()
+    here.mkdir()
+    (here / "kept").write_text("in a folder again")
+    up.inv("dev.status")
+    assert not there.is_symlink()
+    assert ((outside / "kept").read_text(), (there / "kept").read_text()) == ("kept", "in a folder again")
+    shutil.rmtree(here)
+    up.inv("dev.status")
+    assert not there.exists()
+
+
+def test_old_backups_go_on_both_sides(up: Remote) -> None:
+    made = [json.loads(up.inv("data.backup", "--keep-remote", "--json").stdout)["file"] for _ in range(2)]
+    for folder in (up.root / "backups", up.there / "backups"):
+        file = folder / f"{made[0]}.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "created": "2020-01-01T00:00:00.000+00:00"}))
+    up.inv("data.cleanup", "--days", "30")
+    for folder in (up.root / "backups", up.there / "backups"):
+        assert [(folder / name).exists() for name in made] == [False, True]
+    (up.there / "backups" / made[1]).unlink()
+    (up.there / "backups" / f"{made[1]}.json").unlink()
 
 
 def test_a_change_here_is_served_there(up: Remote) -> None:
@@ -192,7 +273,7 @@ def test_fabric_names_the_host_too(up: Remote) -> None:
         [*fab, "dev.status", "health", "--json"], cwd=up.root, env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("nv-db")
+    assert "nv-db         running" in done.stdout
     assert f"127.0.0.1:{up.db_port}" in done.stdout
 
 
@@ -202,6 +283,7 @@ def test_fabric_names_the_host_too(up: Remote) -> None:
         (["data.backup", "--output", "here.sql.gz"], "--output names a file here"),
         (["data.restore", "--file", "no such file"], "there is no file no such file"),
         (["data.restore", "--choose"], "--choose works where the stack is"),
+        (["data.seed", "/etc/hostname"], "/etc/hostname does not go to box"),
     ],
 )
 def test_what_can_not_be_meant_is_refused(up: Remote, words: list[str], said: str) -> None:

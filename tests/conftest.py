@@ -86,12 +86,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """A file goes to one process, and all that run container engines to the same: two would choose the same networks,
-    and one's rules of the firewall would go with the other's."""
+    and one's rules of the firewall would go with the other's. Those of the native runtime are none of these."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return "engines" if "engines/" in nodeid.partition("::")[0] else str(super()._split_scope(nodeid))
+            if "engines/" in nodeid.partition("::")[0]:
+                return "native" if "[native" in nodeid else "engines"
+            return str(super()._split_scope(nodeid))
 
     return Scheduling(config, log)
 

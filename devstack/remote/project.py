@@ -188,7 +188,7 @@ class Remote:
         terminal, the host may ask for a password."""
         with self.talk() as talk:
             place = self.sync(talk)
-        line = command(f"cd {shlex.quote(self.home(place))} && scripts/bootstrap.sh run")
+        line = command(f"cd {shlex.quote(self.home(place))} && bash scripts/bootstrap.sh run")
         if terminal.is_one():
             return terminal.attach(self.link, line)
         return terminal.follow_channel(self.link, self.link.open(line))

@@ -203,9 +203,12 @@ def contents(collection: Collection, inv: str) -> list[str]:
     """A table of contents that fits into 24 lines of 80 columns."""
     columns = min(shutil.get_terminal_size().columns, 100)
     lines = [f"Usage: {inv} [options] TASK [flags] [TASK [flags] ...]", ""]
+    wide = max(len(name) for name in collection.collections) + 2
     for name, below in collection.collections.items():
-        verbs = textwrap.wrap(" ".join(below.tasks), columns - 8, break_long_words=False, break_on_hyphens=False)
-        lines += [f"  {name + '.':<6}{line}" if not i else f"{'':<8}{line}" for i, line in enumerate(verbs)]
+        verbs = textwrap.wrap(" ".join(below.tasks), columns - wide - 2, break_long_words=False, break_on_hyphens=False)
+        lines += [
+            f"  {name + '.':<{wide}}{line}" if not i else f"{'':<{wide + 2}}{line}" for i, line in enumerate(verbs)
+        ]
     width = max(len(name) for name in collection.tasks)
     lines += ["", *(f"  {name:<{width}}  {helpline(task)}" for name, task in collection.tasks.items())]
     ways = {

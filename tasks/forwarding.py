@@ -244,7 +244,9 @@ def _lend(exchange: Exchange, context: Any) -> dict[str, Any]:
         if at:
             backup = catalogue.dump(catalogue.backups(folder), folder, at=at)
         elif _value(context, "choose"):
-            raise UsageError("--choose works where the stack is", fix="inv data.list, then --file NAME")
+            raise UsageError(
+                "--choose works where the stack is", fix="inv data.list shows them; then inv data.restore --file NAME"
+            )
         elif file in ("", "latest"):
             backup = catalogue.pick(settings, "latest")
         else:

@@ -29,7 +29,7 @@ def bootstrap(c: Context) -> None:
         console.out(f"{host.link.host} is set up: inv dev.up")
 
 
-@task(help={"fingerprint": "of the host's key, as ssh-keygen -l shows it: SHA256:…"})
+@task(auto_shortflags=False, help={"fingerprint": "of the host's key, as ssh-keygen -l shows it: SHA256:…"})
 def accept(c: Context, fingerprint: str) -> None:
     """Take a host's key for known."""
     from devstack.remote.link import accept_key

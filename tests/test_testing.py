@@ -250,7 +250,7 @@ def test_variables_urls_and_the_way_through_the_pooler(suite: Suite) -> None:
         (["nv_seed = nowhere.sql"], {}, "nowhere.sql does not exist"),
         (["nv_template_files = nothing/*.py"], {}, "nv_template_files finds nothing for 'nothing"),
         ([], {"INVOKE_DB_PORT": "many"}, "db.port: 'many'.*INVOKE_DB_PORT"),
-        (["nv_env = Not_A_Name"], {}, "stack.env: .*NV_ENV"),
+        (["nv_env = Not_A_Name"], {}, "stack.env: .*nv_env in pytest's settings"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_stays(

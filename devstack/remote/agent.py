@@ -314,7 +314,7 @@ def check_program(request: Request) -> None:
         )
     if request["setup"]:
         done = subprocess.run(
-            ["bash", request["setup"], "run"],
+            ["bash", request["setup"], "run"],  # noqa: S607
             env={**environment(request), "NV_NO_INSTALL": "1"},
             stdin=subprocess.DEVNULL,
             stdout=2,

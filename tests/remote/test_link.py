@@ -165,7 +165,15 @@ def test_following_logs_ends_with_the_link(up: Remote) -> None:
     assert "nothing has come from it for 3 s" in said
 
 
-def test_a_tunnel_leads_there_and_comes_back_by_itself(up: Remote) -> None:
+@pytest.fixture
+def tunnelled(up: Remote) -> Iterator[Remote]:
+    """A tunnel that a test opens is closed."""
+    yield up
+    up.inv("remote.tunnel", "--stop")
+
+
+def test_a_tunnel_leads_there_and_comes_back_by_itself(tunnelled: Remote) -> None:
+    up = tunnelled
     assert "no tunnel to box" in up.inv("remote.tunnel", "--status", expect=1).stdout
     assert "there is no tunnel to box" in up.inv("dev.exec", "--", "true", expect=1).stderr
     shown = up.inv("remote.tunnel").stdout
@@ -209,14 +217,14 @@ def test_a_tunnel_says_who_is_in_its_way(up: Remote) -> None:
     assert up.listening() == []
 
 
-def test_a_tunnel_that_was_killed_is_not_taken_for_one(up: Remote) -> None:
+def test_a_tunnel_that_was_killed_is_not_taken_for_one(tunnelled: Remote) -> None:
+    up = tunnelled
     up.inv("remote.tunnel")
     pid = json.loads(up.inv("remote.tunnel", "--status", "--json").stdout)["pid"]
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: up.listening() == [])
     assert "no tunnel" in up.inv("remote.tunnel", "--status", expect=1).stdout
     up.inv("remote.tunnel")
-    up.inv("remote.tunnel", "--stop")
 
 
 def test_hostile_names_are_only_names(remote: Remote, tmp_path: Path) -> None:

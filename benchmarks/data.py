@@ -91,6 +91,8 @@ class Data:
         self._clear()
 
     def _increment(self, samples: Samples, rows: int) -> None:
+        # as autovacuum does it within minutes of a restore: until then whoever reads a row first changes its page
+        self.sql("VACUUM memories")
         self.line.inv("data.backup", "--incremental")
         base = self._manifest(self._made())
         # those that were written one after the other, as those of a day are

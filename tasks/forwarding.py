@@ -27,7 +27,10 @@ HERE = {
 """What is about this machine, or about files that are here."""
 BOTH = {"data.cleanup"}
 """What is about files on both sides."""
-MAKE_BACKUPS = {"data.backup", "data.restore", "data.undo", "data.migrate", "data.verify", "dev.reset", "dev.remove"}
+MAKE_BACKUPS = {
+    *("data.backup", "data.restore", "data.undo", "data.migrate", "data.verify"),
+    *("dev.reset", "dev.remove", "dev.move"),
+}
 NO_FILES = {"data.backup": "output", "dev.bundle": "output", "dev.images": "save"}
 """Flags that name a file to write, which would be written there."""
 
@@ -70,19 +73,23 @@ def remote(config: Any) -> Iterator[Remote]:
 
     :raises StackError: the host can't be reached.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     from devstack.remote.link import connect
-    from devstack.remote.project import Remote
+    from devstack.remote.project import Remote, sent_of
 
     settings, environ = settings_of(config), session.environment()
     if not settings.stack.host:
         raise UsageError(
             "no host is set", why="the stack is on this machine", fix="name one: NV_HOST=user@host, or stack.host"
         )
-    link = connect(
-        settings.stack.host, config, timeout=settings.remote.connect_timeout, silence=settings.remote.silence
-    )
+    with ThreadPoolExecutor(1) as beside:
+        looked = beside.submit(sent_of, settings)
+        link = connect(
+            settings.stack.host, config, timeout=settings.remote.connect_timeout, silence=settings.remote.silence
+        )
     try:
-        yield Remote(link, settings, environ, state_of(settings))
+        yield Remote(link, settings, environ, state_of(settings), looked)
     finally:
         link.close()
 

@@ -20,13 +20,16 @@ import stat
 import struct
 import subprocess
 import sys
-import tarfile
 import threading
 import time
-from typing import IO, TYPE_CHECKING, Any, cast
 
+# what is imported is waited for, at each command
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
+
+    Request = Any  # a dict, from JSON
 
 GREETING = b"\0nv-devstack agent 1\0"
 CHUNK = 1 << 18
@@ -38,10 +41,6 @@ PATIENCE = ((signal.SIGINT, 30), (signal.SIGTERM, 300), (signal.SIGKILL, 10))
 """How a command is ended, and the seconds that it then gets: a restore that is interrupted puts things right first."""
 PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/homebrew/bin"
 """Where programs are that a shell without a login does not look for."""
-
-
-Request = Any
-"""What :mod:`devstack.remote.talk` asks for: a dict from JSON."""
 
 
 class Refused(Exception):
@@ -232,7 +231,7 @@ def is_same(base: str, name: str, values: list[int], noted: list[int] | None) ->
 
 def receive(base: str, wanted: dict[str, list[int]], needed: list[str], files: dict[str, list[int]]) -> None:
     stream, due = Stream(), set(needed)
-    with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as archive:
+    with tar(stream, "r|") as archive:
         for member in archive:
             if member.name not in due:
                 raise Refused(f"a file came that was not asked for: {member.name!r}")
@@ -298,7 +297,9 @@ def remove(base: str, name: str) -> None:
 
 
 def environment(request: Request) -> dict[str, str]:
-    given = {name: text for name, text in os.environ.items() if not name.startswith(("INVOKE_", "NV_"))}
+    # a bash that sees an SSH client reads the account's .bashrc, at each command, with whatever that prints
+    left_out = ("INVOKE_", "NV_", "SSH_CLIENT", "SSH2_CLIENT")
+    given = {name: text for name, text in os.environ.items() if not name.startswith(left_out)}
     places = dict.fromkeys([*given.get("PATH", "").split(":"), *PLACES.split(":")])
     return {**given, "PATH": ":".join(filter(None, places)), **request["env"]}
 
@@ -559,13 +560,20 @@ def get(request: Request) -> None:
             continue
         answer(here=True)
         if file is None:
-            with tarfile.open(fileobj=cast(IO[bytes], Sink()), mode="w|", format=tarfile.PAX_FORMAT) as archive:
+            with tar(Sink(), "w|") as archive:
                 archive.add(path, ".")
         else:
             with file:
                 while part := file.read(CHUNK):
                     give(part)
         give(b"")
+
+
+def tar(file: Any, mode: Any) -> Any:
+    """A tar stream from or to a file."""
+    import tarfile
+
+    return tarfile.open(fileobj=file, mode=mode, format=tarfile.PAX_FORMAT)
 
 
 class Sink:
@@ -607,7 +615,7 @@ def put(request: Request) -> None:
 
 def unpack(stream: Stream, folder: str) -> None:
     """The files and folders of a tar stream. Those who wrote it are not trusted with places outside of it."""
-    with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as archive:
+    with tar(stream, "r|") as archive:
         for member in archive:
             parts = [part for part in member.name.split("/") if part not in ("", ".")]
             if member.name.startswith("/") or ".." in parts or not (member.isdir() or member.isreg()):

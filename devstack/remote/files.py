@@ -7,7 +7,7 @@ import os
 import stat
 import subprocess
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
@@ -47,9 +47,9 @@ def files_of(root: Path, *, without: Iterable[Path] = ()) -> list[Sent]:
 
     :raises UsageError: a name that is not valid UTF-8, or a line break is in it.
     """
-    left_out = {folder.resolve() for folder in without} - {root.resolve()}
-    names = dict.fromkeys([*(_known_to_git(root) or _all(root, left_out)), *ALWAYS])
-    return sorted(sent for name in names if (sent := _look(root, name, left_out)))
+    left_out = {os.path.relpath(folder.resolve(), root.resolve()) for folder in without} - {"."}
+    names = dict.fromkeys([*(_known_to_git(root) or _all(root)), *ALWAYS])
+    return sorted(sent for name in names if not _is_below(name, left_out) and (sent := _look(root, name)))
 
 
 def _known_to_git(root: Path) -> list[str] | None:
@@ -70,31 +70,36 @@ def _known_to_git(root: Path) -> list[str] | None:
     for name in (os.fsdecode(name) for name in done.stdout.split(b"\0") if name):
         below = root / name
         if below.is_dir() and not below.is_symlink():  # another work tree in this one
-            found += [f"{name.rstrip('/')}/{inside}" for inside in _known_to_git(below) or _all(below, set())]
+            found += [f"{name.rstrip('/')}/{inside}" for inside in _known_to_git(below) or _all(below)]
         else:
             found.append(name)
     return found
 
 
-def _all(root: Path, left_out: set[Path]) -> Iterator[str]:
+def _all(root: Path, left_out: Container[str] = ()) -> Iterator[str]:
     for folder, folders, names in os.walk(root):
-        here = Path(folder)
-        folders[:] = [name for name in folders if not _is_made(name) and (here / name).resolve() not in left_out]
-        links = [name for name in folders if (here / name).is_symlink()]
-        yield from (str((here / name).relative_to(root)) for name in [*names, *links])
+        here = os.path.relpath(folder, root)
+        below = "" if here == "." else f"{here}/"
+        folders[:] = [name for name in folders if not _is_made(name) and f"{below}{name}" not in left_out]
+        links = [name for name in folders if os.path.islink(f"{folder}/{name}")]
+        yield from (f"{below}{name}" for name in [*names, *links])
 
 
 def _is_made(name: str) -> bool:
     return name in NEVER or name.endswith(NEVER_ENDING)
 
 
-def _look(root: Path, name: str, left_out: set[Path]) -> Sent | None:
+def _is_below(name: str, folders: Iterable[str]) -> bool:
+    return any(name.startswith(f"{folder}/") for folder in folders)
+
+
+def _look(root: Path, name: str) -> Sent | None:
     path = root / name
     try:
         info = path.lstat()
     except OSError:
         return None  # in the index, and removed
-    if any(_is_made(part) for part in Path(name).parts) or any(folder.resolve() in left_out for folder in path.parents):
+    if any(map(_is_made, name.split("/"))):
         return None
     try:
         name.encode()
@@ -115,13 +120,10 @@ def _look(root: Path, name: str, left_out: set[Path]) -> Sent | None:
 def program_files() -> list[Sent]:
     """This program itself, laid out as a checkout of it, for a host whose project is another one."""
     beside = PACKAGE / "setup" if PACKAGED.parent == PACKAGE else CHECKOUT
-    found = []
+    found = [(name, beside, name) for name in SET_UP]
     for name, folder in (("devstack", PACKAGE), ("tasks", CHECKOUT / "tasks"), ("templates", PACKAGED)):
-        found += [
-            (f"{name}/{below}", folder, below) for below in _all(folder, {PACKAGED, PACKAGE / "setup"} - {folder})
-        ]
-    found += [(name, beside, name) for name in SET_UP]
-    looked = ((name, _look(folder, below, set())) for name, folder, below in found)
+        found += [(f"{name}/{below}", folder, below) for below in _all(folder, {"setup", "templates"})]
+    looked = ((name, _look(folder, below)) for name, folder, below in found)
     return sorted(sent._replace(name=f"{PROGRAM}/{name}") for name, sent in looked if sent)
 
 

@@ -170,6 +170,9 @@ def _open(connection: Connection, timeout: float) -> None:
 
 def _close(connection: Connection) -> None:
     """Close a connection and those that it goes through, also half-open ones, of which Fabric knows nothing."""
+    if transport := connection.client.get_transport():
+        with contextlib.suppress(Exception):
+            transport.sock.shutdown(socket.SHUT_RDWR)  # its thread would look up only after a tenth of a second
     connection.close()
     connection.client.close()
     if connection.gateway and not isinstance(connection.gateway, str):

@@ -6,7 +6,8 @@ import getpass
 import platform
 import secrets
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,13 @@ class Place(NamedTuple):
     """The account's."""
 
 
+def sent_of(settings: Settings) -> list[files.Sent]:
+    """The files of a project that belong on its host, with this program's own where the project is another one."""
+    made = [settings.root / folder for folder in (settings.data.dir, settings.stack.log_dir)]
+    found = files.files_of(settings.root, without=made)
+    return found if settings.root == CHECKOUT else [*found, *files.program_files()]
+
+
 @dataclass
 class Remote:
     """The project of some settings on a host."""
@@ -51,6 +59,8 @@ class Remote:
     environ: Mapping[str, str]
     state: Path
     """The project's state here."""
+    looked: Future[list[files.Sent]] | None = None
+    """The files as they are looked at while the connection is made; for the first command."""
 
     @property
     def folder(self) -> str:
@@ -93,10 +103,8 @@ class Remote:
 
     def sent(self) -> list[files.Sent]:
         """The files that belong on the host."""
-        settings = self.settings
-        made = [settings.root / folder for folder in (settings.data.dir, settings.stack.log_dir)]
-        found = files.files_of(settings.root, without=made)
-        return found if self.is_checkout else [*found, *files.program_files()]
+        looked, self.looked = self.looked, None
+        return looked.result() if looked else sent_of(self.settings)
 
     def place_of(self, found: Mapping[str, Any]) -> Place:
         """The folders, of an answer of the agent that names them."""
@@ -109,7 +117,7 @@ class Remote:
         with Talk(self.link, self.python) as talk:
             yield talk
 
-    def sync(self, talk: Talk, *, changed: Callable[[Sequence[str]], None] | None = None) -> Place:
+    def sync(self, talk: Talk) -> Place:
         """Have the host have the project's files."""
         sent = self.sent()
         talk.ask(
@@ -127,8 +135,6 @@ class Remote:
                 files.pack([one for one in sent if one.name in needed], outgoing)
                 outgoing.end()
             talk.answer()
-            if changed:
-                changed([*needed, *found["removed"]])
         return self.place_of(found)
 
     def request(self, place: Place, words: Sequence[str], *, folder: str = ".", settings: str = "") -> dict[str, Any]:

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from paramiko import Channel
 
 AGENT = Path(__file__).with_name("agent.py")
-LOADER = "import os,sys;exec(b''.join(iter(lambda:os.read(0,1)or sys.exit(1),bytes(1))).decode(),{'__name__':'agent'})"
-"""One line without an exclamation mark: any shell takes it in quotes. It ends where its input does."""
+LOADER = (
+    "import os,sys;f=lambda a:a[:-1]if a[-1:]==bytes(1)else f(a+(os.read(0,65536)or sys.exit(1)));"
+    "exec(f(b'').decode(),{'__name__':'agent'})"
+)
+"""One line without an exclamation mark: any shell takes it in quotes. It ends where its input does. Nothing is sent
+behind the agent until that has greeted."""
 NOISE = 1 << 16
 """Bytes that a login may print before the agent greets."""
 PYTHONS = ("python3", "python3.13", "python3.12", "python3.11", "python3.10")
@@ -40,7 +44,7 @@ def starter(first: str, code: str = LOADER, *arguments: str) -> str:
     """The command that runs one line of Python on the host; without one, that which the agent is then sent to. The
     ``first`` Python is taken if it is there; of others only one that really runs: version managers have programs that
     only say what to install."""
-    words = shlex.join(["-c", code, *arguments])
+    words = shlex.join(["-S", "-c", code, *arguments])  # nothing but the standard library is needed: it starts sooner
     first = f'"$HOME"{shlex.quote(first[1:])}' if first.startswith("~/") else shlex.quote(first)
     return command(
         f"PATH=$PATH:/usr/local/bin:/opt/homebrew/bin; if [ -x {first} ]; then exec {first} {words}; fi; "

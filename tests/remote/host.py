@@ -30,8 +30,9 @@ class Host:
         self.address = address
         self.port = port
         self.namespace = namespace
-        self.environment: dict[str, str] = {}
-        """Variables of every session there."""
+        self.environment = {"HOME": str(folder / "home")}
+        """Variables of every session there. Its home is its own: this account's dotfiles are none of the host's."""
+        (folder / "home").mkdir(mode=0o700)
         self.server: subprocess.Popen[bytes] | None = None
         for name in ("hostkey", "id"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
@@ -39,7 +40,7 @@ class Host:
 
     @property
     def config(self) -> Path:
-        """OpenSSH's configuration for clients."""
+        """OpenSSH's configuration for clients, written anew."""
         file = self.folder / "ssh_config"
         file.write_text(
             f"Host box\n  HostName {self.address}\n  Port {self.port}\n  User {psutil.Process().username()}\n"
@@ -67,6 +68,7 @@ class Host:
         lines = [
             f"Port {self.port}",
             f"ListenAddress {self.address}",
+            *(["ListenAddress 127.0.0.1"] if self.namespace else []),
             f"HostKey {self.folder}/hostkey",
             f"AuthorizedKeysFile {self.folder}/authorized",
             "PidFile none",
@@ -74,7 +76,7 @@ class Host:
             "UsePAM no",
             "PasswordAuthentication no",
             "KbdInteractiveAuthentication no",
-            *(["SetEnv " + " ".join(f'"{k}={v}"' for k, v in self.environment.items())] if self.environment else []),
+            "SetEnv " + " ".join(f'"{name}={text}"' for name, text in self.environment.items()),
         ]
         (self.folder / "sshd_config").write_text("\n".join(lines) + "\n")
         sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -161,7 +163,7 @@ def beside(folder: Path, **environment: str) -> Iterator[Host]:
     """A host that is this machine, on a port of loopback."""
     require()
     host = Host(folder, address="127.0.0.1", port=free_ports(1)[0])
-    host.environment = environment
+    host.environment |= environment
     try:
         host.start()
         yield host

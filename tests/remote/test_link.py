@@ -74,6 +74,21 @@ def test_what_is_no_host_is_refused(remote: Remote, host: str) -> None:
     assert "stack.host" in remote.inv("dev.status", NV_HOST=host, expect=2).stderr
 
 
+def test_a_jump_host_leads_to_one_behind_it_and_both_must_be_known(remote: Remote) -> None:
+    config = remote.host.config
+    inner = f"Host inner\n  HostName localhost\n  Port {remote.host.port}\n  ProxyJump box\n"
+    config.write_text(
+        f"{config.read_text()}{inner}  IdentityFile {remote.host.folder}/id\n"
+        f"  UserKnownHostsFile {remote.host.known_hosts}\n"
+    )
+    refused = remote.inv("remote.check", NV_HOST="inner", expect=1).stderr
+    assert "the host key of inner is not known" in refused
+    remote.inv("remote.accept", refused.split()[-1], NV_HOST="inner")
+    assert "The stack can start on inner." in remote.inv("remote.check", NV_HOST="inner").stdout
+    config.write_text(config.read_text().replace("HostName localhost", "HostName 10.213.255.254"))
+    assert "error: inner" in remote.inv("remote.check", NV_HOST="inner", expect=1).stderr
+
+
 def test_a_host_that_says_nothing_has_a_limit(remote: Remote) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()

@@ -77,7 +77,8 @@ class Service(Protocol):
 def wait_until_answers(probe: Callable[[], None], *, seconds: float, failed: Callable[[], str]) -> None:
     """Poll with a short, growing interval.
 
-    ``failed`` gives a reason to stop waiting, or an empty text; it is asked about twice a second.
+    ``failed`` gives a reason to stop waiting, or an empty text; it is asked about once a second: an engine may take a
+    tenth of one to answer, which would be waited for although the service is ready.
 
     :raises NotReady: not within ``seconds``, or ``failed``; the text is the last answer or the reason.
     """
@@ -93,11 +94,11 @@ def wait_until_answers(probe: Callable[[], None], *, seconds: float, failed: Cal
                 raise
             last = str(error)
         now = time.monotonic()
-        if now - asked > 0.4:
+        if now - asked > 0.9:
             asked = now
             if reason := failed():
                 raise NotReady(reason)
         if now - began > seconds:
             raise NotReady(f"{last} (waited {seconds:.3g} s)")
         time.sleep(interval)
-        interval = min(interval * 1.25, 0.025)
+        interval = min(interval * 1.1, 0.015)

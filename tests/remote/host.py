@@ -134,7 +134,9 @@ def apart(folder: Path) -> Iterator[Host]:
     require()
     name, number = f"nvt{os.getpid() % 100_000}x{next(NUMBERS)}", next(NUMBERS)
     net = f"10.213.{(WORKER * 50 + number) % 250}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"no network can be made here: {made.stderr.strip()}")
     try:
         for words in (
             ["ip", "link", "add", f"{name}a", "type", "veth", "peer", "name", "eth0", "netns", name],

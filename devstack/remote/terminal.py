@@ -165,6 +165,7 @@ def attach(link: Link, command: str, presence: Talk | None = None) -> int:
         with contextlib.suppress(OSError, ValueError, SSHException):
             while typed := os.read(keyboard, 1024):
                 channel.sendall(typed)
+            channel.sendall(b"\x04")  # Ctrl-D, which is the end of input at a terminal
 
     before = signal.signal(signal.SIGWINCH, resize)
     alive = Presence(presence, given=False) if presence else None

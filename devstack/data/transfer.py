@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -203,9 +203,9 @@ def _swap(there: Stack, incoming: str, outgoing: str) -> float:
             raise _in_use(there, ", ".join(others))
         began = time.monotonic()
         renaming = beside.submit(_rename, there, incoming, outgoing)
-        while not renaming.done():
+        while not renaming.done():  # which has an end: PostgreSQL's own 5 s for sessions to go, and ours for the lock
             sql.run(END_SESSIONS.format(name=literal(name)))
-            time.sleep(0.02)
+            wait([renaming], timeout=0.02)
         if (error := renaming.exception()) and outgoing not in switch.databases(there):
             in_use = isinstance(error, StackError) and "being accessed by other users" in "\n".join(error.evidence)
             raise _in_use(there, "somebody who has come meanwhile") if in_use else error
@@ -218,6 +218,7 @@ def _rename(there: Stack, incoming: str, outgoing: str) -> None:
         limit = sql.value(f"SELECT datconnlimit FROM pg_database WHERE datname = {literal(name)}")
         pairs = [(name, outgoing), (incoming, name)]
         renames = "; ".join(f"ALTER DATABASE {identifier(a)} RENAME TO {identifier(b)}" for a, b in pairs)
+        sql.run("SET lock_timeout = '10s'")
         sql.run(
             f"BEGIN; {renames}; ALTER DATABASE {identifier(name)} CONNECTION LIMIT {limit};"
             # nobody writes to what was put aside by mistake

@@ -62,6 +62,19 @@ def settings_of(config: Any) -> Settings:
     return from_invoke(config, session.root(), session.environment(), given)
 
 
+def hosted(config: Any) -> Settings:
+    """The settings of a project whose stack is on another host.
+
+    :raises UsageError: it is on this machine, or a setting can't be used.
+    """
+    settings = settings_of(config)
+    if not settings.stack.host:
+        raise UsageError(
+            "no host is set", why="the stack is on this machine", fix="name one: NV_HOST=user@host, or stack.host"
+        )
+    return settings
+
+
 def name_host(host: str) -> None:
     """Take the host of ``fab -H``."""
     _host[:] = [host]
@@ -78,11 +91,7 @@ def remote(config: Any) -> Iterator[Remote]:
     from devstack.remote.link import connect
     from devstack.remote.project import Remote, sent_of
 
-    settings, environ = settings_of(config), session.environment()
-    if not settings.stack.host:
-        raise UsageError(
-            "no host is set", why="the stack is on this machine", fix="name one: NV_HOST=user@host, or stack.host"
-        )
+    settings, environ = hosted(config), session.environment()
     with ThreadPoolExecutor(1) as beside:
         looked = beside.submit(sent_of, settings)
         link = connect(

@@ -34,9 +34,7 @@ def accept(c: Context, fingerprint: str) -> None:
     """Take a host's key for known."""
     from devstack.remote.link import accept_key
 
-    settings = forwarding.settings_of(c.config)
-    if not settings.stack.host:
-        raise UsageError("no host is set", fix="name one: NV_HOST=user@host, or stack.host")
+    settings = forwarding.hosted(c.config)
     file, name = accept_key(settings.stack.host, c.config, fingerprint, timeout=settings.remote.connect_timeout)
     console.out(f"{name} is known now, in {file}" if file else f"{name} was known already")
 

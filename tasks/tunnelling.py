@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from invoke import Context
 
 from devstack import console
-from devstack.errors import FAILED, StackError, UsageError
+from devstack.errors import FAILED, StackError
 from tasks import forwarding
 
 if TYPE_CHECKING:
@@ -95,11 +95,7 @@ def _show(found: Tunnel, *, as_json: bool, word: str) -> int:
 
 
 def _where(c: Context) -> tuple[Settings, Path]:
-    settings = forwarding.settings_of(c.config)
-    if not settings.stack.host:
-        raise UsageError(
-            "no host is set", why="the stack is on this machine", fix="name one: NV_HOST=user@host, or stack.host"
-        )
+    settings = forwarding.hosted(c.config)
     return settings, forwarding.tunnel_of(settings)
 
 

@@ -12,6 +12,7 @@ from invoke import Exit
 
 from devstack import console
 from devstack.errors import StackError, UsageError
+from devstack.remote.agent import RECORD
 from tasks import session
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ _host: list[str] = []
 def host_of(config: Any) -> str:
     """The host that the stack is on; empty where it is this machine. Cheap where nothing names one."""
     environ = session.environment()
-    if not session.has_root() or (session.root() / ".nv-remote.json").exists():
+    if not session.has_root() or (session.root() / RECORD).exists():
         return ""  # this is the host, whose settings came along
     named = bool(environ.get("INVOKE_STACK_HOST") or environ.get("NV_HOST") or _host)
     with contextlib.suppress(OSError, UnicodeDecodeError):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 GREETING = b"\0nv-devstack agent 1\0"
 CHUNK = 1 << 18
 RECORD = ".nv-remote.json"
+"""In the project's folder on the host; where it is, there is the host."""
 WAIT = 60
 """Seconds for the next words of the sender, who has none to think about: behind a dead cable nothing else ends this."""
 LOCK_SECONDS = 90

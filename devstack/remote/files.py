@@ -13,6 +13,7 @@ from typing import IO, NamedTuple, cast
 
 from devstack import console
 from devstack.errors import UsageError
+from devstack.remote.agent import RECORD
 from devstack.templates import CHECKOUT, PACKAGE, PACKAGED
 
 PROGRAM = ".nv-program"
@@ -21,7 +22,7 @@ SET_UP = ("pyproject.toml", "README.md", "LICENSE", "scripts/bootstrap.sh")
 """What sets the program up on a machine. In a wheel it is in the package."""
 NEVER = {
     *(".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".tox", ".nox", ".idea", ".vscode"),
-    *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".DS_Store", ".nv-remote.json"),
+    *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".DS_Store", RECORD),
 }
 """Names of what is made anew on each machine, or is of one person."""
 NEVER_ENDING = (".pyc", ".pyo", ".egg-info", ".swp", ".partial")

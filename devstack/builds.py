@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import sys
@@ -36,8 +37,13 @@ class Build:
     @property
     def tag(self) -> str:
         """The image's name, with a digest of all that it is built from: one that is there needs no build."""
-        digest = hashlib.sha256(repr((sorted(self.files.items()), sorted(self.arguments.items()))).encode())
-        return f"{self.name}:{digest.hexdigest()[:12]}"
+        return f"{self.name}:{_digest(tuple(sorted(self.files.items())), tuple(sorted(self.arguments.items())))[:12]}"
+
+
+@functools.lru_cache
+def _digest(files: tuple[tuple[str, str], ...], arguments: tuple[tuple[str, str], ...]) -> str:
+    """A command asks for the same one many times, and a bundle of certificates is large."""
+    return hashlib.sha256(repr((list(files), list(arguments))).encode()).hexdigest()
 
 
 def pgbouncer(settings: Settings) -> Build:
@@ -49,14 +55,14 @@ def pgbouncer(settings: Settings) -> Build:
     return Build("localhost/nv-pgbouncer", files, {BASE: settings.pgb.base_image})
 
 
-def api(settings: Settings, folder: Path) -> Build:
-    """nv-api's image: the packages that the application in ``folder`` asks for.
+def api(settings: Settings) -> Build:
+    """nv-api's image: the packages that the application asks for.
 
     :raises UsageError: it says nowhere which, or ``stack.ca_bundle`` can't be read.
     """
     files = {
         CONTAINERFILE: _containerfile(settings, "api"),
-        "requirements.txt": "\n".join(requirements(folder)) + "\n",
+        "requirements.txt": "\n".join(requirements(settings.application)) + "\n",
         BUNDLE: _bundle(settings),
     }
     return Build("localhost/nv-api", files, {BASE: settings.api.base_image})

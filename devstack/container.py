@@ -122,8 +122,6 @@ class ContainerContext:
 
     def read(self, command: Command) -> Result:
         """Run a command that changes nothing, also in a dry run. A failure is the caller's to judge."""
-        if asked := self._asked.pop(command, None):
-            return self._answer(command, *asked)
         return self._invoke(command)
 
     def ask_ahead(self, commands: Iterable[Command]) -> None:
@@ -189,6 +187,8 @@ class ContainerContext:
         return result
 
     def _invoke(self, command: Command) -> Result:
+        if asked := self._asked.pop(command, None):
+            return self._answer(command, *asked)
         began = time.monotonic()
         if isinstance(command, Request):
             answer = self.host.send(command)
@@ -474,6 +474,11 @@ class ContainerContext:
             self.states(())
         return bool(self._engine_up)
 
+    def begin_engine(self) -> None:
+        """Begin what :meth:`start_engine` will wait for, where it takes commands and nothing else."""
+        if self.runtime.contained and not self.dry and not self.engine_runs():
+            self.ask_ahead(step for step in self.runtime.engine_start() if isinstance(step, Command))
+
     def start_engine(self) -> None:
         """Bring up what services run under, if it does not run. It answers once its command has ended.
 
@@ -501,6 +506,8 @@ class ContainerContext:
         """
         what = "remove the network" if self.runtime.contained else "stop the supervisor"
         pid = self._engine_process()
+        if self.runtime.contained:  # one that is in the middle of its start comes up first
+            self.perform([step for step in self.runtime.engine_start() if step in self._asked], what)
         self.perform(self.runtime.engine_stop(), what)
         self._engine_up = False
         if self.dry or self.runtime.contained:

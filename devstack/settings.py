@@ -189,6 +189,11 @@ class Settings(_Section, frozen=True, kw_only=True):
     def templates(self) -> Templates:
         return Templates(self.root / "templates")
 
+    @property
+    def application(self) -> Path:
+        """The application's folder."""
+        return (self.root / Path(self.api.dir).expanduser()).resolve()
+
     def origin(self, path: str) -> str:
         """Where a setting's value came from."""
         return self.origins.get(path, "the default")

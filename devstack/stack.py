@@ -34,6 +34,8 @@ from devstack.settings import Entry, Settings, from_invoke, variable_of
 if TYPE_CHECKING:
     from invoke import Context
 
+    from devstack.services.images import Images
+
 
 @dataclass(frozen=True)
 class Started:
@@ -94,6 +96,8 @@ class Stack:
         self._ended: set[str] = set()
         """Names of the services that this command has stopped."""
         self.looking = looking
+        self.images: Images | None = None
+        """Where the services are containers."""
         self.renew()
 
     def renew(self) -> None:
@@ -108,7 +112,7 @@ class Stack:
             from devstack.services.contained import ContainedApi, ContainedPgBouncer, ContainedPostgres
             from devstack.services.images import Images
 
-            images = Images(context, settings, lambda: self.chosen, self._choose)
+            self.images = images = Images(context, settings, lambda: self.chosen, self._choose)
             self.db: Postgres = ContainedPostgres(context, settings, credentials, images)
             self.pgb: PgBouncer = ContainedPgBouncer(context, settings, credentials, self.db, images)
             self.api: Api = ContainedApi(context, settings, credentials, self.pgb, images)
@@ -197,6 +201,8 @@ class Stack:
         """Let other commands have their turn; what the engine said before is asked again."""
         self.lock.release()
         self._snapshot.clear()
+        if self.images:
+            self.images.forget()
 
     def outdated(self, service: Service) -> bool:
         """Whether a running service became ready with other settings than there are now, or never became ready."""
@@ -256,7 +262,14 @@ class Stack:
             for name in (service.name, "supervisord"):
                 self.context.host.check_writable(self.paths.log / f"{name}.log")
         self._ask_ahead(service)
-        spec = service.prepare()
+        if not running:
+            self.context.begin_engine()
+        try:
+            spec = service.prepare()
+        except BaseException:
+            with contextlib.suppress(StackError):
+                self._stop_engine_if_idle()
+            raise
         # what it did not need would answer later questions of the same words as things were before the start
         self.context.withdraw(service.questions())
         if running:  # until here, what is wrong with the new settings has left it as it was
@@ -266,7 +279,7 @@ class Stack:
             self.context.host.remove(applied.path)
         if not self.context.engine_runs():
             # while the engine starts, which takes a tenth of a second
-            threading.Thread(target=_import_clients, daemon=True).start()
+            threading.Thread(target=_import_clients, args=(self.context.runtime.contained,), daemon=True).start()
         self.context.start_engine()
         logged = 0 if self.context.dry else self.context.log_size(service.name)
         was = self._snapshot.pop(service.name, None)
@@ -282,10 +295,6 @@ class Stack:
             console.out(f"# wait until {service.name} answers (at most {self.settings.stack.start_timeout:g} s)")
             service.settle()
             return
-        for later in self.services[self.services.index(service) + 1 :]:
-            known = self._snapshot.get(later.name)
-            if known and not known.running:
-                self._ask_ahead(later)  # the engine has time for it while this one becomes ready
         try:
             self._await(service, spec.grace)
         except NotReady as error:
@@ -591,12 +600,12 @@ class _Applied:
             return ""
 
 
-def _import_clients() -> None:
-    """Import what the services are asked with."""
-    import http.client  # noqa: F401
-    import xmlrpc.client  # noqa: F401
-
+def _import_clients(contained: bool) -> None:
+    """Import what the services are asked with at first."""
     import psycopg2  # noqa: F401
+
+    if not contained:
+        import xmlrpc.client  # noqa: F401
 
 
 def _digest(service: Service) -> str:

@@ -61,8 +61,8 @@ def images(c: Context, *, save: str, load: str, as_json: bool) -> None:
     if load:
         found.load(load)
     if save:
-        found.save(stack.api.folder, save)
-    rows = found.listing(stack.api.folder)
+        found.save(save)
+    rows = found.listing()
     if as_json:
         console.data({"images": [{"service": s, "image": i, "id": k or None} for s, i, k in rows]})
         return

@@ -78,7 +78,7 @@ def test_what_the_application_here_needs_is_what_the_project_installs() -> None:
 def test_a_name_changes_with_what_an_image_is_made_of(tmp_path: Path) -> None:
     def tag(**api: str) -> str:
         settings = load(yaml_entries({"api": api, "stack": {}}, "a test"), ROOT)
-        return builds.api(settings, ROOT / "api").tag
+        return builds.api(settings).tag
 
     assert tag() == tag()
     assert tag(base_image="python:3.13-slim") != tag()

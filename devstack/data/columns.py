@@ -25,6 +25,8 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, format('%I.
       'required', a.attnotnull OR t.typnotnull, 'default', a.atthasdef OR t.typdefault IS NOT NULL,
       'made', a.attidentity <> '' OR a.attgenerated <> ''
               OR coalesce(pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%', false),
+      'written', coalesce(pg_get_expr(d.adbin, d.adrelid) ~*
+              '\\m(now|(transaction|statement|clock)_timestamp)\\(\\)|CURRENT_(TIMESTAMP|DATE)|LOCALTIMESTAMP', false),
       'labels', coalesce((SELECT jsonb_agg(enumlabel ORDER BY enumsortorder) FROM pg_enum
                            WHERE enumtypid = coalesce(e.oid, b.oid)), '[]'),
       'checks', coalesce((SELECT jsonb_agg(replace(pg_get_constraintdef(k.oid), 'VALUE', quote_ident(a.attname)))
@@ -67,6 +69,8 @@ class Column(Struct, frozen=True):
     default: bool
     made: bool
     """By the server: an identity, a sequence's, a generated one."""
+    written: bool
+    """By default the moment at which the row is written."""
     labels: list[str]
     checks: list[str]
 

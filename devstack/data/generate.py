@@ -223,7 +223,7 @@ class _Filling:
                 self.vectors.append(column.name)
                 continue
             start = self._first_free(column.name) if column.name in self.distinct else None
-            make = self.values.maker(column, self.bounds[column.name], start=start)
+            make = self.values.maker(column, self.bounds[column.name], rows=rows, start=start)
             if make:
                 self.makers[column.name] = make
             elif column.required and not column.default:

@@ -39,13 +39,19 @@ class Values:
         """What keeps unique texts of different seeds apart."""
         self.parts = (0, 0, 0)
         """The parts of the last sentence, for its vector."""
+        self.written = (-1, 0)
+        """The last row's number and the second at which it is written."""
 
-    def maker(self, column: Column, bounds: Bounds, *, start: int | None) -> Maker | None:
-        """How to make a column's values; with ``start`` each differs from all others. None: the type is not known."""
+    def maker(self, column: Column, bounds: Bounds, *, rows: int, start: int | None) -> Maker | None:
+        """How to make a column's values in so many rows; with ``start`` each differs from all others.
+
+        None: the type is not known."""
         if bounds.choices and start is None:
             make: Maker | None = self._choice(bounds.choices)
         elif column.labels:
             make = self._choice(column.labels)
+        elif column.written and column.type in MOMENTS and start is None:
+            make = self._writing(column.type, rows)
         else:
             make = self._of_type(column, bounds, start)
         if make is None:
@@ -202,18 +208,30 @@ class Values:
         return lambda _: f"{low + chance() * (high - low):.{scale}f}"
 
     def _moment(self, kind: str, start: int | None) -> Maker:
-        zone, chance = "+00" if kind == "timestamptz" else "", self.chance.random
-        if kind == "date":
-            days = [str((BEGIN + timedelta(days=n)).date()) for n in range(730)]
-            if start is not None:
-                return lambda i: str((BEGIN + timedelta(days=start + i)).date())
-            return lambda _: days[int(chance() * 730)]
+        form, chance = _form(kind), self.chance.random
+        if start is None:
+            return lambda _: form(int(chance() * SECONDS))
+        step = 86_400 if kind == "date" else 1
+        return lambda i: form(step * (start + i))
+
+    def _writing(self, kind: str, rows: int) -> Maker:
+        """When a row is written: later than the one before it, and the same for all such columns of a row."""
+        chance, form = self.chance.random, _form(kind)
 
         def moment(i: int) -> str:
-            seconds = int(chance() * SECONDS) if start is None else start + i
-            return (BEGIN + timedelta(seconds=seconds)).isoformat(" ") + zone
+            if self.written[0] != i:
+                self.written = (i, int((i + chance()) / rows * SECONDS))
+            return form(self.written[1])
 
         return moment
+
+
+def _form(kind: str) -> Callable[[int], str]:
+    """How the moment so many seconds after the first one is written."""
+    if kind == "date":
+        return lambda seconds: str((BEGIN + timedelta(seconds=seconds)).date())
+    zone = "+00" if kind == "timestamptz" else ""
+    return lambda seconds: (BEGIN + timedelta(seconds=seconds)).isoformat(" ") + zone
 
 
 def _uuid(bits: int) -> str:

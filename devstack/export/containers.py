@@ -82,7 +82,7 @@ def containers(plan: Plan) -> list[Container]:
     given = {
         "db": (images.of_db(), {**setup, "NV_DATABASE": s.db.name}, (DB_PORT, s.db.port), ""),
         "pgbouncer": (images.of_pgb(), dict(pgb.env), (PGB_PORT, s.pgb.port), db.name),
-        "api": (images.of_api(plan.api.folder), public, (s.api.port, s.api.port), pgb.name),
+        "api": (images.of_api(), public, (s.api.port, s.api.port), pgb.name),
     }
     made = []
     for (folder, (wanted, env, port, after)), spec in zip(given.items(), (db, pgb, api), strict=True):

@@ -78,7 +78,7 @@ def render_kubernetes(stack: Stack, folder: Path, cluster: Cluster) -> list[File
     api, inside = plan.api.spec(), str(plan.api.inside)
     image = cluster.image or f"{names['api']}:{s.stack.env}"
     major = cloudnative_pg.major_of(cluster.db_image, s.db.image)
-    base, own = plan.images.of_api(plan.api.folder), _own(plan, folder)
+    base, own = plan.images.of_api(), _own(plan, folder)
     values: dict[str, object] = {
         **{name.replace("pgbouncer", "pgb"): value for name, value in names.items()},
         "db_secret": f"{names['db']}-owner",
@@ -186,7 +186,7 @@ def _app(plan: Plan, packages: str, own: Sequence[Path]) -> str:
 
 
 def _builds(plan: Plan, image: str) -> list[str]:
-    base, folder = plan.images.of_api(plan.api.folder), plan.api.folder
+    base, folder = plan.images.of_api(), plan.api.folder
     first = [build_command("docker", base.name, base.build, "build/packages")] if base.build else []
     last = sh(
         "docker build --tag $tag --file $file $folder",

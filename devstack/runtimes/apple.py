@@ -115,8 +115,7 @@ class Apple(Containers):
 
     build_options = ("--progress", "plain")
 
-    def image_id(self, answer: str) -> str:
-        (found, *_) = loads(answer) or [{}]
+    def image_id(self, found: dict[str, Any]) -> str:
         configuration = found.get("configuration") or {}
         return str((configuration.get("descriptor") or {}).get("digest", "") or found.get("id", ""))
 

@@ -245,13 +245,17 @@ class Containers(ABC):
         """An image's name as this engine takes it."""
         return image
 
-    def image(self, image: str) -> Command:
-        """Ask for an image: its description as JSON, or failure."""
-        return self.sh("image inspect $image", image=self.full(image))
+    def images(self, names: Sequence[str]) -> Command:
+        """Ask for images: their descriptions as JSON, or failure if one is not there."""
+        return self.sh("image inspect $images", images=[self.full(name) for name in names])
+
+    def image_ids(self, answer: str) -> list[str]:
+        """The engine's own names for the images' content, in the answer to :meth:`images`."""
+        return [self.image_id(found) for found in loads(answer)]
 
     @abstractmethod
-    def image_id(self, answer: str) -> str:
-        """The engine's own name for an image's content, in the answer to :meth:`image`."""
+    def image_id(self, found: dict[str, Any]) -> str:
+        """Read one entry of the answer to :meth:`images`."""
 
     def pull(self, image: str) -> Command:
         return self.sh("image pull $image", image=self.full(image))

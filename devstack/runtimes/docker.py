@@ -152,8 +152,8 @@ class Docker(Containers):
     # the host's name servers and routes, a VPN's too, are those that packages come through
     build_options = ("--network", "host")
 
-    def image_id(self, answer: str) -> str:
-        return str((loads(answer) or [{}])[0].get("Id", ""))
+    def image_id(self, found: dict[str, Any]) -> str:
+        return str(found.get("Id", ""))
 
     def volume_labels(self, answer: str) -> Mapping[str, str]:
         return (loads(answer) or [{}])[0].get("Labels") or {}

@@ -61,7 +61,7 @@ class Api:
 
     @property
     def folder(self) -> Path:
-        return (self.settings.root / Path(self.settings.api.dir).expanduser()).resolve()
+        return self.settings.application
 
     @property
     def inside(self) -> Path:

@@ -280,7 +280,7 @@ class ContainedApi(Api):
             files[str(reloader)] = (self.settings.templates / RELOADER).read_text(encoding="utf-8")
             words = [self.python, str(reloader), str(self.inside), "--", *words]
         inside = Inside(
-            image=self.images.api(self.folder),
+            image=self.images.api(),
             ports={self.port: self.port},
             folders={self.folder: str(self.inside)},
             files=files,
@@ -290,7 +290,7 @@ class ContainedApi(Api):
 
     @contextlib.contextmanager
     def beside(self, command: str, environ: Mapping[str, str], extra: Mapping[str, str]) -> Iterator[Beside]:
-        self.images.api(self.folder, start=True)
+        self.images.api(start=True)
         spec = self.spec()
         assert spec.inside
         spec = replace(
@@ -304,11 +304,11 @@ class ContainedApi(Api):
             yield Beside(line, self.settings.root, dict(environ))
 
     def questions(self) -> Sequence[Command]:
-        return self.images.questions(self.images.of_api(self.folder))
+        return self.images.questions(self.images.of_api())
 
     def prepare(self) -> ServiceSpec:
         self.check()
-        self.images.api(self.folder, start=True)
+        self.images.api(start=True)
         return self.spec()
 
     def check(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import tempfile
@@ -62,6 +63,8 @@ class Images:
         self._choose = choose
         assert isinstance(context.runtime, Containers)
         self.engine = context.runtime
+        self._ids: dict[str, str] = {}
+        """What the engine said of images that nobody has asked for since."""
 
     # which
 
@@ -71,9 +74,8 @@ class Images:
     def of_pgb(self) -> Wanted:
         return self._named_or("pgb", self.settings.pgb.image, lambda: builds.pgbouncer(self.settings))
 
-    def of_api(self, folder: Path) -> Wanted:
-        """For the application in ``folder``."""
-        return self._named_or("api", self.settings.api.image, lambda: builds.api(self.settings, folder))
+    def of_api(self) -> Wanted:
+        return self._named_or("api", self.settings.api.image, lambda: builds.api(self.settings))
 
     @staticmethod
     def _named_or(label: str, name: str, build: Callable[[], builds.Build]) -> Wanted:
@@ -105,12 +107,33 @@ class Images:
 
     def questions(self, wanted: Wanted) -> Sequence[Command]:
         """What :meth:`ensure` will read first."""
-        return [self.engine.image(wanted.name)]
+        return [] if wanted.name in self._ids else [self.engine.images(self._names())]
 
     def id_of(self, image: str) -> str:
-        """The engine's own name for an image's content; empty if it has none of that name."""
-        answer = self.context.read(self.engine.image(image))
-        return self.engine.image_id(answer.stdout) if answer.ok else ""
+        """The engine's own name for an image's content; empty if it has none of that name.
+
+        All images are asked for at once, which takes as long as one; each answer serves once.
+        """
+        names = self._names()
+        if image not in self._ids and image in names:
+            answer = self.context.read(self.engine.images(names))
+            self._ids = dict(zip(names, self.engine.image_ids(answer.stdout), strict=True)) if answer.ok else {}
+        if image in self._ids:
+            return self._ids.pop(image)
+        answer = self.context.read(self.engine.images([image]))  # another one may be missing
+        return self.engine.image_ids(answer.stdout)[0] if answer.ok else ""
+
+    def _names(self) -> list[str]:
+        """All services' images, but those that nobody can name."""
+        names = []
+        for of in (self.of_db, self.of_pgb, self.of_api):
+            with contextlib.suppress(UsageError):
+                names.append(of().name)
+        return list(dict.fromkeys(names))
+
+    def forget(self) -> None:
+        """Ask the engine again."""
+        self._ids.clear()
 
     def ask(self, image: str, script: str, what: str) -> list[str]:
         """The lines that a script prints in a container of an image.
@@ -202,27 +225,27 @@ class Images:
         self._choose(pgbouncer=f"{image} {here}", pgbouncer_version=match[1])
         return Programs(Path(), match[1], image=image)
 
-    def api(self, folder: Path, *, start: bool = False) -> str:
-        """The name of api.image, or of the one built here for the application in ``folder``.
+    def api(self, *, start: bool = False) -> str:
+        """The name of api.image, or of the one built here for the application.
 
         :raises StackError: it can't be had.
         """
-        wanted = self.of_api(folder)
+        wanted = self.of_api()
         if start:
             self.ensure(wanted)
         return wanted.name
 
     # all of them, for a machine without a registry
 
-    def all(self, folder: Path) -> list[Wanted]:
-        """Every service's, for the application in ``folder``."""
-        return [self.of_db(), self.of_pgb(), self.of_api(folder)]
+    def all(self) -> list[Wanted]:
+        """Every service's."""
+        return [self.of_db(), self.of_pgb(), self.of_api()]
 
-    def listing(self, folder: Path) -> list[tuple[str, str, str]]:
+    def listing(self) -> list[tuple[str, str, str]]:
         """Each service's label, image, and its id, which is empty where the engine does not have it."""
-        return [(wanted.label, wanted.name, self.id_of(wanted.name)) for wanted in self.all(folder)]
+        return [(wanted.label, wanted.name, self.id_of(wanted.name)) for wanted in self.all()]
 
-    def save(self, folder: Path, output: str) -> None:
+    def save(self, output: str) -> None:
         """Write all images into one file, those that are missing pulled or built before.
 
         :raises StackError: one can't be had, or the file not be written.
@@ -231,7 +254,7 @@ class Images:
         if path.exists() or not path.parent.is_dir():
             why = "it exists" if path.exists() else f"there is no folder {path.parent}"
             raise UsageError(f"{path} can't be written", why=why, fix="name another file with --save")
-        wanted = self.all(folder)
+        wanted = self.all()
         for one in wanted:
             self.ensure(one)
         aside = path.with_name(f".{path.name}.partial")

@@ -124,7 +124,7 @@ def in_images(stack: Stack) -> list[Fact]:
 
     assert isinstance(stack.api, ContainedApi)
     try:
-        found = stack.api.images.listing(stack.api.folder)
+        found = stack.api.images.listing()
     except StackError as error:
         return [Fact("images", "in use", f"{error.what}: {error.why}", False, "; ".join(error.fix))]
     built = {"pgb": not stack.settings.pgb.image, "api": not stack.settings.api.image}

@@ -476,8 +476,12 @@ class ContainerContext:
 
     def begin_engine(self) -> None:
         """Begin what :meth:`start_engine` will wait for, where it takes commands and nothing else."""
-        if self.runtime.contained and not self.dry and not self.engine_runs():
-            self.ask_ahead(step for step in self.runtime.engine_start() if isinstance(step, Command))
+        if not self.dry and not self._engine_up:
+            self.ask_ahead(self._beginning())
+
+    def _beginning(self) -> list[Command]:
+        steps = self.runtime.engine_start() if self.runtime.contained else []
+        return [step for step in steps if isinstance(step, Command)]
 
     def start_engine(self) -> None:
         """Bring up what services run under, if it does not run. It answers once its command has ended.
@@ -485,6 +489,7 @@ class ContainerContext:
         :raises StackError: it did not come up.
         """
         if self.engine_runs():
+            self.withdraw(self._beginning())
             return
         if self.runtime.contained:
             self.perform(self.runtime.engine_start(), "make the network")
@@ -506,8 +511,9 @@ class ContainerContext:
         """
         what = "remove the network" if self.runtime.contained else "stop the supervisor"
         pid = self._engine_process()
-        if self.runtime.contained:  # one that is in the middle of its start comes up first
-            self.perform([step for step in self.runtime.engine_start() if step in self._asked], what)
+        for begun in self._beginning():
+            if begun in self._asked:  # what is in the middle of its start comes up first
+                self.read(begun)
         self.perform(self.runtime.engine_stop(), what)
         self._engine_up = False
         if self.dry or self.runtime.contained:

@@ -146,6 +146,7 @@ class Stack:
         began = time.monotonic()
         if not self.ready_since(service):
             self._ask_ahead(service)
+            self.context.begin_engine()
         state = self._state(service)
         self._check_ours(state)
         did: Literal["started", "restarted", "running"] = "started"
@@ -218,6 +219,8 @@ class Stack:
     def _check_ours(self, state: ServiceState) -> None:
         """:raises StackError: somebody else's container has the name."""
         if state.foreign:
+            with contextlib.suppress(StackError):
+                self._stop_engine_if_idle()
             program = getattr(self.context.runtime, "program", "")
             raise StackError(
                 f"the name {state.name} is taken",
@@ -317,8 +320,8 @@ class Stack:
         seconds = self.settings.stack.start_timeout
         wait_until_answers(service.accepts, seconds=seconds, failed=failed)
         self._recover(service)
-        service.settle()
-        wait_until_answers(service.answers, seconds=max(1.0, seconds - (time.monotonic() - began)), failed=failed)
+        if not service.settle():
+            wait_until_answers(service.answers, seconds=max(1.0, seconds - (time.monotonic() - began)), failed=failed)
 
     def _recover(self, service: Service) -> None:
         """A restore that was cut off may have left the database closed: it is put right before anything is asked. So

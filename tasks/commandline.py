@@ -15,6 +15,7 @@ from typing import Any
 import invoke.main
 from invoke import Collection, Exit, Program
 from invoke.exceptions import ParseError
+from invoke.parser import Parser, ParseResult
 from invoke.parser.argument import Argument
 from invoke.util import helpline
 
@@ -52,6 +53,16 @@ def take_over() -> None:
         fab.program.__class__ = StackFab
 
 
+class _Parser(Parser):
+    """Invoke copies the flags of every task for each command, which takes as long as reading all tasks' modules: those
+    of the tasks that are named are enough."""
+
+    def parse_argv(self, argv: list[str]) -> ParseResult:
+        named = {self.contexts[word].name: self.contexts[word] for word in argv if word in self.contexts}
+        parsed: ParseResult = Parser(named.values(), self.initial).parse_argv(argv)
+        return parsed
+
+
 class StackProgram(Program):
     """What differs from Invoke: wrong input is exit code 2 with the nearest right one, and lists have headings."""
 
@@ -61,6 +72,10 @@ class StackProgram(Program):
             super().parse_tasks()
         except ParseError as error:
             raise self._explained(error) from None
+
+    def _make_parser(self) -> Parser:
+        whole = super()._make_parser()
+        return _Parser(whole.contexts.values(), whole.initial)
 
     def parse_cleanup(self) -> None:
         namespace = self.args.list.value

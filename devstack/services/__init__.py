@@ -67,8 +67,8 @@ class Service(Protocol):
         :raises NotReady: it did not answer as it should.
         """
 
-    def settle(self) -> None:
-        """Bring it into the wanted state once it answers."""
+    def settle(self) -> bool:
+        """Bring it into the wanted state once it accepts that; whether it was seen to answer on the way."""
 
     def hint(self, evidence: list[str]) -> str:
         """What mends a start that failed with these last lines of the log."""

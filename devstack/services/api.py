@@ -253,8 +253,9 @@ class Api:
     def accepts(self) -> None:
         """Nothing: there is nothing to settle before it answers."""
 
-    def settle(self) -> None:
+    def settle(self) -> bool:
         """Nothing: the application settles itself."""
+        return False
 
     def hint(self, evidence: list[str]) -> str:
         text = "\n".join(evidence)

@@ -229,8 +229,9 @@ class PgBouncer:
             self.database.read_verifier()
             self.reload()
 
-    def settle(self) -> None:
-        """Nothing: its state is its configuration."""
+    def settle(self) -> bool:
+        """Nothing: its state is its configuration. One whose verifier was noted down has answered to be accepted."""
+        return self.database.noted
 
     def console(self, *, seconds: int = 5) -> Connection:
         """The admin console (https://www.pgbouncer.org/usage.html#admin-console), within at least 2 ``seconds``.

@@ -8,6 +8,7 @@ import os
 import string
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from devstack.services.folders import Folders
 from devstack.settings import Settings, reachable_address, with_port
 from devstack.shell import Command, argv, sh
 from devstack.templates import render
+from devstack.threads import run_at_once
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812
@@ -36,6 +38,8 @@ SUPERUSER = "postgres"
 MAINTENANCE = "postgres"
 """A database that every server has; no user's dump takes what is in it."""
 PRELOADED = "shared_preload_libraries"
+LOOKING_SECONDS = 10.0
+"""For a look at what is in the databases: twice what logging in may take."""
 
 
 class Postgres:
@@ -366,16 +370,17 @@ class Postgres:
 
     # the wanted state inside
 
-    def settle(self) -> None:
+    def settle(self) -> bool:
         """Role, database, extensions; the role's password as in the settings. What is so already is only looked at, as
         the role itself: becoming the superuser takes a program, in a container as long as a server's start."""
-        known = not self._fresh and not self.context.dry and self._knows_role()
-        if known and self._is_settled() and (verifier := self._noted_verifier()):
+        looks = not self._fresh and not self.context.dry
+        if looks and (verifier := self._noted_verifier()) and self._is_settled():
             self._verifier, self.noted = verifier, True
-            return
-        if not known and not (self.context.dry and not self._fresh):
+            return True
+        if self._fresh or (looks and not self._knows_role()):
             self._set_up_role()
         self.read_verifier()
+        return False
 
     def _knows_role(self) -> bool:
         try:
@@ -386,25 +391,32 @@ class Postgres:
 
     def _is_settled(self) -> bool:
         """Whether the extensions and the grant are there."""
-        import psycopg2
-
         wanted = {self.settings.db.name: {*self.settings.db.extensions}}
         if self.tracks_statements:
             wanted[MAINTENANCE] = {STATEMENTS}
-        for database, extensions in wanted.items():
+        settled: list[str] = []
+
+        def look(database: str) -> None:
+            if self._has(database, wanted[database]):
+                settled.append(database)
+
+        run_at_once([partial(look, database) for database in wanted], LOOKING_SECONDS)
+        return len(settled) == len(wanted)
+
+    def _has(self, database: str, extensions: set[str]) -> bool:
+        import psycopg2
+
+        try:
+            connection = self.connect(database=database)
             try:
-                connection = self.connect(database=database)
-                try:
-                    with connection.cursor() as cursor:
-                        cursor.execute("SELECT extname, pg_has_role('pg_monitor', 'USAGE') FROM pg_extension")
-                        found = dict(cursor.fetchall())
-                finally:
-                    connection.close()
-            except psycopg2.Error:
-                return False
-            if not extensions <= found.keys() or not all(found.values()):
-                return False
-        return True
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT extname, pg_has_role('pg_monitor', 'USAGE') FROM pg_extension")
+                    found = dict(cursor.fetchall())
+            finally:
+                connection.close()
+        except psycopg2.Error:
+            return False
+        return extensions <= found.keys() and all(found.values())
 
     @property
     def _note(self) -> Path:

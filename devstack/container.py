@@ -83,6 +83,16 @@ class _Local(Local):
                         stream.close()
 
 
+@dataclass
+class _Asked:
+    """A question on its way."""
+
+    process: subprocess.Popen[str]
+    began: float
+    reads: int = 1
+    answer: Result | None = None
+
+
 class ContainerContext:
     """Runs commands and files' writing on the host of a stack, whatever its runtime."""
 
@@ -97,7 +107,7 @@ class ContainerContext:
         self._log_lock = threading.Lock()
         self._engine_up: bool | None = None
         self._addresses: dict[str, str] = {}
-        self._asked: dict[Command, tuple[subprocess.Popen[str], float]] = {}
+        self._asked: dict[Command, _Asked] = {}
 
     @property
     def dry(self) -> bool:
@@ -125,9 +135,12 @@ class ContainerContext:
         return self._invoke(command)
 
     def ask_ahead(self, commands: Iterable[Command]) -> None:
-        """Begin to ask what :meth:`read` will want in a moment, all of it at once; each answer serves one read."""
+        """Begin to ask what :meth:`read` will want in a moment, all of it at once; an answer serves as many reads as
+        it was asked for."""
         for command in commands:
-            if command not in self._asked:
+            if command in self._asked:
+                self._asked[command].reads += 1
+            else:
                 process = subprocess.Popen(
                     ["/bin/sh", "-c", command],
                     stdin=subprocess.DEVNULL,
@@ -136,22 +149,27 @@ class ContainerContext:
                     text=True,
                     errors="replace",
                 )
-                self._asked[command] = (process, time.monotonic())
+                self._asked[command] = _Asked(process, time.monotonic())
 
     def withdraw(self, commands: Iterable[Command] | None = None) -> None:
         """Take back what was asked ahead, all of it unless some is named: by the time that it is read, it may no longer
         be so."""
         for command in list(self._asked) if commands is None else commands:
-            if asked := self._asked.pop(command, None):
-                asked[0].kill()
-                asked[0].communicate()
+            if (asked := self._asked.pop(command, None)) and asked.answer is None:
+                asked.process.kill()
+                asked.process.communicate()
 
-    def _answer(self, command: Command, process: subprocess.Popen[str], began: float) -> Result:
+    def _answer(self, command: Command, asked: _Asked) -> Result:
         from invoke import Result
 
-        stdout, stderr = process.communicate()
-        self._record(command, process.returncode, time.monotonic() - began)
-        return Result(command=command, stdout=stdout, stderr=stderr, exited=process.returncode)
+        if asked.answer is None:
+            stdout, stderr = asked.process.communicate()
+            asked.answer = Result(command=command, stdout=stdout, stderr=stderr, exited=asked.process.returncode)
+            self._record(command, asked.process.returncode, time.monotonic() - asked.began)
+        asked.reads -= 1
+        if not asked.reads:
+            del self._asked[command]
+        return asked.answer
 
     def run(self, command: Command, what: str) -> Result | None:
         """Run a command that changes something; None in a dry run, which prints it.
@@ -187,8 +205,8 @@ class ContainerContext:
         return result
 
     def _invoke(self, command: Command) -> Result:
-        if asked := self._asked.pop(command, None):
-            return self._answer(command, *asked)
+        if asked := self._asked.get(command):
+            return self._answer(command, asked)
         began = time.monotonic()
         if isinstance(command, Request):
             answer = self.host.send(command)
@@ -388,12 +406,14 @@ class ContainerContext:
                 answer = result.stdout if result else ""
         return answer
 
-    def states(self, names: Sequence[str]) -> dict[str, ServiceState]:
+    def states(self, names: Sequence[str], *, ahead: bool = False) -> dict[str, ServiceState]:
         """What the engine says of these services, asked now. An engine that does not run has none.
+
+        ``ahead``: what :meth:`ask_states_ahead` has asked.
 
         :raises StackError: it runs and does not answer as it should.
         """
-        result = self.read(self.runtime.states(names))
+        result = self.read(self._asks_states(names) if ahead else self.runtime.states(names))
         if result.exited == TIMED_OUT:
             raise StackError(
                 f"the {self.runtime.name} runtime does not say what runs",
@@ -424,6 +444,14 @@ class ContainerContext:
         self._engine_up = any(s.running for s in states.values()) if self.runtime.contained else bool(result.ok)
         self._addresses.update({name: state.address for name, state in states.items()})
         return states
+
+    def ask_states_ahead(self, names: Sequence[str]) -> None:
+        """Begin to ask for :meth:`states`, together with what is asked of a volume."""
+        if self.runtime.contained:
+            self.ask_ahead([self._asks_states(names)])
+
+    def _asks_states(self, names: Sequence[str]) -> Command:
+        return self.runtime.start_states(names) if isinstance(self.runtime, Containers) else self.runtime.states(names)
 
     def address(self, name: str) -> str:
         """A running service's own address, where it has one; empty otherwise."""

@@ -145,6 +145,7 @@ class Stack:
         offset = time.monotonic() - self.began
         began = time.monotonic()
         if not self.ready_since(service):
+            self.context.ask_states_ahead(self.names)
             self._ask_ahead(service)
             self.context.begin_engine()
         state = self._state(service)
@@ -252,7 +253,7 @@ class Stack:
         """A service's state when this command began: the engine is asked once, and nobody else changes it meanwhile.
         What the command changes itself is asked again."""
         if service.name not in self._snapshot:
-            states = self.context.states(self.names)
+            states = self.context.states(self.names, ahead=True)
             self._snapshot = {**states, **self._snapshot}
         return self._snapshot[service.name]
 

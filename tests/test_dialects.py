@@ -197,7 +197,8 @@ def test_images_on_their_way_to_another_machine(kind: type[Containers], line: st
         ),
         (
             Podman,
-            'ids=$(podman ps --all --quiet) && { [ -z "$ids" ] || podman container inspect $ids; }',
+            'ask() { ids=$(podman ps --all --quiet --no-trunc) || exit; if [ -z "$ids" ]; then echo "[]";'
+            " else podman inspect --type container $ids; fi; }; ask 2>/dev/null || ask",
             json.dumps(
                 [
                     {"Name": name, "State": {"Status": status}, "Mounts": [{"Name": volume}, {"Type": "bind"}]}
@@ -304,8 +305,30 @@ def test_the_network_is_made_once_and_goes_with_the_last_service() -> None:
     ],
 )
 def test_podman_is_told_which_registry_docker_would_ask(image: str, full: str) -> None:
-    assert dialect(Podman).image(image) == f"podman image inspect {full}"
-    assert dialect(Docker).image(image) == f"docker image inspect {image}"
+    assert dialect(Podman).images([image]) == f"podman image inspect {full}"
+    assert dialect(Docker).images([image]) == f"docker image inspect {image}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        (Docker, {"Id": "sha256:1"}),
+        (Podman, {"Id": "sha256:1"}),
+        (Apple, {"configuration": {"descriptor": {"digest": "sha256:1"}}}),
+    ],
+)
+def test_images_are_asked_for_at_once_and_told_apart_by_their_order(
+    kind: type[Containers], found: dict[str, object]
+) -> None:
+    engine = dialect(kind)
+    assert engine.images(["localhost/a:1", "localhost/b:2"]).endswith(" image inspect localhost/a:1 localhost/b:2")
+    assert engine.image_ids(json.dumps([found, {"Id": "sha256:2", "id": "sha256:2"}])) == ["sha256:1", "sha256:2"]
+
+
+def test_podman_says_all_that_a_start_wants_to_know_in_one_answer() -> None:
+    engine = dialect(Podman)
+    assert engine.start_states(["nv-db"]) == engine.volume_users("nv-db-data")
+    assert dialect(Docker).start_states(["nv-db"]) == dialect(Docker).states(["nv-db"])
 
 
 def test_a_build_is_on_the_hosts_network() -> None:

@@ -167,6 +167,10 @@ class Containers(ABC):
     @abstractmethod
     def states(self, names: Sequence[str]) -> Command: ...
 
+    def start_states(self, names: Sequence[str]) -> Command:
+        """The same for who is to ask :meth:`volume_users` too, and may have both in one answer."""
+        return self.states(names)
+
     def parse_states(self, answer: str, names: Sequence[str]) -> dict[str, ServiceState]:
         known = {state.name: state for state in map(self.state_of, loads(answer or "[]"))}
         return {name: known.get(name, ServiceState(name)) for name in names}

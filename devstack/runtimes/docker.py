@@ -79,8 +79,10 @@ class Docker(Containers):
         return self.sh("unpause $name >/dev/null", name=name)
 
     def states(self, names: Sequence[str]) -> Command:
-        """Asked twice where a container goes between the two questions."""
-        ids = self.sh("ps --all --quiet --no-trunc $filters", filters=self._filters(names))
+        return self._asked_twice(self.sh("ps --all --quiet --no-trunc $filters", filters=self._filters(names)))
+
+    def _asked_twice(self, ids: Command) -> Command:
+        """Describe containers; asked twice where one goes between the two questions."""
         ask = (
             f'ids=$({ids}) || exit; if [ -z "$ids" ]; then echo "[]";'
             f" else {self.program} inspect --type container $ids; fi"
@@ -203,9 +205,15 @@ class Podman(Docker):
     def unstick(self) -> str:
         return "podman machine start" if sys.platform == "darwin" else "see `podman info`"
 
+    def start_states(self, names: Sequence[str]) -> Command:
+        return self._all()
+
     def volume_users(self, name: str) -> Command:
         """Its filter for volumes knows no names (4.3): all containers are asked."""
-        return Command('ids=$(podman ps --all --quiet) && { [ -z "$ids" ] || podman container inspect $ids; }')
+        return self._all()
+
+    def _all(self) -> Command:
+        return self._asked_twice(self.sh("ps --all --quiet --no-trunc"))
 
     def parse_users(self, answer: str, name: str) -> dict[str, bool]:
         return {

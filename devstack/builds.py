@@ -7,9 +7,10 @@ import hashlib
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from devstack.errors import UsageError
 from devstack.runtimes.containers import BASE
@@ -26,8 +27,7 @@ LOCAL = re.compile(r"(-e|--editable)\b|\.{0,2}/|\.(\[|$)")
 """A line of requirements.txt that is no package from elsewhere: the source is there anyway."""
 
 
-@dataclass(frozen=True)
-class Build:
+class Build(Struct, frozen=True):
     """A build's folder and arguments."""
 
     name: str

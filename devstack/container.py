@@ -15,12 +15,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from invoke.runners import Local
+from msgspec import Struct
+from msgspec.structs import replace
 
 from devstack import console
 from devstack.errors import StackError
@@ -49,8 +50,7 @@ CHUNK = 1 << 18
 """Bytes that a stream holds at a time."""
 
 
-@dataclass(frozen=True)
-class Probed:
+class Probed(Struct, frozen=True):
     """What a program answered, both streams in one. ``exited`` is None where it did not end in time."""
 
     exited: int | None
@@ -83,8 +83,7 @@ class _Local(Local):
                         stream.close()
 
 
-@dataclass
-class _Asked:
+class _Asked(Struct):
     """A question on its way."""
 
     process: subprocess.Popen[str]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+from msgspec import Struct, field
 
 from devstack.choices import Choices
 from devstack.errors import StackError
@@ -31,8 +31,7 @@ PATIENCE = 15.0
 Condition = Literal["healthy", "partial", "unhealthy", "stopped", "unknown"]
 
 
-@dataclass(frozen=True)
-class Environment:
+class Environment(Struct, frozen=True):
     """An environment as it is now. What could not be found out is None, or has a ``reason``."""
 
     name: str

@@ -11,12 +11,12 @@ import signal
 import socket
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from invoke.runners import Result
+from msgspec import Struct
 
 from devstack.errors import StackError, UsageError
 from devstack.runtimes import Usage
@@ -29,8 +29,7 @@ ACCOUNTS = ("postgres", "pgbouncer", "_postgres", "nobody")
 """Unprivileged accounts, in order of preference, for PostgreSQL and PgBouncer when run as root."""
 
 
-@dataclass(frozen=True)
-class PortHolder:
+class PortHolder(Struct, frozen=True):
     """Who listens on a port. ``pid`` is 0 and ``command`` empty where this user may not know."""
 
     address: str

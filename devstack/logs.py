@@ -11,8 +11,9 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+
+from msgspec import Struct
 
 from devstack.container import ContainerContext
 from devstack.errors import UsageError
@@ -29,8 +30,7 @@ LONGEST = 20_000
 """Characters of a line that are shown."""
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(Struct, frozen=True):
     """A log line. ``when`` is None as long as nothing before it, or in it, had a time."""
 
     service: str

@@ -6,8 +6,9 @@ import hashlib
 import os
 import re
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from devstack.errors import UsageError
 from devstack.settings import Settings
@@ -19,8 +20,7 @@ PORTS = "ports.json"
 """The file in an environment's folder that has the ports chosen for it."""
 
 
-@dataclass(frozen=True)
-class Paths:
+class Paths(Struct, frozen=True):
     """The folders of one environment of one checkout.
 
     Data and state live outside the checkout: ``git clean -fdx`` must not take the database along, and as root

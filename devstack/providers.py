@@ -8,8 +8,10 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from devstack.container import ContainerContext
 from devstack.errors import StackError
@@ -44,8 +46,7 @@ INSTALL = (
 REMEDIES = [INSTALL, "or name a folder with PostgreSQL's programs in db.bin_dir"]
 
 
-@dataclass(frozen=True)
-class Programs:
+class Programs(Struct, frozen=True):
     """A folder of programs and the variables that they need."""
 
     bin: Path
@@ -64,8 +65,7 @@ class Programs:
         return str(self.bin / name)
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """A place that was looked at: taken, or passed over with the reason."""
 
     place: str

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from devstack import console
 from devstack.errors import StackError
@@ -24,8 +25,7 @@ LABEL = "pre-reset"
 """Of the backup that is made before."""
 
 
-@dataclass(frozen=True)
-class Doomed:
+class Doomed(Struct, frozen=True):
     """Something that a reset removes."""
 
     what: str

@@ -8,11 +8,11 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+from msgspec import Struct
 
 from devstack import console, engines, ports, providers
 from devstack.choices import Choices
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from devstack.services.images import Images
 
 
-@dataclass(frozen=True)
-class Started:
+class Started(Struct, frozen=True):
     """What starting a service came to. Times are in seconds; ``offset`` counts from the command's start."""
 
     name: str
@@ -51,8 +50,7 @@ class Started:
     state: ServiceState | None = None
 
 
-@dataclass(frozen=True)
-class ServiceStatus:
+class ServiceStatus(Struct, frozen=True):
     """A service as it is now: what the engine says, and whether it really answers."""
 
     label: str
@@ -591,8 +589,7 @@ class Stack:
             self.context.write_file(self.paths.choices, msgspec.json.encode(choices).decode() + "\n")
 
 
-@dataclass(frozen=True)
-class _Applied:
+class _Applied(Struct, frozen=True):
     """The fingerprint that a running service became ready with. None: it never did, or was cut off before."""
 
     path: Path

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from devstack.errors import StackError, UsageError
 from devstack.services import NotReady, Service
@@ -55,8 +56,7 @@ def changes(root: Path, templates: Path, ended: threading.Event) -> Iterator[lis
             yield sorted(str(Path(path).relative_to(root)) for path in names)
 
 
-@dataclass(frozen=True)
-class Applied:
+class Applied(Struct, frozen=True):
     """What was done to a service."""
 
     name: str
@@ -64,8 +64,7 @@ class Applied:
     seconds: float
 
 
-@dataclass
-class Watched:
+class Watched(Struct):
     """A stack that follows its files."""
 
     stack: Stack

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from devstack import console
 from devstack.errors import FAILED
@@ -17,7 +18,7 @@ def show_system(facts: list[Fact], *, as_json: bool, where: str = "here") -> int
     """What a machine has; exit code 1 when the stack could not start there."""
     missing = [fact for fact in facts if fact.needed and fact.ok is False]
     if as_json:
-        console.data({"can_start": not missing, "facts": [dataclasses.asdict(fact) for fact in facts]})
+        console.data({"can_start": not missing, "facts": [msgspec.to_builtins(fact) for fact in facts]})
         return FAILED if missing else 0
     width = max(console.width(fact.name) for fact in facts if console.width(fact.name) <= 40)
     for topic in dict.fromkeys(fact.topic for fact in facts):
@@ -47,7 +48,7 @@ def _mark(fact: Fact) -> str:
 def show_bundle(bundle: Bundle, *, as_json: bool) -> None:
     """What is in a bundle, and what to do before it is sent."""
     if as_json:
-        console.data(dataclasses.asdict(bundle) | {"path": str(bundle.path)})
+        console.data(msgspec.to_builtins(bundle, enc_hook=str) | {"path": str(bundle.path)})
         return
     console.out(f"{bundle.path}  ({console.size(bundle.size)})\n")
     rows = [(entry.name, console.size(entry.size), entry.problem or entry.what) for entry in bundle.entries]

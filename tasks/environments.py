@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from invoke import Context, Exit
 
 from devstack import console
@@ -33,7 +33,7 @@ def show_list(c: Context, *, everywhere: bool, as_json: bool) -> None:
 
 def _data(one: Environment) -> dict[str, Any]:
     age = None if one.created is None else max(0, round(time.time() - one.created))
-    return {**dataclasses.asdict(one), "runtime": one.runtime or None, "reason": one.reason or None, "age_s": age}
+    return {**msgspec.to_builtins(one), "runtime": one.runtime or None, "reason": one.reason or None, "age_s": age}
 
 
 def _lines(found: list[Environment], *, everywhere: bool) -> list[str]:

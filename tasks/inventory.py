@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from devstack import console
 from devstack.errors import UsageError, addressed
@@ -150,7 +151,7 @@ def choose(stack: Stack) -> str:
 def restored(done: Restored, *, as_json: bool) -> None:
     """What is in use now, what was kept, the way back."""
     if as_json:
-        console.data(asdict(done))
+        console.data(msgspec.to_builtins(done))
         return
     proof = "as its manifest says" if done.compared else "nothing to compare them with"
     if done.source.endswith(".cluster"):
@@ -166,7 +167,7 @@ def restored(done: Restored, *, as_json: bool) -> None:
 def moved(done: Moved, *, as_json: bool) -> None:
     """What is in use elsewhere now, what was kept there, the way back."""
     if as_json:
-        console.data(asdict(done))
+        console.data(msgspec.to_builtins(done))
         return
     console.out(
         f"{done.target} is {done.source}: {_count(done.tables, 'table')}, {_count(done.rows, 'row')},"
@@ -178,7 +179,7 @@ def moved(done: Moved, *, as_json: bool) -> None:
 
 def undone(done: Undone, *, as_json: bool) -> None:
     if as_json:
-        console.data(asdict(done))
+        console.data(msgspec.to_builtins(done))
         return
     console.out(f"the database is as it was before the {done.of}; clients waited {console.duration(done.outage)}")
     console.out(addressed(f"kept: what was in use as {done.kept}; inv data.undo switches back again"))
@@ -187,7 +188,7 @@ def undone(done: Undone, *, as_json: bool) -> None:
 def merged(done: Merged, *, as_json: bool) -> None:
     """Rows added and skipped by table."""
     if as_json:
-        console.data(asdict(done))
+        console.data(msgspec.to_builtins(done))
         return
     rows = [(t.name, f"{t.added:,}", f"{t.skipped:,}", t.note) for t in done.tables]
     for line in console.table(rows, ("table", "added", "there already", ""), right=(1, 2)):

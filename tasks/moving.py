@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from invoke import Context
+from msgspec import Struct
 
 from devstack import console
 from devstack.errors import UsageError
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from devstack.stack import Stack
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """A restore that is asked for: which backup, and how."""
 
     file: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from devstack import console
 from devstack.errors import addressed
@@ -30,13 +31,13 @@ def show_profile(done: Profile | None, *, as_json: bool) -> None:
     if as_json:
         functions = [
             {
-                **dataclasses.asdict(one),
+                **msgspec.to_builtins(one),
                 "own_ratio": round(one.own / (done.samples - done.waiting), 4),
                 "total_ratio": round(one.total / (done.samples - done.waiting), 4),
             }
             for one in done.functions
         ]
-        console.data({**dataclasses.asdict(done), "path": str(done.path), "functions": functions})
+        console.data({**msgspec.to_builtins(done, enc_hook=str), "path": str(done.path), "functions": functions})
         return
     lines = [("itself", "in all", "function", "where"), *(_function(done, one) for one in done.functions[:FUNCTIONS])]
     mine = sorted((one for one in done.functions if one.application), key=lambda one: -one.total)[:FUNCTIONS]
@@ -82,7 +83,7 @@ def show_window(stack: Stack, done: Window | None, path: Path | None, *, top: in
 
         files.write(stack, path, "\n".join(_window(done, len(done.statements), 0)) + "\n")
     if as_json:
-        console.data({**dataclasses.asdict(done), "path": str(path) if path else None})
+        console.data({**msgspec.to_builtins(done, enc_hook=str), "path": str(path) if path else None})
         return
     for line in _window(done, STATEMENTS, COLUMNS):
         console.out(line)

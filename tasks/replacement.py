@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from invoke import Context, task
+from msgspec import Struct
 
 from devstack import console
 from tasks import inventory, report, session
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from devstack.stack import Stack
 
 
-@dataclass
-class Restore:
+class Restore(Struct):
     """A restore that was asked for, its file judged."""
 
     source: Source

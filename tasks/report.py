@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from invoke import Exit
 
 from devstack import console
@@ -339,7 +340,6 @@ def _cell(key: str, value: Any) -> str:
 
 def show_metrics(stack: Stack, *, span: float, watch: float, as_json: bool, plain: bool) -> int:
     """Readings of all services, once or again and again; exit code 1 when nothing can be read."""
-    import dataclasses
     import json
 
     from devstack.metrics import display
@@ -353,9 +353,9 @@ def show_metrics(stack: Stack, *, span: float, watch: float, as_json: bool, plai
             if not as_json:
                 show(display.screen(history, plain=plain, watch=bool(watch)))
             elif watch:
-                console.out(json.dumps(dataclasses.asdict(reading), ensure_ascii=False))
+                console.out(json.dumps(msgspec.to_builtins(reading), ensure_ascii=False))
             else:
-                console.data(dataclasses.asdict(reading))
+                console.data(msgspec.to_builtins(reading))
     if watch or not history[-1].empty:
         return 0
     console.note(addressed("there is nothing to read; inv dev.up starts the stack"))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from invoke import Context
 
 from devstack import console
@@ -77,7 +77,7 @@ def stop(c: Context) -> int:
 
 def _show(found: Tunnel, *, as_json: bool, word: str) -> int:
     if as_json:
-        console.data({name: value for name, value in asdict(found).items() if name != "created"})
+        console.data({name: value for name, value in msgspec.to_builtins(found).items() if name != "created"})
         return 0 if found.up else FAILED
     if not found.up:
         console.out(

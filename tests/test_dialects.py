@@ -7,11 +7,11 @@ import json
 import os
 import signal
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from devstack.paths import Paths
 from devstack.runtimes import Crash, EngineError, File, Inside, ServiceSpec, ServiceState, Usage

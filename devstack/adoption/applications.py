@@ -6,8 +6,9 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from devstack.adoption.names import DEPTH, Import, Names, Place, Scope, called, module_parts
 from devstack.adoption.routes import Key, Route, Routes, inside
@@ -25,8 +26,7 @@ COMMANDS = re.compile(
 """Files that say how a server is started."""
 
 
-@dataclass(frozen=True)
-class Application:
+class Application(Struct, frozen=True):
     """An application that uvicorn could serve."""
 
     path: Path
@@ -127,8 +127,7 @@ def _is_factory(names: Names, place: Place) -> bool:
 # which one is served
 
 
-@dataclass(frozen=True)
-class Mention:
+class Mention(Struct, frozen=True):
     """A file that starts a server says which application."""
 
     file: str
@@ -176,8 +175,7 @@ def _completed(one: Application, routes: Routes, mentions: list[Mention]) -> App
 # where it runs
 
 
-@dataclass(frozen=True)
-class Home:
+class Home(Struct, frozen=True):
     """How uvicorn finds an application: in ``folder``, with ``path`` on PYTHONPATH where that is another."""
 
     folder: Path

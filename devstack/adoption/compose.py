@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from devstack.adoption.tree import Tree
 
@@ -21,8 +22,7 @@ VARIABLE = re.compile(r"\$(?:\{(?P<braced>\w+)(?::?(?P<how>[-?+])(?P<other>[^}]*
 """https://docs.docker.com/reference/compose-file/interpolation/"""
 
 
-@dataclass(frozen=True)
-class Service:
+class Service(Struct, frozen=True):
     """A service of a compose file."""
 
     file: str

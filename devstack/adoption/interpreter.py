@@ -7,8 +7,9 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from devstack.adoption.tree import Tree
 from devstack.shell import argv
@@ -22,8 +23,7 @@ print(json.dumps([sys.version.split()[0], *(importlib.util.find_spec(name) is no
 """
 
 
-@dataclass(frozen=True)
-class Tool:
+class Tool(Struct, frozen=True):
     """Who installs the packages, and what to type: ``make`` for the environment, ``add`` for one package more."""
 
     name: str

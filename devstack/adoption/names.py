@@ -6,8 +6,9 @@ import ast
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from devstack.adoption.tree import Source, Tree
 
@@ -15,8 +16,7 @@ DEPTH = 12
 """Of imports of imports: a circle ends here."""
 
 
-@dataclass(frozen=True)
-class Scope:
+class Scope(Struct, frozen=True):
     """A module, or a function in it by its dotted name."""
 
     path: Path
@@ -27,8 +27,7 @@ class Scope:
         return Scope(self.path, self.function.rpartition(".")[0]) if self.function else None
 
 
-@dataclass(frozen=True)
-class Import:
+class Import(Struct, frozen=True):
     """``from module import name``, or ``import module``, which has no name."""
 
     module: str
@@ -36,8 +35,7 @@ class Import:
     level: int = 0
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(Struct, frozen=True):
     """An argument of a function: what it is depends on who calls."""
 
     index: int
@@ -47,8 +45,7 @@ class Parameter:
 Bound = ast.expr | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | Import | Parameter
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where a name is bound, and to what; ``bound`` of a whole module is None."""
 
     scope: Scope

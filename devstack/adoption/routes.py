@@ -6,7 +6,9 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from devstack.adoption.names import Names, Place, Scope, argument, called
 
@@ -22,8 +24,7 @@ HEALTHS = (
 """The last parts of paths at which applications say that they are well, the likeliest first."""
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(Struct, frozen=True):
     """A path that is answered. ``path`` is None where a part of it is known only at run time."""
 
     path: str | None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
 
 from devstack.adoption.names import Names, Scope, called
 from devstack.adoption.tree import Tree
@@ -38,8 +39,7 @@ GIVEN = {"DATABASE_URL", "NINAIVALAIGAL_DATABASE_URL", "NINAIVALAIGAL_JWT_SECRET
 EVERYWHERE = {"PATH", "HOME", "USER", "PWD", "TZ", "LANG", "TMPDIR", "HOSTNAME", "SHELL", "VIRTUAL_ENV", "PYTHONPATH"}
 
 
-@dataclass(frozen=True)
-class Variable:
+class Variable(Struct, frozen=True):
     """A variable that the source reads; ``needed``: it has no default, and the application fails without it."""
 
     name: str

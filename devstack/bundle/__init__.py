@@ -9,10 +9,11 @@ import os
 import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from devstack import console
 from devstack.bundle.parts import PATIENCE, Part, parts_of
@@ -29,8 +30,7 @@ class Withheld(Exception):
     """What can't be redacted surely stays out; the text says why, and nothing of it."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A file of a bundle. ``size`` is in bytes; ``problem`` says why its content is missing."""
 
     name: str
@@ -40,8 +40,7 @@ class Entry:
     problem: str = ""
 
 
-@dataclass(frozen=True)
-class Bundle:
+class Bundle(Struct, frozen=True):
     """A bundle that was written."""
 
     path: Path

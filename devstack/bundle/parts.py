@@ -6,12 +6,12 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import Struct
 
 from devstack import __version__
 from devstack.logs import UNPRINTABLE
@@ -28,8 +28,7 @@ LOG_BYTES = 4_000_000
 """Of the end of each log, where its lines are very long."""
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Struct, frozen=True):
     """A file of the bundle on its way: ``collect`` gives its text, or what is to become JSON."""
 
     name: str
@@ -80,7 +79,7 @@ def _versions(stack: Stack) -> dict[str, Any]:
 def _system(stack: Stack) -> list[dict[str, Any]]:
     from devstack.system import system_information
 
-    return [asdict(fact) for fact in system_information(stack)]
+    return [msgspec.to_builtins(fact) for fact in system_information(stack)]
 
 
 def _settings(stack: Stack) -> list[dict[str, str]]:
@@ -100,9 +99,9 @@ def _services(stack: Stack) -> list[dict[str, Any]]:
     crashes, usage = stack.crashes(), stack.context.usage(states)
     return [
         {
-            **asdict(states[service.name]),
-            "crashes": [asdict(crash) for crash in crashes.get(service.name, ())],
-            "usage": asdict(usage[service.name]) if service.name in usage else None,
+            **msgspec.to_builtins(states[service.name]),
+            "crashes": [msgspec.to_builtins(crash) for crash in crashes.get(service.name, ())],
+            "usage": msgspec.to_builtins(usage[service.name]) if service.name in usage else None,
             "as_the_settings_say": stack.as_set(service),
         }
         for service in stack.services

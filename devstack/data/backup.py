@@ -10,10 +10,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from devstack import console
 from devstack.data import catalogue, census, following, verify
@@ -45,8 +46,7 @@ ASKED_BY_ALL = "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')"
 SCHEMAS = "SELECT extname AS name, nspname AS schema FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(Struct, frozen=True):
     """What is asked for. ``output`` is a file or an existing folder; empty: the environment's folder."""
 
     kind: Kind = "full"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import Struct
 
 from devstack.credentials import pgpass_line
 from devstack.data.address import Address
@@ -54,8 +54,7 @@ SELECT format('%I.%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_nam
 """
 
 
-@dataclass(frozen=True)
-class About:
+class About(Struct, frozen=True):
     """A server with a database, and what the role that came in may do with it."""
 
     version: str

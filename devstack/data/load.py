@@ -9,9 +9,10 @@ import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from devstack import console
 from devstack.data import census, journal, lanes
@@ -62,8 +63,7 @@ WITHOUT_FIGURES = f"""
 """From PostgreSQL 18 on a dump has them, but not those of CREATE STATISTICS."""
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(Struct, frozen=True):
     """A dump to restore. Without a manifest it is somebody else's, and not trusted."""
 
     path: Path

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from devstack.data import census, load
 from devstack.data.load import Mismatch, Source
@@ -55,8 +56,7 @@ SELECT format('%I.%I', n.nspname, c.relname) AS name, s.seqincrement > 0 AS risi
 """Sequences with their last value, and the query for the furthest value in the column that they serve."""
 
 
-@dataclass(frozen=True)
-class TableMerged:
+class TableMerged(Struct, frozen=True):
     """Rows of one table: added, and left out because they, or their key, are there."""
 
     name: str
@@ -65,8 +65,7 @@ class TableMerged:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Merged:
+class Merged(Struct, frozen=True):
     source: str
     tables: list[TableMerged]
     large_objects: int

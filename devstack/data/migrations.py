@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from devstack import console
 from devstack.data import backup, census
@@ -24,8 +25,7 @@ LABEL = "pre-migrate"
 MISSING = "No module named alembic"
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(Struct, frozen=True):
     """What is asked for; ``steps`` only counts for ``down``."""
 
     action: Action = "up"

@@ -7,10 +7,10 @@ import os
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import Struct
 
 from devstack import console
 from devstack.data import backup, census, journal, load, switch
@@ -72,8 +72,7 @@ END
 """A statement that a role which is no superuser may not be allowed; those that it was not are in ``nv.left``."""
 
 
-@dataclass(frozen=True)
-class Restored:
+class Restored(Struct, frozen=True):
     """What a restore came to. ``outage`` is the time in seconds in which clients could not reach a database."""
 
     source: str
@@ -230,8 +229,7 @@ def kept_name(stack: Stack) -> str:
     return kept
 
 
-@dataclass(frozen=True)
-class Undone:
+class Undone(Struct, frozen=True):
     """What an undo came to: whose state is back, and where the other one is."""
 
     of: str

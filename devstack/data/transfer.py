@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from devstack import console
@@ -47,8 +46,7 @@ END_SESSIONS = f"SELECT count(pg_terminate_backend(a.pid)) {SESSIONS} AND may"
 OTHERS = f"SELECT DISTINCT r.rolname AS who {SESSIONS} AND NOT may ORDER BY 1"
 
 
-@dataclass(frozen=True)
-class Moved(Restored):
+class Moved(Restored, frozen=True):
     """A restore into a database elsewhere, and the SQL that takes it back."""
 
     target: str

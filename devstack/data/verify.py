@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from devstack import console
 from devstack.data import catalogue, load
@@ -100,8 +101,7 @@ def explained(name: str) -> Iterator[None]:
         raise Damaged(name, str(wrong), wrong.evidence) from None
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """What a file was found to hold, from beginning to end."""
 
     count: int

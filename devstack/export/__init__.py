@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from devstack.errors import UsageError
 from devstack.export.folder import File, write
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 FORMATS = ("compose", "quadlet", "kubernetes")
 
 
-@dataclass(frozen=True)
-class Export:
+class Export(Struct, frozen=True):
     """What was written."""
 
     format: str

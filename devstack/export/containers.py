@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from devstack.builds import CONTAINERFILE, Build
 from devstack.export.folder import File, signed
@@ -41,8 +42,7 @@ exec nc -z 127.0.0.1 $port
 GET = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5)"
 
 
-@dataclass(frozen=True)
-class Container:
+class Container(Struct, frozen=True):
     """A service as a container of another engine."""
 
     label: str

@@ -6,9 +6,10 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from devstack.errors import StackError, UsageError
 
@@ -23,8 +24,7 @@ RENDERED = "Rendered by nv-devstack"
 """What a template says of itself, which is not so here."""
 
 
-@dataclass(frozen=True)
-class File:
+class File(Struct, frozen=True):
     """A file of the export, by its path in the folder."""
 
     path: str

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import Struct
 
 from devstack.credentials import Credentials, owner_verifier
 from devstack.errors import UsageError
@@ -27,8 +27,7 @@ NATIVE = {
 """Settings that choose a program of this machine, and what there is in a container instead."""
 
 
-@dataclass(frozen=True)
-class Peers:
+class Peers(Struct, frozen=True):
     """Host and port that the services reach the database and PgBouncer by."""
 
     db: tuple[str, int]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from devstack.errors import StackError
 from devstack.health.examination import examine
@@ -27,8 +28,7 @@ DID: dict[Remedy, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Repair:
+class Repair(Struct, frozen=True):
     """Something that was done. ``failure`` says why it did not work."""
 
     name: str

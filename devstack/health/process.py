@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from devstack import console
 from devstack.health.records import Check, slow
@@ -17,8 +18,7 @@ FLAPPING = 300
 """Seconds since the last crash for which several of them are worth a word."""
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(Struct, frozen=True):
     """What is known of a service's process; usage and crashes are None where they could not be asked."""
 
     state: ServiceState

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 from devstack.errors import UsageError
 from devstack.ide import jsonc
@@ -15,8 +16,7 @@ from devstack.ide.project import MARK
 Did = Literal["added", "replaced", "unchanged", "left alone"]
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """What became of something that is put into a file."""
 
     name: str
@@ -24,8 +24,7 @@ class Entry:
     why: str = ""
 
 
-@dataclass
-class Plan:
+class Plan(Struct):
     """A file as it is and as it is to be."""
 
     path: Path
@@ -52,8 +51,7 @@ def read(path: Path) -> str | None:
         raise UsageError(f"{path} can't be read", why=str(error), fix="mend the file, or move it away") from None
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Struct, frozen=True):
     """Entries for an array in a file. ``key`` is the member that names them; None for words."""
 
     member: str

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 BLANK = re.compile(r"(?:[ \t\r\n]|//[^\r\n]*|/\*.*?\*/)*", re.DOTALL)
 LINE_REST = re.compile(r"[ \t]*(?:/\*[^\r\n]*?\*/[ \t]*)*(?://[^\r\n]*)?(?=\r?\n)")
@@ -29,8 +30,7 @@ class Wrong(Exception):
         super().__init__(f"{why} (line {self.line}, column {self.column})")
 
 
-@dataclass
-class Node:
+class Node(Struct):
     """A value in the text, from ``start`` to before ``end``."""
 
     value: Any

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from devstack.services.api import Api
 from devstack.templates import CHECKOUT
@@ -20,8 +21,7 @@ DEBUG_PORT = 5678
 """The usual one of debugpy."""
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(Struct, frozen=True):
     """Something that an editor offers to run."""
 
     name: str
@@ -31,8 +31,7 @@ class Command:
     env: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Project:
+class Project(Struct, frozen=True):
     """A stack, as seen from the folder that the editor has open."""
 
     stack: Stack

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -24,8 +25,7 @@ STATUS_LABELS = ("status", "status_code", "code", "http_status")
 """What the instrumentations of web frameworks call them."""
 
 
-@dataclass(frozen=True)
-class Requests:
+class Requests(Struct, frozen=True):
     """Counters of the requests that an application answered, without those that only ask about it."""
 
     started: float
@@ -63,8 +63,7 @@ class Requests:
         return lower
 
 
-@dataclass(frozen=True)
-class Exposition:
+class Exposition(Struct, frozen=True):
     """What the application exposes."""
 
     text: str = ""

@@ -6,12 +6,12 @@ The unit of a figure is the end of its name, as in the JSON of ``inv metrics``: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 
-@dataclass(frozen=True)
-class ServiceReading:
+
+class ServiceReading(Struct, frozen=True):
     """What a service uses. ``cpu_ratio`` is 1 for one whole core."""
 
     service: str
@@ -26,8 +26,7 @@ class ServiceReading:
     processes: int | None
 
 
-@dataclass(frozen=True)
-class ApiFigures:
+class ApiFigures(Struct, frozen=True):
     """Requests in some time. Times are those that so many per cent of them took at most."""
 
     requests: int
@@ -41,8 +40,7 @@ class ApiFigures:
     p99_ms: float | None
 
 
-@dataclass(frozen=True)
-class ApiReading:
+class ApiReading(Struct, frozen=True):
     now: ApiFigures | None
     total: ApiFigures | None
     in_progress: int | None
@@ -53,8 +51,7 @@ class ApiReading:
     """Why there are no figures of an application that runs."""
 
 
-@dataclass(frozen=True)
-class PostgresFigures:
+class PostgresFigures(Struct, frozen=True):
     """What the application's database did in some time."""
 
     transactions: int
@@ -68,8 +65,7 @@ class PostgresFigures:
     deadlocks: int
 
 
-@dataclass(frozen=True)
-class PostgresReading:
+class PostgresReading(Struct, frozen=True):
     now: PostgresFigures | None
     total: PostgresFigures | None
     size_bytes: int | None
@@ -80,8 +76,7 @@ class PostgresReading:
     statements_missing: str
 
 
-@dataclass(frozen=True)
-class PgBouncerFigures:
+class PgBouncerFigures(Struct, frozen=True):
     """What passed through the pools in some time. ``query_ms`` is a query's mean, ``wait_ms`` the mean time that a
     transaction waited for a server connection."""
 
@@ -96,8 +91,7 @@ class PgBouncerFigures:
     wait_ms: float | None
 
 
-@dataclass(frozen=True)
-class PgBouncerReading:
+class PgBouncerReading(Struct, frozen=True):
     now: PgBouncerFigures | None
     total: PgBouncerFigures | None
     clients_active: int | None
@@ -108,8 +102,7 @@ class PgBouncerReading:
     pool_size: int | None
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """All figures of one moment."""
 
     time: str

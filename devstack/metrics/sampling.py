@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from devstack.errors import StackError
 from devstack.metrics import application
@@ -23,8 +24,7 @@ PATIENCE = 3.0
 """Seconds that a service may take to give its figures."""
 
 
-@dataclass(frozen=True)
-class DatabaseSample:
+class DatabaseSample(Struct, frozen=True):
     """Counters since PostgreSQL's statistics were reset, and gauges."""
 
     counters: Mapping[str, int]
@@ -36,16 +36,14 @@ class DatabaseSample:
     statements_missing: str
 
 
-@dataclass(frozen=True)
-class PoolerSample:
+class PoolerSample(Struct, frozen=True):
     """Rows of SHOW STATS and SHOW POOLS, PgBouncer's own database left out."""
 
     traffic: list[dict[str, Any]]
     pools: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(Struct, frozen=True):
     """One look at everything. What could not be read has a reason in ``missing``, by the service's label."""
 
     at: Mapping[str, float]

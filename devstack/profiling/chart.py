@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from devstack.profiling.load import Outcome
 
@@ -19,8 +20,7 @@ STYLES = {"db": ("#0072b2", "", "circle"), "pgb": ("#d55e00", "9 4", "square"), 
 (https://jfly.uni-koeln.de/color/)."""
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """A panel: where values are on the paper."""
 
     top: int

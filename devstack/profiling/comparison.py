@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from devstack import console
 from devstack.errors import StackError, UsageError
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from devstack.stack import Stack
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """What is asked for."""
 
     rps: float
@@ -33,8 +33,7 @@ class Wanted:
     reconnect: bool = False
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(Struct, frozen=True):
     """What came of it."""
 
     path: Path

@@ -7,7 +7,8 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 FRAME = re.compile(
     r"<g><title>(?P<name>[^<]*) \((?P<samples>[\d,]+) samples, [^<]*</title>"
@@ -31,8 +32,7 @@ GREY = (224, 224, 224)
 """Light, so that black text on it can be read, also in print and by who does not see red from green."""
 
 
-@dataclass(frozen=True)
-class Function:
+class Function(Struct, frozen=True):
     """What a function took, in samples: ``own`` in itself, ``total`` with all that it called."""
 
     name: str
@@ -44,8 +44,7 @@ class Function:
     """Whether it is in the application's own source."""
 
 
-@dataclass(frozen=True)
-class Graph:
+class Graph(Struct, frozen=True):
     """What a graph shows, in samples altogether, and those ``waiting``, which are in no function."""
 
     samples: int
@@ -54,8 +53,7 @@ class Graph:
     """By the time in themselves."""
 
 
-@dataclass(frozen=True)
-class _Frame:
+class _Frame(Struct, frozen=True):
     name: str
     depth: int
     start: int
@@ -65,8 +63,7 @@ class _Frame:
         return self.start <= other.start < self.start + self.samples
 
 
-@dataclass(frozen=True)
-class _Seen:
+class _Seen(Struct, frozen=True):
     """A frame, with the names of all that are on its way."""
 
     frame: _Frame

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from devstack import console
 from devstack.errors import StackError, UsageError
@@ -42,8 +43,7 @@ FEW = 50
 """Fewer samples than this say little."""
 
 
-@dataclass(frozen=True)
-class Profile:
+class Profile(Struct, frozen=True):
     """What a process did. Samples are of its threads. Those that wait are mostly left out; what was caught of them is
     ``waiting``, and in no function."""
 

@@ -6,8 +6,9 @@ import json
 import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from devstack.profiling import explain
 
@@ -22,8 +23,7 @@ LINES = 1_000_000
 """Of the log, at most."""
 
 
-@dataclass(frozen=True)
-class Logged:
+class Logged(Struct, frozen=True):
     """A call that was logged; ``id`` is pg_stat_statements' own of the statement, empty before PostgreSQL 16."""
 
     ms: float

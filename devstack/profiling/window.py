@@ -7,9 +7,11 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from devstack import console
 from devstack.errors import StackError, UsageError
@@ -31,8 +33,7 @@ GENERIC = 16
 """The first PostgreSQL that plans a statement without its values: EXPLAIN (GENERIC_PLAN)."""
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """How a statement is carried out."""
 
     source: str
@@ -44,8 +45,7 @@ class Plan:
     json: Any
 
 
-@dataclass(frozen=True)
-class Statement:
+class Statement(Struct, frozen=True):
     """What a statement took in the window. ``max_ms`` is None where no call in it was the slowest one ever, or slow
     enough to be logged."""
 
@@ -62,8 +62,7 @@ class Statement:
     no_plan: str = ""
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(Struct, frozen=True):
     """All statements, by the time that they took altogether; plans for the first of them."""
 
     seconds: float

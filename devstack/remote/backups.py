@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
 import msgspec
+from msgspec import Struct, field
 
 from devstack import console
 from devstack.data import catalogue, manifest
@@ -45,8 +45,7 @@ def key(made: Manifest) -> Key:
     return made.sha256, made.created
 
 
-@dataclass
-class Exchange:
+class Exchange(Struct):
     """The backups here and there around one command. Only one command of a project at a time has one."""
 
     remote: Remote

@@ -9,9 +9,10 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from devstack.remote import files, terminal
 from devstack.remote.link import Link
@@ -50,8 +51,7 @@ def sent_of(settings: Settings) -> list[files.Sent]:
     return found if settings.root == CHECKOUT else [*found, *files.program_files()]
 
 
-@dataclass
-class Remote:
+class Remote(Struct):
     """The project of some settings on a host."""
 
     link: Link

@@ -15,9 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct, field
 
 from devstack.errors import StackError
 from devstack.remote.agent import CHUNK
@@ -32,8 +34,7 @@ PATIENCE = 15.0
 """Seconds that a tunnel's process gets beyond those of the connection, to begin and to end."""
 
 
-@dataclass
-class Forward:
+class Forward(Struct):
     """One port: here, and on the host."""
 
     service: str
@@ -41,8 +42,7 @@ class Forward:
     there: int
 
 
-@dataclass
-class Tunnel:
+class Tunnel(Struct):
     """What the tunnel's process says of itself, in a file."""
 
     host: str
@@ -99,7 +99,7 @@ def start(
     request = {
         "host": host,
         "config": dict(config),
-        "forwards": [asdict(one) for one in forwards],
+        "forwards": [msgspec.to_builtins(one) for one in forwards],
         "file": str(file),
         "log": str(log),
         "timeout": timeout,
@@ -176,7 +176,7 @@ class Holder:
         for name, value in values.items():
             setattr(self.state, name, value)
         new = self.file.with_suffix(".new")
-        new.write_text(json.dumps(asdict(self.state)))
+        new.write_text(json.dumps(msgspec.to_builtins(self.state)))
         new.rename(self.file)
 
     def connect(self) -> None:

@@ -8,17 +8,17 @@ is the one place that carries steps out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
+
+from msgspec import Struct, field
 
 from devstack.shell import Command
 
 Status = Literal["running", "starting", "stopping", "stopped", "failed"]
 
 
-@dataclass(frozen=True)
-class Inside:
+class Inside(Struct, frozen=True):
     """What a service needs where it runs in a container of its own."""
 
     image: str
@@ -38,8 +38,7 @@ class Inside:
     """Whether it is to reach the other services."""
 
 
-@dataclass(frozen=True)
-class ServiceSpec:
+class ServiceSpec(Struct, frozen=True):
     """What a service is, in every runtime."""
 
     name: str
@@ -61,8 +60,7 @@ class ServiceSpec:
     """Set where it runs in a container; ``argv``, ``cwd`` and ``env`` are then those inside."""
 
 
-@dataclass(frozen=True)
-class ServiceState:
+class ServiceState(Struct, frozen=True):
     """What the engine says of a service right now."""
 
     name: str
@@ -91,8 +89,7 @@ class ServiceState:
         return self.status in ("running", "starting")
 
 
-@dataclass(frozen=True)
-class Crash:
+class Crash(Struct, frozen=True):
     """A service ended that was not told to; the engine started it again."""
 
     when: float
@@ -101,8 +98,7 @@ class Crash:
     """In the engine's words: ``terminated by SIGKILL``."""
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """What a service's processes use."""
 
     memory: int = 0
@@ -116,8 +112,7 @@ class Usage:
     """The pids of the processes below it that are stopped."""
 
 
-@dataclass(frozen=True)
-class File:
+class File(Struct, frozen=True):
     """A file to write before the commands that read it."""
 
     path: Path

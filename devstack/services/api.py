@@ -7,8 +7,9 @@ import os
 import string
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from devstack.container import ContainerContext
 from devstack.credentials import Credentials
@@ -26,8 +27,7 @@ UNSET = (*LIBPQ_VARIABLES, "PYTHONHOME", "VIRTUAL_ENV")
 """The caller's variables that the application must not see."""
 
 
-@dataclass(frozen=True)
-class Beside:
+class Beside(Struct, frozen=True):
     """How a command of the application's own is run here."""
 
     command: Command

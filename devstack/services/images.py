@@ -7,8 +7,9 @@ import re
 import secrets
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from devstack import builds, console
 from devstack.choices import Choices
@@ -37,8 +38,7 @@ UNKNOWN_POSTGRES, UNKNOWN_PGBOUNCER = "17.0", "1.18.0"
 OFFLINE = "without a registry: inv dev.images --save FILE on a machine that has the images, then --load FILE here"
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """The image of a service: one that a setting names, or, with ``build``, one of our own."""
 
     label: str

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from devstack.container import ContainerContext
 from devstack.credentials import ADMIN, Credentials, admin_verifier, proves
@@ -359,8 +360,7 @@ class PgBouncer:
         return f"look at the whole log: inv {self.label}.logs"
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """A value that is not as the settings say."""
 
     key: str

@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from devstack.errors import StackError
 from devstack.providers import STATEMENTS
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(Struct, frozen=True):
     """Rows under a title. ``key`` is its name in JSON, which has every column of every row."""
 
     key: str

@@ -7,10 +7,11 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from glob import iglob
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from devstack.errors import StackError, UsageError
 from devstack.testing.claims import claim, is_claimed, release
@@ -35,8 +36,7 @@ SOURCES = (".py", ".sql", ".ini", ".toml", ".mako")
 ASIDE = ("__pycache__", "node_modules", "site-packages")
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Struct, frozen=True):
     """What a template is made from. Paths are absolute, or from the project's folder."""
 
     kind: Kind = "migrations"

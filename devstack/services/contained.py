@@ -7,8 +7,9 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from devstack import volumes
 from devstack.container import ContainerContext

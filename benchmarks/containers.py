@@ -24,6 +24,8 @@ from benchmarks.workspace import BenchmarkError, CommandLine
 from tests.engines.provide import BASE, BUNDLE, DATABASE, Engine
 
 DEADLINE, INTERVAL = 60.0, 0.01
+RESTING = 1.0
+"""Seconds."""
 SERVICES = ("db", "pgbouncer", "api")
 
 
@@ -66,10 +68,13 @@ class Containers:
         """
         compose = self._compose()
         for number in range(1, rounds + 1):
+            _rest()
             samples.floor["containers"].append(self._by_hand())
+            _rest()
             samples.ours["containers"].append(self.line.inv("dev.up"))
             self.line.inv("dev.down")
             if compose:
+                _rest()
                 samples.floor["compose"].append(self._composed(compose))
                 samples.ours["compose"].append(samples.ours["containers"][-1])
             print(f"containers, round {number} of {rounds}", file=sys.stderr, flush=True)
@@ -160,6 +165,12 @@ CHECKS = (
     "true",
 )
 """What a Compose file can ask inside these images."""
+
+
+def _rest() -> None:
+    """Have what the last one left behind be over: the disk's writes, and the networks that the kernel takes down."""
+    os.sync()
+    time.sleep(RESTING)
 
 
 def _await(answers: Callable[[], None]) -> None:

@@ -110,6 +110,8 @@ class StackProgram(Program):
     def execute(self) -> None:
         from tasks import forwarding
 
+        gc.freeze()
+        gc.enable()  # tasks.py has turned it off
         tasks, hosts = list(self.tasks), forwarding.take_hosts(self)
         try:
             for host in hosts or [""]:

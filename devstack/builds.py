@@ -60,9 +60,10 @@ def api(settings: Settings) -> Build:
 
     :raises UsageError: it says nowhere which, or ``stack.ca_bundle`` can't be read.
     """
+    folder = settings.application
     files = {
         CONTAINERFILE: _containerfile(settings, "api"),
-        "requirements.txt": "\n".join(requirements(settings.application)) + "\n",
+        "requirements.txt": "\n".join(requirements(folder)) + "\n",
         BUNDLE: _bundle(settings),
     }
     return Build("localhost/nv-api", files, {BASE: settings.api.base_image})

@@ -82,6 +82,19 @@ def test_a_command_that_only_reads_is_never_an_error(context: ContainerContext) 
     assert (result.exited, result.stdout, result.stderr) == (3, "out\n", "err\n")
 
 
+def test_what_is_asked_ahead_is_asked_once_for_as_many_reads_as_were_announced(
+    context: ContainerContext, tmp_path: Path
+) -> None:
+    command = sh("echo asked >>$file; wc -l <$file", file=tmp_path / "asked")
+    context.ask_ahead([command])
+    context.ask_ahead([command])
+    assert [context.read(command).stdout.strip() for _ in range(3)] == ["1", "1", "2"]
+    context.ask_ahead([command, command])
+    assert context.read(command).stdout.strip() == "3"
+    context.withdraw([command])
+    assert context.read(command).stdout.strip() == "4"
+
+
 def test_a_command_never_reads_what_the_user_types(context: ContainerContext) -> None:
     # the end of the input is 1, having waited for some is more than 128
     assert context.read(sh("read -r -t 5 line; echo $$?")).stdout == "1\n"

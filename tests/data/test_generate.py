@@ -102,6 +102,21 @@ def test_a_seed_gives_the_same_rows_to_the_byte_another_one_others(shop: Project
     assert seen[0][1] != seen[2][1]
 
 
+def test_rows_are_written_one_after_the_other_as_those_of_a_life_are(shop: Project) -> None:
+    run(
+        shop,
+        "CREATE TABLE shop.notes (made timestamptz NOT NULL DEFAULT now(), read timestamp DEFAULT CURRENT_TIMESTAMP,"
+        " day date DEFAULT timezone('utc', now())::date, due timestamptz NOT NULL)",
+    )
+    generate(shop, "--rows", "500", "--seed", "5", "--table", "shop.notes")
+    found = shop.query("SELECT made AT TIME ZONE 'UTC', read, day, due FROM shop.notes ORDER BY ctid")
+    made = [row[0] for row in found]
+    assert made == sorted(made) != [made[0]] * 500
+    assert (made[0].year, made[0].month, made[-1].year, made[-1].month) == (2024, 1, 2025, 12)
+    assert all(read == row and day == row.date() for row, read, day, _ in found)
+    assert (due := [row[3] for row in found]) != sorted(due)
+
+
 def test_the_same_seed_twice_is_refused_whole_and_no_seed_is_another_one(shop: Project) -> None:
     generate(shop, "--rows", "50", "--seed", "3")
     done = shop.inv("data.generate", "--rows", "200", "--seed", "3", expect=1)

@@ -84,6 +84,19 @@ def test_each_builds_on_the_one_before_and_is_small(stack: Data, chain: list[Pat
     assert [p.name for p in stack.data.parent.iterdir()] == ["nv-db-data"]
 
 
+def test_the_unused_end_of_the_log_takes_no_room(stack: Data, chain: list[Path]) -> None:
+    listed = {b["file"]: b["bytes"] for b in stack.json("data.list")["backups"]}
+    for copy in chain:
+        files = [file for file in copy.rglob("*") if file.is_file()]
+        log = [file for file in files if file.parent.name == "pg_wal"]
+        assert {file.stat().st_size for file in log} == {16 << 20}
+        unused = sum(len(content := file.read_bytes()) - len(content.rstrip(b"\0")) for file in log)
+        assert unused > 1 << 20
+        assert listed[copy.name] == sum(file.stat().st_size for file in files) - unused
+        taken = sum(file.stat().st_blocks * 512 for file in log)
+        assert taken < sum(file.stat().st_size for file in log) - unused + len(log) * 8192
+
+
 def test_the_newest_dump_is_meant_and_a_newer_copy_of_the_cluster_named(stack: Data, chain: list[Path]) -> None:
     for words in (("data.verify",), ("data.restore", "--latest"), ("data.restore", "--at", "2099-01-01")):
         said = stack.refused(*words, says="only dumps are looked at")

@@ -411,6 +411,7 @@ class TestContainers:
             assert "somebody else" in answer.stderr
             up.inv("dev.down")
             assert "nv-pgbouncer" in up.containers()
+            assert up.networks() == []
         finally:
             up.engine.run("rm", "--force", "nv-pgbouncer")
         up.inv("dev.up")
@@ -445,6 +446,7 @@ class TestContainers:
         try:
             answer = up.inv("db.start", expect=1, **other)
             assert "there is a volume nv-vol-db-data already" in answer.stderr
+            assert not [name for name in up.networks() if "vol" in name]
         finally:
             up.engine.run("volume", "rm", "nv-vol-db-data")
 
@@ -457,6 +459,7 @@ class TestContainers:
             refused = up.inv("dev.up", expect=1)
             assert "the volume nv-db-data is in use" in refused.stderr
             assert "container guest has it and runs" in refused.stderr
+            assert up.networks() == []
             refused = up.inv("dev.reset", "--yes", "--no-backup", expect=1)
             assert "the volume nv-db-data is in use" in refused.stderr
             assert "nv-db-data" in up.volumes()
@@ -492,6 +495,7 @@ class TestContainers:
         answer = up.inv("dev.up", expect=1, INVOKE_DB_IMAGE="localhost/nv-test/none:1")
         assert "there is no image localhost/nv-test/none:1 here, and it can't be pulled" in answer.stderr
         assert "inv dev.images --save" in answer.stderr
+        assert up.networks() == []
         up.inv("dev.up")
 
     def test_an_engine_that_does_not_answer_is_named(self, up: Running) -> None:

@@ -24,7 +24,7 @@ from devstack.lock import StackLock, removed
 from devstack.paths import paths_of, registry_of
 from devstack.providers import Programs
 from devstack.registry import Registry
-from devstack.runtimes import Crash, ServiceState
+from devstack.runtimes import Crash, ServiceSpec, ServiceState
 from devstack.services import NotReady, Service, wait_until_answers
 from devstack.services.api import Api
 from devstack.services.pgbouncer import PgBouncer
@@ -146,8 +146,12 @@ class Stack:
             self.context.ask_states_ahead(self.names)
             self._ask_ahead(service)
             self.context.begin_engine()
-        state = self._state(service)
-        self._check_ours(state)
+        try:
+            state = self._state(service)
+            self._check_ours(state)
+        except BaseException:
+            self._let_go()
+            raise
         did: Literal["started", "restarted", "running"] = "started"
         why = ""
         if state.running:
@@ -218,8 +222,6 @@ class Stack:
     def _check_ours(self, state: ServiceState) -> None:
         """:raises StackError: somebody else's container has the name."""
         if state.foreign:
-            with contextlib.suppress(StackError):
-                self._stop_engine_if_idle()
             program = getattr(self.context.runtime, "program", "")
             raise StackError(
                 f"the name {state.name} is taken",
@@ -256,21 +258,10 @@ class Stack:
         return self._snapshot[service.name]
 
     def _start(self, service: Service, *, running: bool) -> None:
-        if running:
-            self._check_new_port(service)
-        else:
-            self.free_port(service)
-        if not self.context.dry:
-            for name in (service.name, "supervisord"):
-                self.context.host.check_writable(self.paths.log / f"{name}.log")
-        self._ask_ahead(service)
-        if not running:
-            self.context.begin_engine()
         try:
-            spec = service.prepare()
+            spec = self._prepare(service, running=running)
         except BaseException:
-            with contextlib.suppress(StackError):
-                self._stop_engine_if_idle()
+            self._let_go()
             raise
         # what it did not need would answer later questions of the same words as things were before the start
         self.context.withdraw(service.questions())
@@ -302,6 +293,26 @@ class Stack:
         except NotReady as error:
             raise self._failure(service, str(error), logged) from None
         self.context.write_file(applied.path, _digest(service))
+
+    def _prepare(self, service: Service, *, running: bool) -> ServiceSpec:
+        if running:
+            self._check_new_port(service)
+        else:
+            self.free_port(service)
+        if not self.context.dry:
+            for name in (service.name, "supervisord"):
+                self.context.host.check_writable(self.paths.log / f"{name}.log")
+        self._ask_ahead(service)
+        if not running:
+            self.context.begin_engine()
+        return service.prepare()
+
+    def _let_go(self) -> None:
+        """Of what was begun for a start that is not to be."""
+        if not self.context.dry:
+            with contextlib.suppress(StackError):
+                self._stop_engine_if_idle()
+        self.context.withdraw()
 
     def _ask_ahead(self, service: Service) -> None:
         with contextlib.suppress(StackError):  # which is said when it is its turn

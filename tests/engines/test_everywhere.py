@@ -326,14 +326,17 @@ def test_settings_are_applied_while_it_runs(up: Running) -> None:
 
 
 def test_a_taken_port_is_named_and_nothing_is_left(up: Running) -> None:
-    up.inv("dev.down")
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("127.0.0.1", up.pgb_port))
-        holder.listen()
-        answer = up.inv("dev.up", expect=1)
-    assert f"port {up.pgb_port} of nv-pgbouncer is taken" in answer.stderr
-    assert f"pid {os.getpid()}" in answer.stderr
+    for port, name in ((up.pgb_port, "nv-pgbouncer"), (up.db_port, "nv-db")):
+        up.inv("dev.down")
+        with socket.socket() as holder:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind(("127.0.0.1", port))
+            holder.listen()
+            answer = up.inv("dev.up", expect=1)
+        assert f"port {port} of {name} is taken" in answer.stderr
+        assert f"pid {os.getpid()}" in answer.stderr
+    if up.contained:
+        assert up.networks() == []
     up.inv("dev.up")
 
 

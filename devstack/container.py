@@ -150,11 +150,15 @@ class ContainerContext:
                 )
                 self._asked[command] = _Asked(process, time.monotonic())
 
-    def withdraw(self, commands: Iterable[Command] | None = None) -> None:
-        """Take back what was asked ahead, all of it unless some is named: by the time that it is read, it may no longer
-        be so."""
-        for command in list(self._asked) if commands is None else commands:
-            if (asked := self._asked.pop(command, None)) and asked.answer is None:
+    def withdraw(self, *, engine: bool = False) -> None:
+        """Take back what was asked ahead and is not read yet: after a change it may no longer be so.
+
+        With ``engine`` also what :meth:`begin_engine` has begun.
+        """
+        kept = [] if engine else self._beginning()
+        for command in [command for command in self._asked if command not in kept]:
+            asked = self._asked.pop(command)
+            if asked.answer is None:
                 asked.process.kill()
                 asked.process.communicate()
 
@@ -516,7 +520,7 @@ class ContainerContext:
         :raises StackError: it did not come up.
         """
         if self.engine_runs():
-            self.withdraw(self._beginning())
+            self.withdraw(engine=True)
             return
         if self.runtime.contained:
             self.perform(self.runtime.engine_start(), "make the network")

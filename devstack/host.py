@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -157,12 +158,17 @@ class Host:
         except FileNotFoundError:
             return 0
 
-    def remove(self, path: Path) -> None:
-        """Remove a file, link or folder; none there is fine."""
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    def remove(self, path: Path, *, seconds: float = 0.0) -> None:
+        """Remove a file, link or folder; none there is fine. For ``seconds`` others may still write in a folder."""
+        deadline = time.monotonic() + seconds
+        while path.is_dir() and not path.is_symlink():
+            try:
+                shutil.rmtree(path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.ENOENT) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+        path.unlink(missing_ok=True)
 
     def link(self, path: Path, target: Path) -> None:
         """Make ``path`` a symbolic link to ``target``."""

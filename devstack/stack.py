@@ -143,7 +143,8 @@ class Stack:
         offset = time.monotonic() - self.began
         began = time.monotonic()
         if not self.ready_since(service):
-            self.context.ask_states_ahead(self.names)
+            if service.name not in self._snapshot:
+                self.context.ask_states_ahead(self.names)
             self._ask_ahead(service)
             self.context.begin_engine()
         try:
@@ -155,7 +156,7 @@ class Stack:
         did: Literal["started", "restarted", "running"] = "started"
         why = ""
         if state.running:
-            self.context.withdraw()
+            self.context.withdraw(engine=True)
             why = self._why_restart(service)
             if not why:
                 done = Started(
@@ -264,7 +265,7 @@ class Stack:
             self._let_go()
             raise
         # what it did not need would answer later questions of the same words as things were before the start
-        self.context.withdraw(service.questions())
+        self.context.withdraw()
         if running:  # until here, what is wrong with the new settings has left it as it was
             self._stop(service)
         applied = self._applied(service)
@@ -312,7 +313,7 @@ class Stack:
         if not self.context.dry:
             with contextlib.suppress(StackError):
                 self._stop_engine_if_idle()
-        self.context.withdraw()
+        self.context.withdraw(engine=True)
 
     def _ask_ahead(self, service: Service) -> None:
         with contextlib.suppress(StackError):  # which is said when it is its turn

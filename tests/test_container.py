@@ -91,7 +91,7 @@ def test_what_is_asked_ahead_is_asked_once_for_as_many_reads_as_were_announced(
     assert [context.read(command).stdout.strip() for _ in range(3)] == ["1", "1", "2"]
     context.ask_ahead([command, command])
     assert context.read(command).stdout.strip() == "3"
-    context.withdraw([command])
+    context.withdraw()
     assert context.read(command).stdout.strip() == "4"
 
 

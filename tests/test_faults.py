@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -89,6 +90,25 @@ def test_up_killed_at_any_moment_is_put_right_by_the_next(project: Project) -> N
     assert not list(project.state.rglob("*.partial"))
     project.inv("dev.down")
     assert project.processes() == []
+
+
+def test_an_initdb_that_outlives_its_command_is_no_obstacle(project: Project) -> None:
+    project.inv("db.start")
+    project.inv("dev.down")
+    shutil.rmtree(project.data)
+    left = project.state / "volumes" / ".nv-db-data.1234abcd.partial"
+    (left / "base").mkdir(parents=True)
+    writes = 'i=0; while touch "$0/base/$i" 2>/dev/null; do i=$((i + 1)); done'
+    writer = subprocess.Popen(["sh", "-c", writes, str(left)])
+    try:
+        project.inv("db.start")
+        assert writer.wait(10) == 0
+        assert not left.exists()
+        assert list((project.state / "volumes").glob(".*")) == []
+        project.inv("dev.down")
+    finally:
+        writer.kill()
+        writer.wait()
 
 
 def test_what_outlives_a_killed_supervisor_is_ended_by_the_next_up(project: Project) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import secrets
 import string
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,8 @@ SUPERUSER = "postgres"
 MAINTENANCE = "postgres"
 """A database that every server has; no user's dump takes what is in it."""
 PRELOADED = "shared_preload_libraries"
+LEFT_SECONDS = 10.0
+"""For an ``initdb`` that nobody waits for to notice that its folder is gone."""
 LOOKING_SECONDS = 10.0
 """For a look at what is in the databases: twice what logging in may take."""
 
@@ -244,10 +247,15 @@ class Postgres:
         return {self.context.host.user, self.context.host.account} - {""}
 
     def _initialise(self) -> None:
-        """Make the cluster aside and rename it: a data folder with its final name is whole."""
-        aside = self.data.with_name(f".{self.data.name}.partial")
+        """Make the cluster aside and rename it: a data folder with its final name is whole.
+
+        Each try has a folder of its own: an ``initdb`` whose command was killed goes on for a second or two, and clears
+        its folder when it fails.
+        """
         if not self.context.dry:
-            self.context.host.remove(aside)
+            for left in self.data.parent.glob(f".{self.data.name}.*partial"):
+                self.context.host.remove(left, seconds=LEFT_SECONDS)
+        aside = self.data.with_name(f".{self.data.name}.{secrets.token_hex(4)}.partial")
         self.context.make_dir(aside, 0o700, account=True)
         initdb = self.context.exec(
             self.name, [self.programs.path("initdb"), "-D", str(aside), *self.initdb_options()], self.programs.env

@@ -147,6 +147,8 @@ class Stack:
                 self.context.ask_states_ahead(self.names)
             self._ask_ahead(service)
             self.context.begin_engine()
+            if self.context.runtime.contained and not self._snapshot:
+                _import_meanwhile(contained=True)  # the engine takes a while to answer
         try:
             state = self._state(service)
             self._check_ours(state)
@@ -271,9 +273,8 @@ class Stack:
         applied = self._applied(service)
         if not self.context.dry:
             self.context.host.remove(applied.path)
-        if not self.context.engine_runs():
-            # while the engine starts, which takes a tenth of a second
-            threading.Thread(target=_import_clients, args=(self.context.runtime.contained,), daemon=True).start()
+        if not self.context.runtime.contained and not self.context.engine_runs():
+            _import_meanwhile(contained=False)  # the engine takes a tenth of a second to start
         self.context.start_engine()
         logged = 0 if self.context.dry else self.context.log_size(service.name)
         was = self._snapshot.pop(service.name, None)
@@ -613,12 +614,18 @@ class _Applied(Struct, frozen=True):
             return ""
 
 
-def _import_clients(contained: bool) -> None:
-    """Import what the services are asked with at first."""
-    import psycopg2  # noqa: F401
+def _import_meanwhile(*, contained: bool) -> None:
+    """Import what the services are started and asked with at first, while others work."""
 
-    if not contained:
-        import xmlrpc.client  # noqa: F401
+    def clients() -> None:
+        import tempfile  # noqa: F401
+
+        import psycopg2  # noqa: F401
+
+        if not contained:
+            import xmlrpc.client  # noqa: F401
+
+    threading.Thread(target=clients, daemon=True).start()
 
 
 def _digest(service: Service) -> str:

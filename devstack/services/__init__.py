@@ -101,4 +101,4 @@ def wait_until_answers(probe: Callable[[], None], *, seconds: float, failed: Cal
         if now - began > seconds:
             raise NotReady(f"{last} (waited {seconds:.3g} s)")
         time.sleep(interval)
-        interval = min(interval * 1.1, 0.015)
+        interval = min(interval * 1.1, 0.012)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import errno
 import itertools
@@ -30,9 +31,17 @@ from devstack.registry import Registry
 ROOT = Path(__file__).resolve().parent.parent
 # who starts the tests in the background may have them ignore Ctrl-C, and so all that they start
 signal.signal(signal.SIGINT, signal.default_int_handler)
-LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", "logs", "backups", "results"
-)
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "*.egg-info", ".*_cache", "logs", "backups", "results")
+COMPILED = [ROOT / "api", ROOT / "devstack", ROOT / "tasks"]
+"""What commands import."""
+
+
+def left_out(folder: str, names: list[str]) -> set[str]:
+    """What a copy of the project does without, as :func:`shutil.copytree` asks for it."""
+    found = LEFT_OUT(folder, names)
+    if not any(Path(folder).is_relative_to(path) for path in COMPILED):
+        found.add("__pycache__")  # written to meanwhile, by other tests
+    return found
 
 
 def user_registry() -> Registry:
@@ -71,6 +80,14 @@ def _is_free(family: int, address: str, port: int) -> bool:
     return True
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the sources once: each copy of the project takes the byte code along, as a project that is in use has it.
+    Otherwise every command of the tests, of which there are thousands, would compile what it imports."""
+    if not hasattr(config, "workerinput"):
+        for path in COMPILED:
+            compileall.compile_dir(path, quiet=1)
+
+
 LONGEST = ("engines", "test_health_faults.py", "data")
 """Files and folders whose tests take longest: they begin first, so that nobody waits for them in the end."""
 
@@ -81,6 +98,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((number for number, name in enumerate(LONGEST) if name in parts), len(LONGEST))
 
     items.sort(key=rank)  # stable: within each, the order stays
+    for item in items:
+        if not rank(item):
+            # what the first of them waits for: an engine, and images built from nothing
+            item.add_marker(pytest.mark.timeout(900))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -108,7 +129,7 @@ class Project:
         self.commands: list[subprocess.Popen[str]] = []
         self.user: str | None = None
         """Whom to run as; None for whoever runs the tests."""
-        shutil.copytree(ROOT, self.root, ignore=LEFT_OUT)
+        shutil.copytree(ROOT, self.root, ignore=left_out)
         self.state_base = folder / "state"
         self.db_port, self.pgb_port, self.api_port = free_ports(3)
         self.env = self.surroundings(cache)

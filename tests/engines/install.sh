@@ -4,7 +4,7 @@
 set -eu
 [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || exit 0
 missing=
-for pair in podman:podman runc:runc dockerd:docker.io debootstrap:debootstrap iptables:iptables \
+for pair in podman:podman runc:runc dockerd:docker.io mmdebstrap:mmdebstrap iptables:iptables \
     zsh:zsh fish:fish sshd:openssh-server ip:iproute2; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
 done

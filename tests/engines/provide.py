@@ -1,6 +1,6 @@
 """Real engines for the tests, with storage, networks and images of their own, and nothing left of them afterwards.
 
-No registry is asked: the base image is made by debootstrap, the database's from the PostgreSQL that the native runtime
+No registry is asked: the base image is made by mmdebstrap, the database's from the PostgreSQL that the native runtime
 unpacks, and what the stack builds itself is built for real once and handed to the other engines.
 """
 
@@ -67,7 +67,7 @@ def require(*programs: str) -> None:
 @contextlib.contextmanager
 def podman(folder: Path) -> Iterator[Engine]:
     """Podman with its own storage and networks."""
-    require("podman", "runc", "debootstrap")
+    require("podman", "runc", "mmdebstrap")
     storage, networks = folder / "storage", folder / "networks"
     networks.mkdir(parents=True)
     (folder / "storage.conf").write_text(
@@ -169,12 +169,9 @@ def apple(folder: Path, below: Engine) -> Iterator[Engine]:
 def make_images(engine: Engine, folder: Path, postgresql: Path) -> None:
     """The images that stand for those of a registry, made with Podman."""
     folder.mkdir(parents=True)
-    root = folder / "root"
-    _checked(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(root), MIRROR])
     packed = folder / "root.tar"
-    _checked(["tar", "-C", str(root), "-cf", str(packed), "."])
+    _checked(["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(packed), MIRROR])
     engine.run("import", "--quiet", str(packed), BASE)
-    shutil.rmtree(root)
     packed.unlink()
     context = folder / "postgres"
     context.mkdir()

@@ -36,6 +36,10 @@ COMPILED = [ROOT / "api", ROOT / "devstack", ROOT / "tasks"]
 """What commands import."""
 
 
+CALM = {"INVOKE_HEALTH_API_RESPONSE_MS": "60000", "INVOKE_HEALTH_QUERY_MS": "60000"}
+"""A slow machine is no fault of the stack's."""
+
+
 def left_out(folder: str, names: list[str]) -> set[str]:
     """What a copy of the project does without, as :func:`shutil.copytree` asks for it."""
     found = LEFT_OUT(folder, names)
@@ -86,6 +90,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         for path in COMPILED:
             compileall.compile_dir(path, quiet=1)
+        with contextlib.suppress(ImportError):
+            from xdist.workermanage import NodeManager
+
+            # after a Ctrl-C, what the tests have started is taken down: ten seconds are not enough for that
+            NodeManager.EXIT_TIMEOUT = 120
 
 
 LONGEST = ("engines", "test_health_faults.py", "data")
@@ -102,6 +111,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not rank(item):
             # what the first of them waits for: an engine, and images built from nothing
             item.add_marker(pytest.mark.timeout(900))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let those of the engines go first, as they all go to one process, and the run is as long as that takes."""
+    with contextlib.suppress(PermissionError):  # only root may be sooner again
+        os.setpriority(os.PRIO_PROCESS, 0, 0 if "engines" in item.path.parts else 5)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -144,6 +159,7 @@ class Project:
             "INVOKE_DB_PORT": str(self.db_port),
             "INVOKE_PGB_PORT": str(self.pgb_port),
             "INVOKE_API_PORT": str(self.api_port),
+            **CALM,
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         for name in ("MEMORY_PROVIDER", "LOG_LEVEL", "RELOAD_ON_CHANGE", "NO_COLOR"):
@@ -264,13 +280,24 @@ class Project:
             if command.poll() is None:
                 command.kill()
                 command.communicate()
-        with contextlib.suppress(Exception):
-            self.popen("dev.down").communicate(timeout=60)
+        # whose end stops the services in order; a command for it would take more of the processor than most tests
+        supervisors = [process for process in self.processes() if "supervisor.supervisord" in _words(process)]
+        for supervisor in supervisors:
+            with contextlib.suppress(psutil.Error):
+                supervisor.terminate()
+                supervisor.send_signal(signal.SIGCONT)  # a test may have frozen it
+        psutil.wait_procs(supervisors, timeout=60)
         left = self.processes()
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGKILL)
         psutil.wait_procs(left, timeout=10)
+
+
+def _words(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
 
 
 def _answers(port: int) -> bool:

@@ -164,17 +164,7 @@ def test_data_of_another_major_version_are_refused_before_anything_starts(projec
     project.inv("dev.up")
 
 
-HOSTILE = [
-    "sp ace",
-    "quo'te",
-    'dou"ble',
-    "$(touch PWN)",
-    "`touch PWN`",
-    "back\\slash",
-    "semi;colon # x",
-    "பெயர்-ü",
-    "p%rc:e@n/t?",
-]
+HOSTILE = ['sp ace quo\'te "double"', "$(touch PWN) `touch PWN` back\\slash", "semi;colon # p%rc:e@n/t? பெயர்-ü"]
 
 
 @pytest.mark.parametrize("text", HOSTILE)

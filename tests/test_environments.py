@@ -55,11 +55,6 @@ class Checkout(Project):
             stdout, stderr = process.communicate(timeout=180)
             assert process.returncode == 0, f"{task} -e {env}:\n{stdout}\n{stderr}"
 
-    def end(self) -> None:
-        with contextlib.suppress(Exception):
-            self.popen("dev.down", "--all").communicate(timeout=60)
-        super().end()
-
 
 def _checkout(workspace: Path, cache: Path) -> Iterator[Checkout]:
     folder = Path(tempfile.mkdtemp(dir=workspace))

@@ -22,15 +22,6 @@ import pytest
 
 from tests.conftest import Project, wait_for
 
-CALM = {"INVOKE_HEALTH_API_RESPONSE_MS": "60000", "INVOKE_HEALTH_QUERY_MS": "60000"}
-"""A slow machine is no fault here."""
-
-
-@pytest.fixture(scope="module")
-def stack(stack: Project) -> Project:
-    stack.env.update(CALM)
-    return stack
-
 
 def health(project: Project, **env: str) -> dict[str, Any]:
     """The answer of ``inv health --json``; its exit code must agree with it, and it never takes long."""
@@ -498,7 +489,11 @@ def test_a_supervisor_that_hangs_makes_everything_unknown(stack: Project) -> Non
 
 
 def test_watching_heals_again_and_again_until_it_is_told_to_stop(stack: Project) -> None:
-    healer = stack.popen("dev.heal", "--watch", "0.3")
+    said = stack.folder / "healer"
+    with said.open("w") as stream:
+        command = stack.command("dev.heal", "--watch", "0.3")
+        healer = subprocess.Popen(command, cwd=stack.root, env=stack.env, stdout=stream, stderr=stream, text=True)
+    stack.commands.append(healer)
     try:
         for name in (DB, API):
             os.kill(stack.pids()[name], signal.SIGSTOP)
@@ -510,20 +505,19 @@ def test_watching_heals_again_and_again_until_it_is_told_to_stop(stack: Project)
         stack.inv("api.start")
         supervisorctl(stack, "stop", f"{API}:*")  # by no command of ours
         wait_for(lambda: well(stack), 30)
+        wait_for(lambda: re.search(r"\bstarted\n(.*\n)*everything is healthy\n$", said.read_text()))
     finally:
         healer.send_signal(signal.SIGINT)
-        out, err = healer.communicate(timeout=30)
-    assert healer.returncode == 0, (out, err)
-    assert out.count("(SIGCONT)") == 3
-    assert out.count("started") == 1
-    assert out.endswith("everything is healthy\n")
+        healer.wait(30)
+    assert healer.returncode == 0, said.read_text()
+    assert said.read_text().count("(SIGCONT)") == 3
+    assert said.read_text().count("started") == 1
 
 
 # stacks of their own
 
 
 def test_a_stack_that_is_down_is_stopped_and_healed_only_where_there_are_data(project: Project) -> None:
-    project.env.update(CALM)
     found = health(project)
     assert found["verdict"] == "stopped"
     assert [service["fix"].split(" ")[:2] for service in found["services"]] == [
@@ -575,7 +569,7 @@ def other(workspace: Path, cache: Path) -> Iterator[Project]:
     (folder / "app" / "kettle.py").write_text(APPLICATION)
     (folder / "app" / "wanted.json").write_text('{"seconds": 0, "status": 200}')
     project.env.update(
-        {**CALM, "INVOKE_API_DIR": str(folder / "app"), "INVOKE_API_APP": "kettle:app", "INVOKE_API_HEALTH_PATH": "/up"}
+        {"INVOKE_API_DIR": str(folder / "app"), "INVOKE_API_APP": "kettle:app", "INVOKE_API_HEALTH_PATH": "/up"}
     )
     project.env |= {"RELOAD_ON_CHANGE": "false", "INVOKE_PGB_DEFAULT_POOL_SIZE": "1"}
     try:
@@ -660,7 +654,6 @@ def small_disk(workspace: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_is_nearly_full_and_one_that_is(small_disk: Path, project: Project) -> None:
-    project.env.update(CALM)
     project.state_base = small_disk
     project.env["INVOKE_STACK_STATE_DIR"] = str(small_disk)
     project.inv("dev.up")

@@ -15,7 +15,6 @@ import pytest
 from devstack.health.records import Check, Health, ServiceHealth, together, worst
 from devstack.health.summary import summary
 from tests.conftest import Project
-from tests.test_health_faults import CALM
 
 ROOT = Path(__file__).resolve().parent.parent
 ENDPOINTS = {
@@ -173,12 +172,6 @@ def test_the_verdict_on_the_whole(verdicts: tuple[str, ...], whole: str) -> None
 
 
 # on the real stack
-
-
-@pytest.fixture(scope="module")
-def stack(stack: Project) -> Project:
-    stack.env.update(CALM)
-    return stack
 
 
 def normalised(project: Project, text: str) -> str:

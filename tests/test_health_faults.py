@@ -505,8 +505,9 @@ def test_watching_heals_again_and_again_until_it_is_told_to_stop(stack: Project)
         stack.inv("api.start")
         supervisorctl(stack, "stop", f"{API}:*")  # by no command of ours
         wait_for(lambda: well(stack), 30)
-        wait_for(lambda: re.search(r"\bstarted\n(.*\n)*everything is healthy\n$", said.read_text()))
+        wait_for(lambda: re.search(r"started\n(.*\n)*everything is healthy\n$", said.read_text()), 60)
     finally:
+        print(said.read_text())  # shown if it fails
         healer.send_signal(signal.SIGINT)
         healer.wait(30)
     assert healer.returncode == 0, said.read_text()

@@ -34,16 +34,19 @@ class StackLock:
     def _holder(self) -> Path:
         return self.path.with_name(f"{self.path.name}-holder")
 
-    def acquire(self) -> None:
+    def acquire(self) -> bool:
         """Take the lock; says what it waits for. Held already is fine.
 
+        :returns: whether another command had it.
         :raises StackError: another command kept it for longer than ``timeout`` seconds.
         """
         if self._lock.is_locked:
-            return
+            return False
+        waited = False
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
+            waited = True
             holder = self._describe()
             console.note(f"waiting for {holder}, which is working on this stack (at most {self.timeout:g} s)")
             try:
@@ -59,6 +62,7 @@ class StackLock:
         with open(os.open(self._holder, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             # a URL among the words may have a password
             file.write(f"{os.getpid()} {URL_PASSWORD.sub(MASKED, ' '.join([console.program, *sys.argv[1:]]))}\n")
+        return waited
 
     def try_acquire(self) -> bool:
         """Take the lock if nobody else has it."""

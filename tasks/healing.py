@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from devstack import console
@@ -29,10 +30,15 @@ def heal(stack: Stack, *, every: float) -> int:
     if every:
         console.note(f"looking every {every:g} s until Ctrl-C; what a command stops meanwhile stays stopped")
     with contextlib.suppress(KeyboardInterrupt):
+        found = examine(stack)
+
+        def repaired() -> Iterator[Repair]:
+            nonlocal found
+            found = yield from repairs(stack, found, asked=not every)
+
         while True:
-            found = examine(stack)
             done = []
-            for repair in repairs(stack, found, asked=not every):
+            for repair in repaired():
                 done.append(repair)
                 _say(stack, repair)
             if stack.context.dry:
@@ -47,6 +53,7 @@ def heal(stack: Stack, *, every: float) -> int:
                 return 0 if found.verdict in ("healthy", "degraded") else FAILED
             pause = every if found.verdict in ("healthy", "degraded") else min(pause * 2, LONGEST_PAUSE)
             time.sleep(pause)
+            found = examine(stack)
     return 0
 
 

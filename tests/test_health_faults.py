@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from tests.conftest import Project, wait_for
 
@@ -513,6 +514,38 @@ def test_watching_heals_again_and_again_until_it_is_told_to_stop(stack: Project)
     assert healer.returncode == 0, said.read_text()
     assert said.read_text().count("(SIGCONT)") == 3
     assert said.read_text().count("started") == 1
+
+
+def test_what_another_command_is_at_is_looked_at_again_before_it_is_repaired(stack: Project) -> None:
+    with FileLock(stack.state / "lock"):
+        supervisorctl(stack, "stop", f"{API}:*")
+        healer = stack.popen("dev.heal")
+        assert healer.stderr
+        assert "waiting for" in healer.stderr.readline()
+        supervisorctl(stack, "start", f"{API}:*")
+        wait_for(lambda: well(stack), 30)
+    out, err = healer.communicate(timeout=60)
+    assert (healer.returncode, out) == (0, "everything is healthy\n"), err
+
+
+def test_a_watcher_that_could_not_repair_is_in_nobody_s_way(stack: Project) -> None:
+    app = stack.root / "api" / "main.py"
+    source = app.read_text()
+    healer = stack.popen("dev.heal", "--watch", "0.3")
+    try:
+        app.write_text("raise SystemExit('broken')\n")
+        supervisorctl(stack, "stop", f"{API}:*")
+        assert healer.stdout
+        while "not repaired" not in healer.stdout.readline():
+            assert healer.poll() is None
+        app.write_text(source)
+        started = stack.inv("api.start", INVOKE_STACK_LOCK_TIMEOUT="20")
+        assert "in use" not in started.stderr
+        wait_for(lambda: well(stack), 30)
+    finally:
+        app.write_text(source)
+        healer.send_signal(signal.SIGINT)
+        healer.communicate(timeout=30)
 
 
 # stacks of their own

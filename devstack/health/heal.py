@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 from msgspec import Struct
 
@@ -37,25 +37,47 @@ class Repair(Struct, frozen=True):
     failure: str = ""
 
 
-def heal(stack: Stack, found: Health, *, asked: bool = True) -> Iterator[Repair]:
+def heal(stack: Stack, found: Health, *, asked: bool = True) -> Generator[Repair, None, Health]:
     """Repair, look again, until nothing is left that can be repaired. What a command stopped is started only if
-    somebody asks for it now."""
+    somebody asks for it now.
+
+    :returns: what the last look found.
+    """
     tried: set[tuple[str, Remedy]] = set()
     for _ in range(ROUNDS):
         faults = [s for s in found.services if s.remedy and s.because_of is None and (s.service, s.remedy) not in tried]
         todo = [service for service in faults if asked or not _on_purpose(stack, service)]
         if not todo:
-            return
-        for service in todo:
-            tried.add((service.service, service.remedy))
-            repair = _repair(stack, service)
-            yield repair
-            if repair.failure and service.verdict != "degraded":
-                return  # those after it need it: they would fail for a reason that is not theirs
+            return found
+        try:
+            if _others_were_at_it(stack):
+                # what was seen may have been their doing
+                stack.forget()
+                found = examine(stack)
+                continue
+            for service in todo:
+                tried.add((service.service, service.remedy))
+                repair = _repair(stack, service)
+                yield repair
+                if repair.failure and service.verdict != "degraded":
+                    return found  # those after it need it: they would fail for a reason that is not theirs
+        except StackError as error:
+            yield _not_repaired(todo[0], error)
+            return found
+        finally:
+            stack.forget()
         if stack.context.dry:
-            return
-        stack.forget()
+            return found
         found = examine_again(stack)
+    return found
+
+
+def _others_were_at_it(stack: Stack) -> bool:
+    """Take the stack, and say whether another command had it until now.
+
+    :raises StackError: it has it for too long.
+    """
+    return not stack.context.dry and stack.paths.lock.exists() and stack.lock.acquire()
 
 
 def _on_purpose(stack: Stack, service: ServiceHealth) -> bool:
@@ -87,8 +109,12 @@ def _repair(stack: Stack, service: ServiceHealth) -> Repair:
     try:
         actions[service.remedy]()
     except StackError as error:
-        return Repair(service.name, service.cause, "", f"{error.what}: {error.why}" if error.why else error.what)
+        return _not_repaired(service, error)
     return Repair(service.name, service.cause, DID[service.remedy])
+
+
+def _not_repaired(service: ServiceHealth, error: StackError) -> Repair:
+    return Repair(service.name, service.cause, "", f"{error.what}: {error.why}" if error.why else error.what)
 
 
 def _start(stack: Stack, label: str) -> None:

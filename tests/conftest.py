@@ -31,6 +31,8 @@ from devstack.registry import Registry
 ROOT = Path(__file__).resolve().parent.parent
 # who starts the tests in the background may have them ignore Ctrl-C, and so all that they start
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# and what they have started is taken down too when something with a time limit ends them
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "*.egg-info", ".*_cache", "logs", "backups", "results")
 COMPILED = [ROOT / "api", ROOT / "devstack", ROOT / "tasks"]
 """What commands import."""

@@ -548,7 +548,7 @@ OWNED = {
 """Parameters that can't be given freely, and what to do instead."""
 
 RESERVED_DATABASES = {"postgres", "template0", "template1", "pgbouncer"}
-RESERVED_USERS = {"postgres", "pgbouncer", "nv_admin", "public", "none"}
+RESERVED_USERS = {"postgres", "pgbouncer", "nv_admin", "nv_reader", "public", "none"}
 
 
 def _contradictions(s: Settings) -> Iterator[Refusal]:

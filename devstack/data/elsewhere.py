@@ -15,7 +15,7 @@ from devstack.credentials import pgpass_line
 from devstack.data.address import Address
 from devstack.data.session import session
 from devstack.errors import StackError, UsageError
-from devstack.services.postgres import MAINTENANCE, Postgres, identifier
+from devstack.services.postgres import MAINTENANCE, PIN, Postgres, identifier
 from devstack.shell import Command
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ OLDEST = 13
 
 PASSFILE = "pgpass-elsewhere"
 
-OPTIONS = "-c client_min_messages=warning"
+OPTIONS = f"{PIN} -c client_min_messages=warning"
 """Sent at the login. A pooler does not take such, and nothing here may go through one: a session must stay one."""
 
 ABOUT = """
@@ -91,7 +91,7 @@ class Elsewhere(Postgres):
 
     @property
     def passfile(self) -> Path:
-        return self.local.passfile.with_name(PASSFILE)
+        return self.local.rules / PASSFILE
 
     @property
     def own_address(self) -> tuple[str, int]:
@@ -104,7 +104,7 @@ class Elsewhere(Postgres):
         """Nobody can ask for another machine's disk."""
         return None
 
-    def admin_env(self, database: str) -> dict[str, str]:
+    def env(self, database: str) -> dict[str, str]:
         host, port = self.own_address
         return {
             **self.programs.env,
@@ -121,8 +121,14 @@ class Elsewhere(Postgres):
             **dict(self.target.parameters),
         }
 
-    def admin(self, database: str) -> Command:
-        return self.as_superuser(["psql", "-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1"], database)
+    def as_superuser(
+        self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None, *, tty: bool = False
+    ) -> Command:
+        """The URL's role is all that there is."""
+        return self._program(words, {**self.env(database), **(env or {})}, tty=tty)
+
+    def as_reader(self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None) -> Command:
+        return self.as_superuser(words, database, env)
 
     def as_owner(
         self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None, *, tty: bool = False
@@ -287,7 +293,7 @@ def refused(db: Elsewhere, error: StackError) -> StackError:
     if "timeout expired" in said or "timed out" in said:
         return StackError(
             what,
-            why=f"{server} does not answer within {db.admin_env('')['PGCONNECT_TIMEOUT']} s",
+            why=f"{server} does not answer within {db.env('')['PGCONNECT_TIMEOUT']} s",
             fix="correct host and port, or open the way to it: a VPN, a firewall, kubectl port-forward",
         )
     if "received invalid response" in said or "expected authentication request" in said:

@@ -182,7 +182,7 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
         raise StackError(f"{source.name} is damaged", why=str(wrong), evidence=wrong.evidence) from None
     with session(stack.db, name, "complete the restored database") as sql:
         for extension in stack.settings.db.extensions:
-            sql.run(f"SET client_min_messages = warning; CREATE EXTENSION IF NOT EXISTS {identifier(extension)}")
+            sql.create_extension(extension)
         if analyze:
             _analyze(stack, sql)
 
@@ -304,9 +304,9 @@ def _create_extensions(stack: Stack, source: Source, name: str) -> None:
             owner = identifier(stack.settings.db.user)
             sql.run(
                 "SET client_min_messages = warning;"
-                f" CREATE SCHEMA IF NOT EXISTS {identifier(schema)} AUTHORIZATION {owner};"
-                f" CREATE EXTENSION IF NOT EXISTS {identifier(extension)} SCHEMA {identifier(schema)}"
+                f" CREATE SCHEMA IF NOT EXISTS {identifier(schema)} AUTHORIZATION {owner}"
             )
+            sql.create_extension(extension, schema)
 
 
 def _copy_schema(stack: Stack, name: str) -> None:

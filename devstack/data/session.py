@@ -1,4 +1,4 @@
-"""A conversation with psql as the superuser: it needs nothing but the service's own programs, wherever that runs."""
+"""A conversation with psql: it needs nothing but the service's own programs, wherever that runs."""
 
 from __future__ import annotations
 
@@ -6,13 +6,24 @@ import contextlib
 import json
 import secrets
 from collections.abc import Iterable, Iterator
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from devstack.errors import StackError
-from devstack.services.postgres import Postgres
+from devstack.services.postgres import PSQL, Postgres, creating
 
 SETTINGS = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '60s'"
 """What a database's own settings must not decide; a table that somebody keeps locked is not waited for without end."""
+
+PIN = """
+SET search_path = pg_catalog, pg_temp; SET standard_conforming_strings = on;
+SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind'
+"""
+"""What else the application must not decide in a session that is not its own. A table that it replaces by a view while
+we look is refused, where the server knows how (from 14.13, 15.8, 16.4 and 17 on: CVE-2024-7348)."""
+
+Role = Literal["superuser", "reader", "owner"]
+"""Who a session is. The superuser runs fixed statements of ours on the catalog; the reader reads the application's
+tables; the owner, the application's role, does everything else."""
 
 
 class SessionEnded(Exception):
@@ -25,6 +36,13 @@ class Session:
     def __init__(self, stdin: IO[bytes], stdout: IO[bytes]) -> None:
         self._in = stdin
         self._out = stdout
+
+    def restrict(self) -> None:
+        r"""Have psql obey no backslash command from here on: rows and names are not ours (CVE-2025-8714).
+
+        https://www.postgresql.org/docs/current/app-psql.html, \\restrict
+        """
+        self._send(f"\\restrict {secrets.token_hex(16)}\n")
 
     def run(self, sql: str) -> list[str]:
         """Run statements; the lines that they answer.
@@ -45,6 +63,11 @@ class Session:
         (row,) = self.rows(query)
         (value,) = row.values()
         return value
+
+    def create_extension(self, name: str, schema: str = "public") -> None:
+        """Create an extension in a schema, unless its author has fixed another one; one that is there stays."""
+        (statement,) = self.run(creating(name, schema))
+        self.run(f"SET client_min_messages = warning; {statement}")
 
     def copy_in(self, statement: str, chunks: Iterable[bytes]) -> None:
         """Feed rows in COPY's text format to a ``COPY … FROM STDIN``."""
@@ -73,15 +96,20 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(db: Postgres, database: str, what: str) -> Iterator[Session]:
-    """A session as the superuser on a database.
+def session(db: Postgres, database: str, what: str, *, role: Role = "superuser") -> Iterator[Session]:
+    """Open a session on a database.
 
     :raises StackError: a statement failed, or the server went away; ``what`` says what it was for.
     """
     ended = False
-    with db.context.talk(db.admin(database), what) as (stdin, stdout):
+    program = {"superuser": db.as_superuser, "reader": db.as_reader, "owner": db.as_owner}[role]
+    with db.context.talk(program(PSQL, database), what) as (stdin, stdout):
         try:
             opened = Session(stdin, stdout)
+            if role == "owner":
+                opened.restrict()
+            else:
+                opened.run(PIN)
             opened.run(SETTINGS)
             yield opened
         except SessionEnded:

@@ -73,10 +73,6 @@ class ContainedPostgres(Postgres):
         return OWN
 
     @property
-    def passfile(self) -> Path:
-        return OWN / "pgpass"
-
-    @property
     def listens(self) -> tuple[str, int]:
         return "*", DB_PORT
 
@@ -100,7 +96,7 @@ class ContainedPostgres(Postgres):
             ports={DB_PORT: db.port},
             volumes={self.volume: str(VOLUME)},
             files={
-                str(self.rules / "pg_hba.conf"): self._render("pg_hba.conf"),
+                str(self.rules / "pg_hba.conf"): self._hba(),
                 str(self.rules / "pg_ident.conf"): self._ident(),
             },
             setup=(self.settings.templates / SETUP).read_text(encoding="utf-8"),
@@ -165,8 +161,8 @@ class ContainedPostgres(Postgres):
         with passage.outward(self.context, self._run, VOLUME, folder) as inside:
             yield inside
 
-    def write_passfile(self, content: str, path: Path | None = None) -> None:
-        self.context.write_inside(self.name, path or self.passfile, content, user=self.account)
+    def write_passfile(self, content: str, path: Path) -> None:
+        self.context.write_inside(self.name, path, content, user=self.account)
 
     def remove_passfile(self, path: Path) -> None:
         self.context.read(self._run(["rm", "-f", str(path)]))

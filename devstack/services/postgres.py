@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from devstack import console
 from devstack.container import ContainerContext
-from devstack.credentials import Credentials, pgpass_line, proves
+from devstack.credentials import Credentials, proves
 from devstack.errors import UsageError
 from devstack.providers import PLANS, STATEMENTS, Programs, search_postgres
 from devstack.runtimes import ServiceSpec
@@ -36,9 +36,19 @@ LIBPQ_VARIABLES = (
 """https://www.postgresql.org/docs/current/libpq-envars.html: the user's own would point elsewhere."""
 
 SUPERUSER = "postgres"
+READER = "nv_reader"
+"""Role that reads every table and may do nothing else. What reads the application's tables runs as this role: planning
+a query already evaluates constant expressions of indexes and statistics, which are the application's code."""
+PIN = "-c search_path=pg_catalog,pg_temp -c standard_conforming_strings=on"
+"""Options of every session that is not the application's. They win over ALTER DATABASE … SET, which the database's
+owner may use: an unqualified name never means an object of the application (CVE-2018-1058), and a literal never ends
+early."""
+PINNED = f"{PIN} -c role=none"
+"""The same on our own server, where the role that came in is the one that is meant."""
 MAINTENANCE = "postgres"
 """A database that every server has; no user's dump takes what is in it."""
 PRELOADED = "shared_preload_libraries"
+PSQL = ("psql", "-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1")
 LEFT_SECONDS = 10.0
 """For an ``initdb`` that nobody waits for to notice that its folder is gone."""
 LOOKING_SECONDS = 10.0
@@ -122,10 +132,6 @@ class Postgres:
         return self.context.paths.config
 
     @property
-    def passfile(self) -> Path:
-        return self.context.paths.config / "pgpass"
-
-    @property
     def listens(self) -> tuple[str, int]:
         """What the server itself binds to."""
         return self.settings.stack.bind, self.port
@@ -187,7 +193,7 @@ class Postgres:
         return self.tracks_statements and parameter.lower() == PRELOADED
 
     def fingerprint(self) -> str:
-        return repr((self.spec(), self._render("pg_hba.conf"), self._ident()))
+        return repr((self.spec(), self._hba(), self._ident()))
 
     def data_is_there(self) -> bool:
         """Whether the data volume holds a cluster; a start makes one otherwise."""
@@ -231,19 +237,23 @@ class Postgres:
         else:
             self._check_major()
             self._clear_foreign_lock()
-        context.write_file(paths.config / "pg_hba.conf", self._render("pg_hba.conf"), account=True)
+        context.write_file(paths.config / "pg_hba.conf", self._hba(), account=True)
         context.write_file(paths.config / "pg_ident.conf", self._ident(), account=True)
         return self.spec()
 
     def _render(self, template: str, **values: str) -> str:
         return render(self.settings.templates / template, **values)
 
+    def _hba(self) -> str:
+        return self._render("pg_hba.conf", owner=_ident_quote(self.settings.db.user))
+
     def _ident(self) -> str:
-        lines = "\n".join(f"nv  {_ident_quote(name)}  {SUPERUSER}" for name in sorted(self._idents()))
-        return self._render("pg_ident.conf", lines=lines)
+        roles = (SUPERUSER, READER, _ident_quote(self.settings.db.user))
+        lines = [f"nv  {_ident_quote(name)}  {role}" for name in sorted(self._idents()) for role in roles]
+        return self._render("pg_ident.conf", lines="\n".join(lines))
 
     def _idents(self) -> set[str]:
-        """The system's accounts that may come in as the superuser."""
+        """System accounts that come in through the socket without a password."""
         return {self.context.host.user, self.context.host.account} - {""}
 
     def _initialise(self) -> None:
@@ -398,7 +408,7 @@ class Postgres:
         return True
 
     def _is_settled(self) -> bool:
-        """Whether the extensions and the grant are there."""
+        """Check whether the extensions, the grant and the reader are there."""
         wanted = {self.settings.db.name: {*self.settings.db.extensions}}
         if self.tracks_statements:
             wanted[MAINTENANCE] = {STATEMENTS}
@@ -418,7 +428,11 @@ class Postgres:
             connection = self.connect(database=database)
             try:
                 with connection.cursor() as cursor:
-                    cursor.execute("SELECT extname, pg_has_role('pg_monitor', 'USAGE') FROM pg_extension")
+                    cursor.execute(
+                        "SELECT extname, pg_has_role('pg_monitor', 'USAGE')"
+                        " AND EXISTS (SELECT FROM pg_roles WHERE rolname = %s) FROM pg_extension",
+                        [READER],
+                    )
                     found = dict(cursor.fetchall())
             finally:
                 connection.close()
@@ -470,61 +484,56 @@ class Postgres:
         """Holds no password."""
         values = {
             "user": literal(self.settings.db.user),
-            "extensions": "\n".join(
-                f"CREATE EXTENSION IF NOT EXISTS {identifier(e)};" for e in self.settings.db.extensions
-            ),
-            "tracking": f"\\connect {MAINTENANCE}\nSET client_min_messages = warning;\n"
-            f"CREATE EXTENSION IF NOT EXISTS {STATEMENTS};"
+            "reader": READER,
+            "extensions": "\n".join(f"{creating(e)} \\gexec" for e in self.settings.db.extensions),
+            "tracking": f"\\connect {MAINTENANCE}\nSET client_min_messages = warning;\n{creating(STATEMENTS)} \\gexec"
             if self.tracks_statements
             else "",
         }
         return string.Template(DATABASE_SQL).substitute(values)
 
-    def admin_env(self, database: str) -> dict[str, str]:
-        """The variables that make PostgreSQL's programs come in as the superuser, through the socket."""
+    def socket_env(self, role: str, database: str) -> dict[str, str]:
+        """Return the variables that make PostgreSQL's programs come in through the socket, which needs no password: its
+        directory and pg_ident.conf say who may."""
         return {
             **self.programs.env,
             "PGHOST": str(self.sockets),
             "PGPORT": str(self.listens[1]),
-            "PGUSER": SUPERUSER,
+            "PGUSER": role,
             "PGDATABASE": database,
         }
 
     def admin(self, database: str) -> Command:
-        """psql as the superuser, through the socket."""
-        return self.as_superuser(["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"], database)
+        """Return psql as the superuser. It may run fixed statements on the catalog only: what evaluates an object or an
+        expression of the application runs as the reader or the owner."""
+        return self.as_superuser(PSQL, database)
 
     def as_superuser(
         self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None, *, tty: bool = False
     ) -> Command:
-        """One of PostgreSQL's programs with its arguments, on a database, as the superuser."""
-        return self._program(words, {**self.admin_env(database), **(env or {})}, tty=tty)
+        """Return one of PostgreSQL's programs with its arguments, on a database, as the superuser."""
+        pinned = {**self.socket_env(SUPERUSER, database), "PGOPTIONS": PINNED, "PGCLIENTENCODING": "UTF8"}
+        return self._program(words, {**pinned, **(env or {})}, tty=tty)
+
+    def as_reader(self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None) -> Command:
+        """Return the same as :data:`READER`."""
+        pinned = {**self.socket_env(READER, database), "PGOPTIONS": PINNED, "PGCLIENTENCODING": "UTF8"}
+        return self._program(words, {**pinned, **(env or {})})
 
     def as_owner(
         self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None, *, tty: bool = False
     ) -> Command:
-        """The same as the application's role, by password file."""
-        (host, port), user = self.own_address, self.settings.db.user
-        values = {"host": host, "port": port, "name": "*", "user": user, "password": self.credentials.db_password}
-        self.write_passfile(pgpass_line(values))
-        variables = {
-            **self.programs.env,
-            "PGHOST": host,
-            "PGPORT": str(port),
-            "PGUSER": user,
-            "PGDATABASE": database,
-            "PGPASSFILE": str(self.passfile),
-        }
-        return self._program(words, {**variables, **(env or {})}, tty=tty)
+        """Return the same as the application's role."""
+        return self._program(words, {**self.socket_env(self.settings.db.user, database), **(env or {})}, tty=tty)
 
     @property
     def own_address(self) -> tuple[str, int]:
-        """What programs beside the server reach it by, where a password is asked for."""
+        """Host and port by which programs next to the server reach it over TCP."""
         return self.peer
 
-    def write_passfile(self, content: str, path: Path | None = None) -> None:
-        """Put the password file, or another one, where those programs read it."""
-        self.context.write_file(path or self.passfile, content)
+    def write_passfile(self, content: str, path: Path) -> None:
+        """Write a password file where PostgreSQL's programs read it."""
+        self.context.write_file(path, content)
 
     def remove_passfile(self, path: Path) -> None:
         """Remove such a file again."""
@@ -559,7 +568,7 @@ class Postgres:
         return result.stdout if result else ""
 
     def shell(self, *, admin: bool, command: str = "") -> Command:
-        """psql for a person: as the application's role by password file, or as the superuser."""
+        """Return psql for a person: as the application's role, or as the superuser."""
         words = ["psql", *(["-X", "-c", command] if command else [])]
         tty = not command and sys.stdin.isatty() and sys.stdout.isatty()
         become = self.as_superuser if admin else self.as_owner
@@ -588,6 +597,17 @@ def identifier(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
+def creating(extension: str, schema: str = "public") -> str:
+    """Return a query for the statement that creates an extension: it goes into ``schema``, unless its author has fixed
+    another one."""
+    name = literal(extension)
+    return (
+        f"SELECT format('CREATE EXTENSION IF NOT EXISTS %I', {name}) || CASE WHEN EXISTS (SELECT"
+        f" FROM pg_available_extension_versions WHERE name = {name} AND schema IS NOT NULL)"
+        f" THEN '' ELSE format(' SCHEMA %I', {literal(schema)}) END"
+    )
+
+
 def _ident_quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
@@ -611,6 +631,9 @@ SET pg_stat_statements.track = none;
 $extensions
 -- the statistics of all roles, for inv metrics and inv db.stats
 SELECT format('GRANT pg_monitor TO %I', $user) \\gexec
+SELECT 'CREATE ROLE $reader' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '$reader') \\gexec
+ALTER ROLE $reader LOGIN BYPASSRLS INHERIT NOCREATEDB NOCREATEROLE NOSUPERUSER NOREPLICATION PASSWORD NULL;
+GRANT pg_read_all_data TO $reader;
 SELECT rolpassword FROM pg_authid WHERE rolname = $user;
 $tracking
 """

@@ -233,12 +233,11 @@ def _make(stack: Stack, name: str, recipe: Recipe) -> None:
 def _fill(stack: Stack, name: str, recipe: Recipe) -> None:
     from devstack.data import fixtures, migrations
     from devstack.data.session import session
-    from devstack.services.postgres import identifier
 
     there = stack_on(stack, name)
     with session(stack.db, name, "create the extensions of the tests' template") as sql:
         for extension in stack.settings.db.extensions:
-            sql.run(f"SET client_min_messages = warning; CREATE EXTENSION IF NOT EXISTS {identifier(extension)}")
+            sql.create_extension(extension)
     if recipe.kind == "migrations":
         request = migrations.Request("up")
         migrations.check(there, request)

@@ -158,7 +158,7 @@ def restore(
     if url and merge:
         raise UsageError(
             "--url and --merge exclude each other",
-            why="rows are merged past triggers and foreign keys, which takes a superuser",
+            why="a merge compares rows inside this environment's own server",
             fix="merge them into the stack, make a backup of that, and restore that with --url",
         )
     if clean and merge:

@@ -24,6 +24,7 @@ from devstack.data.manifest import Kind, Layout, Manifest, Verified, now, stamp
 from devstack.data.session import Session, session
 from devstack.data.streams import Meter, Written, directory_hash, meter, sha256_of
 from devstack.errors import StackError, UsageError
+from devstack.services.postgres import literal
 from devstack.shell import Command
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ def _write(
     with (
         ThreadPoolExecutor(1) as beside,
         session(db, name, f"read database {name}") as sql,
+        session(db, name, f"count the rows of {name}", role="reader") as reader,
         meter(f"dumping {name}") as progress,
     ):
         sql.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
@@ -161,7 +163,8 @@ def _write(
         for table in tables:  # as pg_dump does: nobody may drop one between the two
             sql.run(f"LOCK TABLE ONLY {table} IN ACCESS SHARE MODE")
         snapshot = sql.run("SELECT pg_export_snapshot()")[0]
-        counting = beside.submit(census.take, sql, tables)
+        reader.run(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {literal(snapshot)}")
+        counting = beside.submit(census.take, reader, tables)
         if request.layout == "directory":
             files = _dump_directory(stack, request, snapshot, partial, progress)
             written.bytes = sum((partial.path / file).stat().st_size for file in files)

@@ -183,25 +183,31 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
     with session(stack.db, name, "complete the restored database") as sql:
         for extension in stack.settings.db.extensions:
             sql.create_extension(extension)
-        if analyze:
-            _analyze(stack, sql)
+    if analyze:
+        with analyzed(stack, name):
+            pass
 
 
-def _analyze(stack: Stack, sql: Session) -> None:
-    """Make the planner's figures, of the tables whose figures the dump did not have; elsewhere, where the role may not
-    look at them, of all."""
-    if names := [row["name"] for row in sql.rows(WITH_FIGURES if stack.db.origin else WITHOUT_FIGURES)]:
-        sql.run(f"ANALYZE {', '.join(names)}")
+def _analyze(sql: Session, names: list[str]) -> None:
+    sql.run(f"SET client_min_messages = error; ANALYZE {', '.join(names)}")
 
 
 @contextlib.contextmanager
 def analyzed(stack: Stack, name: str) -> Iterator[None]:
-    """Have the planner's figures made while something else reads the database.
+    """Have the planner's statistics made while something else reads the database: of the tables that the dump had none
+    of; on an external server, where the role may not look at them, of all.
 
     :raises StackError: at the end, when they could not be.
     """
-    with session(stack.db, name, "analyze the restored database") as sql, ThreadPoolExecutor(1) as beside:
-        done = beside.submit(_analyze, stack, sql)
+    what = "analyze the restored database"
+    with session(stack.db, name, what) as sql:
+        names = [row["name"] for row in sql.rows(WITH_FIGURES if stack.db.origin else WITHOUT_FIGURES)]
+    if not names:
+        yield
+        return
+    # as the owner: what an index or a statistic is made of is the application's code
+    with session(stack.db, name, what, role="owner") as sql, ThreadPoolExecutor(1) as beside:
+        done = beside.submit(_analyze, sql, names)
         yield
         done.result()
 
@@ -318,7 +324,7 @@ def _copy_schema(stack: Stack, name: str) -> None:
 
 
 def count(stack: Stack, name: str) -> census.Census:
-    with session(stack.db, name, "count the restored rows") as sql:
+    with session(stack.db, name, "count the restored rows", role="reader") as sql:
         return census.take(sql)
 
 

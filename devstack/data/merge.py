@@ -13,26 +13,53 @@ from devstack.data.manifest import now
 from devstack.data.session import Session, session
 from devstack.data.streams import chunks
 from devstack.errors import StackError
-from devstack.services.postgres import identifier, literal
+from devstack.services.postgres import PSQL, literal
+from devstack.shell import Command
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
 
-TABLES = f"""
+TABLES = """
 SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relkind = 'p' AS partitioned,
        coalesce((SELECT jsonb_agg(jsonb_build_array(quote_ident(attname), format_type(atttypid, atttypmod))
                                   ORDER BY attnum)
                    FROM pg_attribute a WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
                     AND attgenerated = ''), '[]') AS columns,
-       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique) AS has_key
+       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique) AS has_key,
+       pg_get_userbyid(c.relowner) AS owner, pg_has_role({role}, c.relowner, 'USAGE') AS own
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname NOT IN {census.FOREIGN}
+ WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname NOT IN {foreign}
    AND n.nspname !~ '^pg_(toast_)?temp_'
    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
                       AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')
  ORDER BY 1
 """
-"""Tables with their columns, generated ones left out; a partitioned one stands for its partitions."""
+"""Tables with their columns, generated ones left out; a partitioned one stands for its partitions. ``own`` is whether
+``role`` may do with it what its owner may."""
+
+PAUSES = """
+WITH tables AS (
+    SELECT c.oid FROM pg_class c
+     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND pg_has_role({role}, c.relowner, 'USAGE'))
+SELECT format('ALTER TABLE ONLY %s DISABLE TRIGGER %I', tgrelid::regclass, tgname) AS pause,
+       format('ALTER TABLE ONLY %s ENABLE TRIGGER %I', tgrelid::regclass, tgname) AS resume
+  FROM pg_trigger JOIN tables ON tables.oid = tgrelid WHERE NOT tgisinternal AND tgenabled = 'O'
+UNION ALL
+SELECT format('ALTER TABLE %s DISABLE RULE %I', ev_class::regclass, rulename),
+       format('ALTER TABLE %s ENABLE RULE %I', ev_class::regclass, rulename)
+  FROM pg_rewrite JOIN tables ON tables.oid = ev_class WHERE ev_type = '3' AND ev_enabled = 'O'
+UNION ALL
+SELECT format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', c.oid::regclass),
+       format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', c.oid::regclass)
+  FROM pg_class c JOIN tables USING (oid) WHERE relforcerowsecurity
+UNION ALL
+SELECT format('ALTER TABLE %s ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED', conrelid::regclass, conname),
+       format('ALTER TABLE %s ALTER CONSTRAINT %I %s', conrelid::regclass, conname,
+              CASE WHEN condeferrable THEN 'DEFERRABLE INITIALLY IMMEDIATE' ELSE 'NOT DEFERRABLE' END)
+  FROM pg_constraint JOIN tables ON tables.oid = conrelid WHERE contype = 'f' AND conparentid = 0 AND NOT condeferred
+"""
+"""What keeps rows out that had been written before, for the time of one transaction, with the statement that brings it
+back: triggers and rules had their say then, policies are not the merge's, and foreign keys are checked at the end."""
 
 FOREIGN_KEYS = """
 SELECT conname AS name, conrelid::regclass::text AS child, confrelid::regclass::text AS parent,
@@ -40,7 +67,8 @@ SELECT conname AS name, conrelid::regclass::text AS child, confrelid::regclass::
           JOIN pg_attribute ON attrelid = conrelid AND attnum = num) AS columns,
        (SELECT jsonb_agg(quote_ident(attname) ORDER BY n) FROM unnest(confkey) WITH ORDINALITY k(num, n)
           JOIN pg_attribute ON attrelid = confrelid AND attnum = num) AS keys
-  FROM pg_constraint WHERE contype = 'f' AND conparentid = 0 AND convalidated ORDER BY 2, 1
+  FROM pg_constraint WHERE contype = 'f' AND conparentid = 0 AND convalidated
+   AND has_table_privilege(conrelid, 'SELECT') AND has_table_privilege(confrelid, 'SELECT') ORDER BY 2, 1
 """
 
 SEQUENCES = """
@@ -51,7 +79,8 @@ SELECT format('%I.%I', n.nspname, c.relname) AS name, s.seqincrement > 0 AS risi
          WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass
            AND d.deptype IN ('a', 'i') LIMIT 1) AS used,
        pg_sequence_last_value(c.oid) AS value
-  FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 1
+  FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE has_table_privilege(c.oid, 'UPDATE') ORDER BY 1
 """
 """Sequences with their last value, and the query for the furthest value in the column that they serve."""
 
@@ -91,25 +120,37 @@ def merge(stack: Stack, source: Source, safety: str) -> Merged:
                     why="nothing was changed",
                     evidence=error.lines,
                 ) from None
+        values = {"role": literal(stack.settings.db.user), "foreign": census.FOREIGN}
         with session(stack.db, scratch, "read the restored rows") as sql:
-            theirs = {row["name"]: row for row in sql.rows(TABLES)}
+            theirs = {row["name"]: row for row in sql.rows(TABLES.format(**values))}
             positions = {row["name"]: row["value"] for row in sql.rows(SEQUENCES)}
             objects = sql.value(census.LARGE_OBJECTS)
-        with session(stack.db, name, "merge the rows") as sql:
+        with session(stack.db, name, "merge the rows", role="owner") as sql:
             sql.run("BEGIN")
-            _check_shape(source, theirs, {row["name"]: row for row in sql.rows(TABLES)})
-            # others may read, and write when this is done
-            for table in theirs:
-                sql.run(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
-            # triggers had their say when these rows were written first; foreign keys are checked at the end
-            sql.run("SET LOCAL session_replication_role = replica")
-            merged = [_merge_table(stack, sql, scratch, table) for table in theirs.values()]
+            ours, pauses = _look(stack, values)
+            _check_shape(source, theirs, ours)
+            # others may write when this is done
+            for table in ours.keys() & theirs.keys():
+                if ours[table]["own"]:
+                    sql.run(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
+            for pause in pauses:
+                sql.run(pause["pause"])
+            merged = [_merge_table(stack, sql, scratch, theirs[table], ours[table]) for table in theirs]
             added = _merge_objects(stack, sql, scratch) if objects else 0
             _check_references(sql)
+            sql.run("SET CONSTRAINTS ALL IMMEDIATE")
+            for pause in pauses:
+                sql.run(pause["resume"])
             _advance_sequences(sql, positions)
             sql.run("COMMIT")
     seconds = round((now() - began).total_seconds(), 3)
     return Merged(source.name, merged, added, safety, seconds)
+
+
+def _look(stack: Stack, values: dict[str, str]) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Return the tables of the database in use, and what to pause."""
+    with session(stack.db, stack.settings.db.name, "look at the database") as sql:
+        return {row["name"]: row for row in sql.rows(TABLES.format(**values))}, sql.rows(PAUSES.format(**values))
 
 
 def _check_shape(source: Source, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -131,21 +172,24 @@ def _check_shape(source: Source, theirs: dict[str, Any], ours: dict[str, Any]) -
         )
 
 
-def _rows(stack: Stack, database: str, query: str) -> Iterator[bytes]:
-    copy = stack.db.as_superuser(
-        ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", f"COPY ({query}) TO STDOUT"], database
-    )
-    with stack.context.stream_out(copy, "read the restored rows") as source:
+def _rows(stack: Stack, command: Command) -> Iterator[bytes]:
+    with stack.context.stream_out(command, "read the restored rows") as source:
         yield from chunks(source)
 
 
-def _merge_table(stack: Stack, sql: Session, scratch: str, table: dict[str, Any]) -> TableMerged:
+def _merge_table(
+    stack: Stack, sql: Session, scratch: str, table: dict[str, Any], target: dict[str, Any]
+) -> TableMerged:
     name, columns = table["name"], ", ".join(column for column, _ in table["columns"])
     only = "" if table["partitioned"] else "ONLY "
     if not columns:
         return TableMerged(name, 0, 0, "it has no columns")
+    if not target["own"]:
+        return TableMerged(name, 0, 0, f"left out: it belongs to {target['owner']}")
     sql.run(f"CREATE TEMP TABLE nv_staging ON COMMIT DROP AS SELECT {columns} FROM {name} WITH NO DATA")
-    sql.copy_in(f"COPY nv_staging ({columns}) FROM STDIN", _rows(stack, scratch, f"SELECT {columns} FROM {only}{name}"))
+    # as the reader, whom no policy hides a row from
+    copy = stack.db.as_reader([*PSQL, "-c", f"COPY (SELECT {columns} FROM {only}{name}) TO STDOUT"], scratch)
+    sql.copy_in(f"COPY nv_staging ({columns}) FROM STDIN", _rows(stack, copy))
     total = sql.value("SELECT count(*) FROM nv_staging")
     insert = f"INSERT INTO {name} ({columns}) OVERRIDING SYSTEM VALUE"
     if table["has_key"]:
@@ -170,15 +214,11 @@ def _inserted(sql: Session, insert: str) -> int:
 
 def _merge_objects(stack: Stack, sql: Session, scratch: str) -> int:
     """Large objects whose number is free."""
-    sql.run("CREATE TEMP TABLE nv_objects (n oid, owner text, content bytea) ON COMMIT DROP")
-    query = "SELECT oid, pg_get_userbyid(lomowner), lo_get(oid) FROM pg_largeobject_metadata"
-    sql.copy_in("COPY nv_objects FROM STDIN", _rows(stack, scratch, query))
+    sql.run("CREATE TEMP TABLE nv_objects (n oid, content bytea) ON COMMIT DROP")
+    query = "COPY (SELECT oid, lo_get(oid) FROM pg_largeobject_metadata) TO STDOUT"
+    sql.copy_in("COPY nv_objects FROM STDIN", _rows(stack, stack.db.as_owner([*PSQL, "-c", query], scratch)))
     new = "nv_objects WHERE NOT EXISTS (SELECT FROM pg_largeobject_metadata m WHERE m.oid = n)"
-    added = sql.rows(f"SELECT n::int8, owner FROM {new}")
-    sql.run(f"SELECT count(lo_from_bytea(n, content)) FROM {new}")
-    for row in added:
-        sql.run(f"ALTER LARGE OBJECT {row['n']} OWNER TO {identifier(row['owner'])}")
-    return len(added)
+    return int(sql.run(f"SELECT count(lo_from_bytea(n, content)) FROM {new}")[0])
 
 
 def _check_references(sql: Session) -> None:

@@ -31,18 +31,17 @@ SAFETY = "pre-restore"
 
 OWN_PROPERTIES = """
 SELECT statement FROM (
-    SELECT 1 AS step, n, format('ALTER %s SET %I TO %s',
-               CASE WHEN setrole = 0 THEN 'DATABASE {new}'
-                    ELSE format('ROLE %I IN DATABASE {new}', pg_get_userbyid(setrole)) END,
-               split_part(setting, '=', 1),
-               -- such a list is kept as it is written, with its own quotes: pg_dump's variable_is_guc_list_quote()
-               CASE WHEN split_part(setting, '=', 1) IN ('search_path', 'temp_tablespaces', 'local_preload_libraries',
-                                                         'session_preload_libraries')
-                    THEN CASE WHEN setting ~ '=$' THEN '''''' ELSE substr(setting, strpos(setting, '=') + 1) END
-                    ELSE quote_literal(substr(setting, strpos(setting, '=') + 1)) END) AS statement
-      FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase,
-           unnest(setconfig) WITH ORDINALITY AS c(setting, n)
-     WHERE d.datname = {old}
+    SELECT 1 AS step, n, CASE
+               -- lists are taken over as they are, never as SQL: their text may be anything that its author liked
+               WHEN name IN ('search_path', 'temp_tablespaces', 'local_preload_libraries', 'session_preload_libraries')
+               THEN format('SELECT pg_catalog.set_config(%L, %L, true); %s SET %I FROM CURRENT', name, value, of, name)
+               ELSE format('%s SET %I TO %L', of, name, value) END AS statement
+      FROM (SELECT n, split_part(setting, '=', 1) AS name, substr(setting, strpos(setting, '=') + 1) AS value,
+                   CASE WHEN setrole = 0 THEN format('ALTER DATABASE {new}')
+                        ELSE format('ALTER ROLE %I IN DATABASE {new}', pg_get_userbyid(setrole)) END AS of
+              FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase,
+                   unnest(setconfig) WITH ORDINALITY AS c(setting, n)
+             WHERE d.datname = {old}) p
     UNION ALL
     SELECT 2, 0, format('REVOKE ALL ON DATABASE {new} FROM PUBLIC, %I', pg_get_userbyid(datdba))
       FROM pg_database WHERE datname = {old} AND datacl IS NOT NULL
@@ -210,7 +209,7 @@ def copy_properties(stack: Stack, made: Journal) -> None:
     query = OWN_PROPERTIES.format(old=literal(made.database), new=within)
     with session(stack.db, "postgres", "take over the database's own settings") as sql:
         for row in sql.rows(query):
-            sql.run(_attempt(row["statement"]) if stack.db.origin else row["statement"])
+            sql.run(_attempt(row["statement"]) if stack.db.origin else f"BEGIN; {row['statement']}; COMMIT")
         if stack.db.origin and (left := sql.value("SELECT current_setting('nv.left', true)")):
             console.note(f"this role may not take over from the database before: {left}")
 

@@ -19,7 +19,7 @@ from devstack.data.manifest import now
 from devstack.data.restore import Restored
 from devstack.data.session import session
 from devstack.errors import StackError
-from devstack.services.postgres import MAINTENANCE, identifier, literal
+from devstack.services.postgres import MAINTENANCE, creating, identifier, literal
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -136,10 +136,8 @@ def _try_extensions(there: Stack, source: Source, name: str) -> None:
     for extension in sorted(source.manifest.extensions):
         try:
             with session(there.db, name, f"create extension {extension}") as sql:
-                sql.run(
-                    "SET client_min_messages = error;"
-                    f" BEGIN; CREATE EXTENSION IF NOT EXISTS {identifier(extension)} CASCADE; ROLLBACK"
-                )
+                (create,) = sql.run(creating(extension))
+                sql.run(f"SET client_min_messages = error; BEGIN; {create} CASCADE; ROLLBACK")
         except StackError as error:
             raise StackError(
                 f"{source.name} needs the extension {extension}, which can't be created for {there.db.origin}",

@@ -600,17 +600,17 @@ def identifier(text: str) -> str:
 def creating(extension: str, schema: str = "public") -> str:
     """Return a query for the statement that creates an extension: it goes into ``schema``, unless its author has fixed
     another one."""
-    name = literal(extension)
-    return (
-        f"SELECT format('CREATE EXTENSION IF NOT EXISTS %I', {name}) || CASE WHEN EXISTS (SELECT"
-        f" FROM pg_available_extension_versions WHERE name = {name} AND schema IS NOT NULL)"
-        f" THEN '' ELSE format(' SCHEMA %I', {literal(schema)}) END"
-    )
+    return CREATING.format(name=literal(extension), schema=literal(schema))
 
 
 def _ident_quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
+
+CREATING = """\
+SELECT format('CREATE EXTENSION IF NOT EXISTS %I', {name}) || CASE
+           WHEN EXISTS (SELECT FROM pg_available_extension_versions WHERE name = {name} AND schema IS NOT NULL) THEN ''
+           ELSE format(' SCHEMA %I', {schema}) END"""
 
 ROLE_SQL = """\
 -- neither a statement that fails nor one that is counted must leave the password anywhere

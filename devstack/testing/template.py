@@ -246,8 +246,8 @@ def _fill(stack: Stack, name: str, recipe: Recipe) -> None:
         _copy(stack, name)
     for seed in recipe.seeds:
         fixtures.apply(there, str(stack.settings.root / Path(seed).expanduser()), again=True)
-    with session(stack.db, name, "analyze the tests' template") as sql:
-        sql.run("ANALYZE")
+    with session(stack.db, name, "analyze the tests' template", role="owner") as sql:
+        sql.run("SET client_min_messages = error; ANALYZE")
 
 
 def _copy(stack: Stack, name: str) -> None:

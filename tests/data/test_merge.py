@@ -114,7 +114,7 @@ def test_another_schema_is_refused(data: Data, change: str, says: str) -> None:
 
 def test_a_merge_killed_at_any_moment_has_added_all_or_nothing(data: Data) -> None:
     data.sql(
-        "CREATE TABLE bulk (id int PRIMARY KEY, t text);"
+        "SET ROLE nina; CREATE TABLE bulk (id int PRIMARY KEY, t text);"
         " INSERT INTO bulk SELECT g, md5(g::text) FROM generate_series(1, 50000) g"
     )
     path = data.backup()
@@ -132,6 +132,40 @@ def test_a_merge_killed_at_any_moment_has_added_all_or_nothing(data: Data) -> No
         assert data.databases() == ["nina"]
     data.inv("data.restore", "--merge", "--file", path.name)
     assert data.rows_of(sequences=False) == full
+
+
+def test_what_guards_a_table_is_paused_and_back_afterwards_and_another_role_s_table_is_left_out(data: Data) -> None:
+    data.sql("""
+        SET ROLE nina;
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'a trigger ran'; END$$;
+        CREATE TRIGGER on_part BEFORE INSERT ON events_2025 FOR EACH ROW EXECUTE FUNCTION refuse();
+        CREATE TRIGGER on_all BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse();
+        CREATE TRIGGER off BEFORE INSERT ON base FOR EACH ROW EXECUTE FUNCTION refuse();
+        ALTER TABLE base DISABLE TRIGGER off;
+        CREATE RULE nothing AS ON INSERT TO keyless DO INSTEAD NOTHING;
+        ALTER TABLE people FORCE ROW LEVEL SECURITY;
+        DROP POLICY mine ON people;
+        CREATE POLICY none ON people USING (false);
+    """)
+    data.backup()
+    schema = data.program("pg_dump", "-s").splitlines()[10:-10]
+    data.sql("""
+        DELETE FROM people WHERE id > 450; DELETE FROM events WHERE n < 10; DELETE FROM base WHERE a = 1;
+        ALTER TABLE keyless DISABLE RULE quiet; DELETE FROM keyless WHERE word = 'once';
+        ALTER TABLE keyless ENABLE RULE quiet;
+        DELETE FROM of_the_superuser;
+    """)
+    tables = {t["name"]: t for t in data.json("data.restore", "--merge")["tables"]}
+    added = {name: table["added"] for name, table in tables.items() if table["added"]}
+    assert added == {
+        "public.people": 50,
+        "public.events": 10,
+        "public.base": 1,
+        "public.keyless": 1,
+        '"Mixed Case"."Täble ""quoted"" $(touch PWN); \'x\'"': 50,
+    }
+    assert tables["public.of_the_superuser"]["note"] == "left out: it belongs to postgres"
+    assert data.program("pg_dump", "-s").splitlines()[10:-10] == schema
 
 
 def test_a_schema_has_no_rows_to_merge(data: Data) -> None:

@@ -143,13 +143,13 @@ ALTER DATABASE nina ALLOW_CONNECTIONS true;
 @pytest.fixture(scope="module")
 def rich(workspace: Path, cache: Path) -> Iterator[Data]:
     """A running stack with a rich schema. Its tests leave the database as it is."""
-    with _running(workspace, cache) as made:
+    with running(workspace, cache) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def spare(workspace: Path, cache: Path) -> Iterator[Data]:
-    with _running(workspace, cache) as made:
+    with running(workspace, cache) as made:
         made.sql(COPY, "postgres")
         yield made
 
@@ -194,7 +194,7 @@ def _project(workspace: Path, cache: Path) -> Iterator[Data]:
 
 
 @contextlib.contextmanager
-def _running(workspace: Path, cache: Path) -> Iterator[Data]:
+def running(workspace: Path, cache: Path) -> Iterator[Data]:
     with _project(workspace, cache) as made:
         made.inv("dev.up")
         made.sql(RICH)

@@ -1,0 +1,114 @@
+"""The database's owner can't have the superuser, or anybody but itself, run its code: the attacks themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from tests.conftest import ROOT
+from tests.data.conftest import Data, running
+
+TRAPS = (Path(__file__).parent / "traps.sql").read_text()
+
+
+def words() -> str:
+    """Return every word of the source, as PostgreSQL writes an array: it may be a function's or a relation's name."""
+    sources = [*(ROOT / "devstack").rglob("*.py"), *(ROOT / "templates").rglob("*")]
+    found = {
+        word.lower()
+        for path in sources
+        if path.is_file()
+        for word in re.findall(r"\b[a-z_]+\b", path.read_text(encoding="utf-8"))
+    }
+    return "{" + ",".join(sorted(found)) + "}"
+
+
+@pytest.fixture(scope="module")
+def trapped(workspace: Path, cache: Path) -> Iterator[Data]:
+    """A running stack whose application has left traps for the superuser everywhere."""
+    with running(workspace, cache) as made:
+        made.inv("data.backup")  # so that pg_stat_statements and the like are there
+        script = f"SET nv.words = '{words()}';\n{TRAPS}"
+        made.program("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-f", "-", input=script, PGUSER="nina")
+        yield made
+
+
+def caught(data: Data) -> list[str]:
+    return [line for line in data.log("nv-db").splitlines() if "CAUGHT" in line]
+
+
+def roles(data: Data) -> list[str]:
+    return data.sql("SELECT rolname FROM pg_roles WHERE rolsuper ORDER BY 1", "postgres").splitlines()
+
+
+def test_no_command_runs_the_application_s_code_as_the_superuser(trapped: Data) -> None:
+    data = trapped
+    dump = data.backup()
+    for line in (
+        "dev.up",
+        "dev.status",
+        "db.status",
+        "db.stats",
+        "pgb.stats",
+        "metrics",
+        "system-info",
+        "data.backup --format custom",
+        "data.backup --format directory",
+        "data.backup --incremental",
+        "data.backup --schema-only",
+        "data.list",
+        "data.verify --all --deep",
+        "data.generate --rows 10",
+        "db.profile --seconds 1",
+        "dev.bundle",
+        f"data.restore --file {dump.name}",
+        "data.undo",
+        f"data.restore --merge --file {dump.name}",
+        "dev.restart",
+    ):
+        data.inv(*line.split())
+        assert caught(data) == [], line
+    for line in ("health --details", "dev.heal"):
+        data.popen(*line.split()).communicate(timeout=60)  # the traps may make it unwell
+        assert caught(data) == [], line
+    assert roles(data) == ["postgres"]
+    assert not [name for name in data.databases() if not name.startswith("nina")]
+
+
+def test_the_reader_reads_every_table_and_does_nothing_else(trapped: Data) -> None:
+    def as_reader(statement: str) -> str:
+        return trapped.program("psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-c", statement, PGUSER="nv_reader")
+
+    assert as_reader("SELECT pg_catalog.count(*) FROM public.traps") == "100\n", "a policy hides rows from it"
+    for statement, refusal in (
+        ("INSERT INTO public.traps (id) VALUES (0)", "permission denied for table traps"),
+        ("CREATE TABLE public.t (i int4)", "permission denied for schema public"),
+        ("CREATE ROLE r", "permission denied to create role"),
+        ("SET ROLE postgres", "permission denied to set role"),
+        ("SET ROLE nina", "permission denied to set role"),
+        ("COPY (SELECT 1) TO PROGRAM 'id'", "permission denied to COPY to or from an external program"),
+        ("SELECT pg_catalog.pg_read_file('PG_VERSION')", "permission denied for function pg_read_file"),
+        ("ALTER DATABASE nina SET work_mem = '8MB'", "must be owner of database nina"),
+    ):
+        with pytest.raises(AssertionError, match=refusal):
+            as_reader(statement)
+    with pytest.raises(psycopg2.OperationalError, match="pg_hba.conf rejects connection"):
+        trapped.connect(user="nv_reader")
+
+
+def test_the_traps_do_catch_a_superuser_who_is_not_careful(trapped: Data) -> None:
+    """Otherwise the test above could not fail. The last of this module: it springs them."""
+    for careless, trap in (
+        ("SELECT pg_catalog.count(*) FROM ONLY public.traps", "an expression"),
+        ("SELECT format('%I', 'x'::pg_catalog.name)", "format"),
+        ("SELECT 1::int4 = 1::int4", "="),
+        ("SELECT 'traps'::regclass", "regclass"),
+        ("TABLE pg_database", "pg_database"),
+    ):
+        before = len(caught(trapped))
+        trapped.sql(f"\\set ON_ERROR_STOP off\n{careless};")
+        assert any(f"CAUGHT {trap} as postgres" in line for line in caught(trapped)[before:]), careless

@@ -589,9 +589,9 @@ class ContainerContext:
             if isinstance(self.runtime, Containers) and not self.dry:
                 self.host.remove(self.runtime.env_file(spec.name))  # the engine has read it
 
-    def stop(self, name: str, *, signal: str = "TERM", seconds: int = 10) -> None:
-        """Tell a service to stop; it has once :meth:`states` says so. Signal and patience are for engines that did not
-        learn them at its start.
+    def stop(self, name: str, *, signal: str = "", seconds: int = 10) -> None:
+        """Tell a service to stop; it has once :meth:`states` says so. Patience, and a signal without which it is the
+        service's own, are for engines that did not learn them at its start.
 
         :raises StackError: the engine refused.
         """

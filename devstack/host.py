@@ -303,6 +303,21 @@ class Host:
             return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
         return False
 
+    def works_in(self, pid: int, folder: Path) -> bool:
+        """Check whether a process has this folder as its current one, or names it if that can't be seen. A thread's id
+        is no process's, though a signal reaches it."""
+        import psutil
+
+        if not psutil.pid_exists(pid):
+            return False
+        try:
+            process = psutil.Process(pid)
+            with contextlib.suppress(psutil.AccessDenied):
+                return Path(process.cwd()) == folder.resolve()
+            return any(str(folder) in word for word in process.cmdline())
+        except psutil.NoSuchProcess:
+            return False
+
     def end(self, pid: int, signal_name: str, seconds: float) -> None:
         """End a process of an earlier run that its supervisor did not survive; killed after ``seconds``."""
         import psutil

@@ -93,6 +93,8 @@ class Stack:
         self._snapshot: dict[str, ServiceState] = {}
         self._ended: set[str] = set()
         """Names of the services that this command has stopped."""
+        self._new_choices: Choices | None = None
+        """What this command has chosen, recorded once nothing speaks against it."""
         self.looking = looking
         self.images: Images | None = None
         """Where the services are containers."""
@@ -103,6 +105,7 @@ class Stack:
         context, settings, looking = self.context, self.settings, self.looking
         self._snapshot.clear()
         self._ended.clear()
+        self._new_choices = None
         if not looking:
             self._prepare_state()
         credentials = credentials_of(context, settings, looking=looking)
@@ -161,6 +164,7 @@ class Stack:
             self.context.withdraw(engine=True)
             why = self._why_restart(service)
             if not why:
+                self._record_choices()
                 done = Started(
                     service.name,
                     label,
@@ -307,7 +311,9 @@ class Stack:
         self._ask_ahead(service)
         if not running:
             self.context.begin_engine()
-        return service.prepare()
+        spec = service.prepare()
+        self._record_choices()
+        return spec
 
     def _let_go(self) -> None:
         """Of what was begun for a start that is not to be."""
@@ -434,7 +440,9 @@ class Stack:
         if not self.context.dry:
             self.context.host.remove(self._applied(service).path)  # first: who looks meanwhile sees it is on purpose
         # a native service learnt its signal at its start, and its program may be gone by now
-        signal = service.stop_signal if self.context.runtime.contained else "TERM"
+        signal = service.stop_signal if self.context.runtime.contained else ""
+        if service is self.db and not self.context.dry and self.db.is_recovering():
+            signal = "QUIT"
         self.context.stop(service.name, signal=signal, seconds=int(self.settings.stack.stop_timeout))
         if self.context.dry:
             return
@@ -561,7 +569,10 @@ class Stack:
 
     @property
     def chosen(self) -> Choices:
-        """What is recorded for this environment; empty before its first start, or when the record is damaged."""
+        """What this command has chosen, or what is recorded for this environment; empty before its first start, or when
+        the record is damaged."""
+        if self._new_choices:
+            return self._new_choices
         # whoever looks goes on with what there is
         with contextlib.suppress(msgspec.MsgspecError, *([OSError] if self.looking else [])):
             return msgspec.json.decode(self.context.host.read_file(self.paths.choices) or b"{}", type=Choices)
@@ -597,9 +608,13 @@ class Stack:
         return Programs(binary.parent, version)
 
     def _choose(self, **chosen: str | bool | list[str]) -> None:
-        choices = msgspec.structs.replace(self.chosen, runtime=self.context.runtime.name, **chosen)
-        if not self.context.dry and not self.looking:
-            self.context.write_file(self.paths.choices, msgspec.json.encode(choices).decode() + "\n")
+        self._new_choices = msgspec.structs.replace(self.chosen, runtime=self.context.runtime.name, **chosen)
+
+    def _record_choices(self) -> None:
+        """Record what was chosen: after the checks, so that a setting that is refused leaves nothing behind."""
+        if self._new_choices and not self.context.dry and not self.looking:
+            self.context.write_file(self.paths.choices, msgspec.json.encode(self._new_choices).decode() + "\n")
+            self._new_choices = None
 
 
 class _Applied(Struct, frozen=True):

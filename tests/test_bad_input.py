@@ -156,8 +156,11 @@ def test_data_of_another_major_version_are_refused_before_anything_starts(projec
     project.inv("db.start")
     project.inv("db.stop")
     (project.data / "PG_VERSION").write_text("15\n")
-    refused = project.inv("dev.up", expect=2)
+    choices = project.state / "choices.json"
+    recorded = choices.read_text()
+    refused = project.inv("dev.up", expect=2, INVOKE_DB_EXTENSIONS="vector,hstore")
     assert "the data of nv-db was made by PostgreSQL 15, this is 18.1" in refused.stderr
+    assert choices.read_text() == recorded, "what was refused decides what the next command does"
     assert "set db.bin_dir to" in refused.stderr
     assert project.processes() == []
     (project.data / "PG_VERSION").write_text("18\n")

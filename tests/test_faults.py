@@ -152,6 +152,50 @@ def test_a_lock_file_naming_another_living_program_is_removed_and_the_program_sp
         decoy.wait()
 
 
+def test_a_lock_file_naming_a_thread_is_removed(project: Project) -> None:
+    project.inv("db.start")
+    project.inv("db.stop")
+    owner = (project.data / "PG_VERSION").stat()
+    waits = "import sys, threading; t = threading.Thread(target=sys.stdin.read); t.start(); print(t.native_id, flush=True)"
+    decoy = subprocess.Popen(
+        [sys.executable, "-c", waits],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd="/",
+    )
+    assert decoy.stdin
+    assert decoy.stdout
+    try:
+        lock = project.data / "postmaster.pid"
+        lock.write_text(f"{decoy.stdout.readline().strip()}\n{project.data}\n1\n{project.db_port}\n\n\n\nready\n")
+        os.chown(lock, owner.st_uid, owner.st_gid)
+        project.inv("db.start")
+        assert decoy.poll() is None
+    finally:
+        decoy.stdin.close()
+        decoy.wait()
+        decoy.stdout.close()
+
+
+def test_a_stop_during_crash_recovery_ends_at_once(project: Project) -> None:
+    """PostgreSQL 18's fast shutdown does not end then: without the other signal this takes the stop's whole timeout."""
+    project.inv("db.start")
+    project.query("CREATE TABLE kept AS SELECT generate_series(1, 200000) AS n; SELECT 1")
+    server = psutil.Process(int((project.data / "postmaster.pid").read_text().split()[0]))
+    connection = project.connect()
+    os.kill(connection.info.backend_pid, signal.SIGKILL)
+    recovering = wait_for(lambda: [child for child in server.children() if "startup" in " ".join(child.cmdline())])
+    recovering[0].suspend()  # as if it had much to do
+    project.inv("db.stop")
+    log = project.log("nv-db")
+    assert "received immediate shutdown request" in log
+    assert project.processes() == []
+    connection.close()
+    project.inv("db.start")
+    assert project.query("SELECT count(*) FROM kept") == [(200000,)]
+
+
 def test_an_empty_lock_file_is_removed(project: Project) -> None:
     project.inv("db.start")
     project.inv("db.stop")

@@ -148,8 +148,8 @@ class Runtime(Protocol):
     def run(self, spec: ServiceSpec, *, defined: bool = False) -> Sequence[Step]:
         """Define a service that does not run and start it; ``defined`` if the engine has an old one of this name."""
 
-    def stop(self, name: str, *, signal: str = "TERM", seconds: int = 10) -> Sequence[Step]:
-        """Tell a service to stop; :meth:`states` shows when it has."""
+    def stop(self, name: str, *, signal: str = "", seconds: int = 10) -> Sequence[Step]:
+        """Tell a service to stop; :meth:`states` shows when it has. Without a ``signal`` it gets its own."""
 
     def check_run(self, answer: str) -> None:
         """Read the answer of :meth:`run`.

@@ -135,10 +135,10 @@ class Containers(ABC):
         folders = [f"--volume={folder}:{path}:ro" for folder, path in spec.inside.folders.items()]
         return [*volumes, *folders]
 
-    def stop(self, name: str, *, signal: str = "TERM", seconds: int = 10) -> Sequence[Step]:
+    def stop(self, name: str, *, signal: str = "", seconds: int = 10) -> Sequence[Step]:
         """Its log is kept: with the container, the engine would throw it away."""
         keep = self.sh("logs $name >>$log 2>&1 || true", name=name, log=self.log_kept(name))
-        return [self.halt(name, signal, seconds), self._rotate(name), keep, self.remove(name)]
+        return [self.halt(name, signal or "TERM", seconds), self._rotate(name), keep, self.remove(name)]
 
     def _rotate(self, name: str) -> Command:
         log = self.log_kept(name)

@@ -307,22 +307,30 @@ class Postgres:
         )
 
     def _clear_foreign_lock(self) -> None:
-        """Remove a lock file left by a crash when another program has its process id by now.
-
-        PostgreSQL would wait for that program for ever; one that is a server on this data is left alone.
-        """
+        """Remove a lock file left by a crash. PostgreSQL itself would wait for ever for a process or a thread that has
+        the id by now; one that is a server on this data is left alone."""
         lock = self.data / "postmaster.pid"
-        lines = (self.context.host.read_file(lock) or b"").split(b"\n")
-        pid = lines[0].decode(errors="replace").strip()
-        if lines == [b""]:
-            if not self.context.dry:
-                self.context.host.remove(lock)  # an empty one, from a full disk, stops PostgreSQL too
+        content = self.context.host.read_file(lock)
+        if content is None or self.context.dry:
             return
-        if not pid.isdigit():
-            return
-        result = self.context.read(sh("ps -o args= -p $pid", pid=pid))
-        if result.ok and str(self.data) not in result.stdout and not self.context.dry:
+        pid = content.partition(b"\n")[0].decode(errors="replace").strip()
+        # an empty one, from a full disk, stops PostgreSQL too
+        if not pid.isdigit() or not self.context.host.works_in(int(pid), self.data):
             self.context.host.remove(lock)
+
+    def is_recovering(self) -> bool:
+        """Check whether the server is in crash recovery, or was started a moment ago.
+
+        From PostgreSQL 18 on, a fast shutdown that begins then never ends; an immediate one does, and the next start
+        recovers (https://www.postgresql.org/docs/current/server-shutdown.html).
+        """
+        import psycopg2
+
+        try:
+            self.connect(password="", seconds=2).close()
+        except psycopg2.OperationalError as error:
+            return any(state in str(error) for state in ("is starting up", "in recovery mode", "not yet accepting"))
+        return False
 
     # asking it
 

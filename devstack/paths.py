@@ -49,7 +49,7 @@ class Paths(Struct, frozen=True):
 
     @property
     def applied(self) -> Path:
-        """The fingerprint of the configuration that each service became ready with."""
+        """The configuration that each service became ready with."""
         return self.state / "applied"
 
     @property

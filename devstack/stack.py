@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import threading
 import time
@@ -27,6 +26,7 @@ from devstack.registry import Registry
 from devstack.runtimes import Crash, ServiceSpec, ServiceState
 from devstack.services import NotReady, Service, wait_until_answers
 from devstack.services.api import Api
+from devstack.services.configuration import Applied, sentence
 from devstack.services.pgbouncer import PgBouncer
 from devstack.services.postgres import Postgres
 from devstack.settings import Entry, Settings, from_invoke, variable_of
@@ -217,7 +217,11 @@ class Stack:
 
     def outdated(self, service: Service) -> bool:
         """Whether a running service became ready with other settings than there are now, or never became ready."""
-        return self._applied(service).read_text_or_empty() != _digest(service)
+        return self.differences(service) != []
+
+    def differences(self, service: Service) -> list[str] | None:
+        """Return in what a running service differs from the settings as they are now; None if it never became ready."""
+        return self._applied(service).differences(service.configuration())
 
     def ready_since(self, service: Service) -> float:
         """When a service was last made ready by a command, in seconds since the epoch; 0 if it never was."""
@@ -242,8 +246,8 @@ class Stack:
     def _why_restart(self, service: Service) -> str:
         """Why a running service can't stay as it is; empty when it can."""
         self._recover(service)
-        if self.outdated(service):
-            return "its configuration changed"
+        if (differences := self.differences(service)) != []:
+            return f"its configuration changed{sentence(differences)}"
         try:
             # it may be in the middle of a start of its own, after a crash
             wait_until_answers(service.answers, seconds=min(5.0, self.settings.stack.start_timeout), failed=lambda: "")
@@ -298,7 +302,7 @@ class Stack:
             self._await(service, spec.grace)
         except NotReady as error:
             raise self._failure(service, str(error), logged) from None
-        self.context.write_file(applied.path, _digest(service))
+        self.context.write_file(applied.path, applied.content(service.configuration()))
 
     def _prepare(self, service: Service, *, running: bool) -> ServiceSpec:
         if running:
@@ -499,15 +503,16 @@ class Stack:
 
     def as_set(self, service: Service) -> bool | None:
         """Whether a service became ready with the configuration that the settings give now; None if it never did."""
-        applied = self._applied(service).read_text_or_empty()
-        return applied == _digest(service) if applied else None
+        differences = self.differences(service)
+        return None if differences is None else not differences
 
     def reload_pooler(self) -> list[str]:
         """Render PgBouncer's configuration again and have it read; the parameters that kept their old value."""
         self._begin()
         kept = self.pgb.reload()
         if not kept and not self.context.dry:
-            self.context.write_file(self._applied(self.pgb).path, _digest(self.pgb))
+            applied = self._applied(self.pgb)
+            self.context.write_file(applied.path, applied.content(self.pgb.configuration()))
         return kept
 
     def hook(self, point: str) -> None:
@@ -564,8 +569,8 @@ class Stack:
             context.host.make_dir(folder, 0o711 if context.host.is_root else 0o700)
         context.host.link(paths.logs, paths.log)
 
-    def _applied(self, service: Service) -> _Applied:
-        return _Applied(self.paths.applied / service.name)
+    def _applied(self, service: Service) -> Applied:
+        return Applied(self.paths.applied / service.name, self.context.mask)
 
     @property
     def chosen(self) -> Choices:
@@ -617,18 +622,6 @@ class Stack:
             self._new_choices = None
 
 
-class _Applied(Struct, frozen=True):
-    """The fingerprint that a running service became ready with. None: it never did, or was cut off before."""
-
-    path: Path
-
-    def read_text_or_empty(self) -> str:
-        try:
-            return self.path.read_text()
-        except OSError:
-            return ""
-
-
 def _import_meanwhile(*, contained: bool) -> None:
     """Import what the services are started and asked with at first, while others work."""
 
@@ -641,10 +634,6 @@ def _import_meanwhile(*, contained: bool) -> None:
             import xmlrpc.client  # noqa: F401
 
     threading.Thread(target=clients, daemon=True).start()
-
-
-def _digest(service: Service) -> str:
-    return hashlib.sha256(service.fingerprint().encode()).hexdigest()
 
 
 def _home() -> Path:

@@ -156,9 +156,9 @@ def test_a_lock_file_naming_a_thread_is_removed(project: Project) -> None:
     project.inv("db.start")
     project.inv("db.stop")
     owner = (project.data / "PG_VERSION").stat()
-    waits = "import sys, threading; t = threading.Thread(target=sys.stdin.read); t.start(); print(t.native_id, flush=True)"
+    thread = "import sys, threading; t = threading.Thread(target=sys.stdin.read); t.start()"
     decoy = subprocess.Popen(
-        [sys.executable, "-c", waits],
+        [sys.executable, "-c", f"{thread}; print(t.native_id, flush=True)"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -438,7 +438,8 @@ def test_a_service_is_not_stopped_for_a_port_that_somebody_else_has(stack: Proje
         before = stack.pids()[DB]
         found = health(stack, INVOKE_DB_PORT=port)["db"]
         assert found["fix"] == "inv db.start restarts it with those"
-        assert found["cause"].startswith("it runs with other settings than there are now; ")
+        was = f"it runs with other settings than there are now (parameter port is {stack.db_port}, not {port}); "
+        assert found["cause"].startswith(was)
         stack.popen("dev.heal", INVOKE_DB_PORT=port).communicate(timeout=60)
         assert f"port {port} of nv-db is taken" in stack.inv("db.start", INVOKE_DB_PORT=port, expect=1).stderr
     assert stack.pids()[DB] == before

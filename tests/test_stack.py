@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 
@@ -102,7 +103,8 @@ def test_changed_settings_restart_just_the_services_concerned(project: Project) 
     project.inv("dev.up")
     before = project.pids()
     up = project.inv("dev.up", INVOKE_PGB_DEFAULT_POOL_SIZE="7")
-    assert re.search(r"^nv-pgbouncer +restarted, ready in .*its configuration changed", up.stdout, re.M)
+    changed = r"its configuration changed \(pgbouncer.ini default_pool_size is 20, not 7\)"
+    assert re.search(rf"^nv-pgbouncer +restarted, ready in .*{changed}", up.stdout, re.M)
     after = project.pids()
     assert after["nv-db"] == before["nv-db"]
     assert after["nv-pgbouncer"] != before["nv-pgbouncer"]
@@ -254,3 +256,20 @@ def test_status_of_a_stopped_stack_ends_with_1(project: Project, task: str) -> N
     status = project.inv(task, expect=1)
     assert re.search(r"^nv-db +stopped +- +- ", status.stdout, re.M)
     assert status.stderr == ""
+
+
+def test_another_terminal_s_path_is_no_change_and_a_changed_secret_is_not_shown(project: Project) -> None:
+    project.inv("dev.up")
+    before = project.pids()
+    other = f"/somewhere/else:{os.environ['PATH']}"
+    health = json.loads(project.inv("health", "--json", PATH=other).stdout)
+    assert health["verdict"] == "healthy"
+    project.inv("dev.up", PATH=other)
+    assert project.pids() == before
+    secret = "another-secret-of-the-test-0815"
+    found = json.loads(project.popen("health", "--json", NINAIVALAIGAL_JWT_SECRET=secret).communicate()[0])
+    (api,) = [service for service in found["services"] if service["service"] == "api"]
+    assert "(env NINAIVALAIGAL_JWT_SECRET has changed)" in api["cause"]
+    assert secret not in json.dumps(found)
+    recorded = (project.state / "applied" / "nv-api").read_text()
+    assert not [value for value in project.secrets().values() if value in recorded]

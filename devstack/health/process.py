@@ -12,6 +12,7 @@ from devstack.health.records import Check, slow
 from devstack.host import PortHolder
 from devstack.runtimes import Crash, ServiceState, Usage
 from devstack.services import Service
+from devstack.services.configuration import sentence
 from devstack.stack import Stack
 
 FLAPPING = 300
@@ -119,12 +120,13 @@ def check_run(stack: Stack, service: Service, process: Process) -> list[Check]:
 
 
 def _settings(stack: Stack, service: Service) -> Check:
+    differences = stack.differences(service)
     return Check(
         name="settings",
         text="runs with the settings as they are",
         **slow(
-            stack.outdated(service),
-            "it runs with other settings than there are now",
+            differences != [],
+            f"it runs with other settings than there are now{sentence(differences)}",
             f"inv {service.label}.start restarts it with those",
         ),
     )

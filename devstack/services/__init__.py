@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from devstack.runtimes import ServiceSpec
@@ -43,8 +43,8 @@ class Service(Protocol):
     def stop_signal(self) -> str:
         """What it is told to end by, without SIG."""
 
-    def fingerprint(self) -> str:
-        """Changes when a running service must be restarted to be as the settings say."""
+    def configuration(self) -> Mapping[str, str]:
+        """Return all that a running service must be restarted for when it changes, by name."""
 
     def spec(self) -> ServiceSpec:
         """What to run."""

@@ -16,6 +16,7 @@ from devstack.credentials import Credentials
 from devstack.errors import UsageError
 from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
+from devstack.services.configuration import items_of
 from devstack.services.postgres import LIBPQ_VARIABLES
 from devstack.settings import URL_VARIABLE, Settings, database_url, reachable_address, shown_host, with_port
 from devstack.shell import Command
@@ -182,8 +183,12 @@ class Api:
             watch=[self.folder] if api.reload else [],
         )
 
-    def fingerprint(self) -> str:
-        return repr(self.spec())
+    def configuration(self) -> Mapping[str, str]:
+        items = items_of(self.spec())
+        if "PATH" not in self.settings.api.env:
+            # the caller's, behind the interpreter's own directory: another terminal has another
+            items.pop("env PATH", None)
+        return items
 
     def questions(self) -> Sequence[Command]:
         return ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from devstack.errors import StackError
 from devstack.providers import Programs
 from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
+from devstack.services.configuration import items_of
 from devstack.services.postgres import LIBPQ_VARIABLES, Postgres
 from devstack.settings import Settings, reachable_address, with_port
 from devstack.shell import Command
@@ -103,8 +104,9 @@ class PgBouncer:
             stop_seconds=10,
         )
 
-    def fingerprint(self) -> str:
-        return repr((self.spec(), self.render_ini()))
+    def configuration(self) -> Mapping[str, str]:
+        values = {f"pgbouncer.ini {key}": value for key, value in _lines(self.render_ini()).items()}
+        return {**items_of(self.spec()), **values}
 
     def render_ini(self) -> str:
         """pgbouncer.ini (https://www.pgbouncer.org/config.html)."""

@@ -20,6 +20,7 @@ from devstack.errors import UsageError
 from devstack.providers import PLANS, STATEMENTS, Programs, search_postgres
 from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
+from devstack.services.configuration import items_of
 from devstack.services.folders import Folders
 from devstack.settings import Settings, reachable_address, with_port
 from devstack.shell import Command, argv, sh
@@ -192,8 +193,8 @@ class Postgres:
     def _merges(self, parameter: str) -> bool:
         return self.tracks_statements and parameter.lower() == PRELOADED
 
-    def fingerprint(self) -> str:
-        return repr((self.spec(), self._hba(), self._ident()))
+    def configuration(self) -> Mapping[str, str]:
+        return {**items_of(self.spec()), "pg_hba.conf": self._hba(), "pg_ident.conf": self._ident()}
 
     def data_is_there(self) -> bool:
         """Whether the data volume holds a cluster; a start makes one otherwise."""

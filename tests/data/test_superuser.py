@@ -96,7 +96,7 @@ def test_the_reader_reads_every_table_and_does_nothing_else(trapped: Data) -> No
     ):
         with pytest.raises(AssertionError, match=refusal):
             as_reader(statement)
-    with pytest.raises(psycopg2.OperationalError, match="pg_hba.conf rejects connection"):
+    with pytest.raises(psycopg2.OperationalError, match=r"pg_hba\.conf rejects connection"):
         trapped.connect(user="nv_reader")
 
 

@@ -7,6 +7,7 @@ duration and exit code to ``logs/devstack.log``.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from msgspec.structs import replace
 from devstack import console
 from devstack.errors import StackError
 from devstack.host import Host
+from devstack.masking import hide_url_passwords
 from devstack.mishaps import fix_of
 from devstack.paths import Paths
 from devstack.runtimes import Crash, EngineError, File, Runtime, ServiceSpec, ServiceState, Step, Usage
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
 
     from invoke import Context, Result
 
-URL_PASSWORD = re.compile(r"(?P<before>\w+://[^\s:/@]*:)[^\s/]+(?=@)")
-MASKED = r"\g<before>***"
 NO_INPUT = "exec </dev/null\n"
 """Invoke leaves a command's input open without ever writing to it: what reads it would wait for ever."""
 ENGINE_SECONDS = 10.0
@@ -116,7 +116,7 @@ class ContainerContext:
     # secrets
 
     def hide(self, *secrets: str) -> None:
-        """Never print these. Short ones are left to :data:`URL_PASSWORD`: hiding a word as common as a user's
+        """Never print these. Short ones are left to :func:`hide_url_passwords`: hiding a word as common as a user's
         name would garble everything else."""
         self._secrets.update(secret for secret in secrets if len(secret) >= 8)
 
@@ -125,7 +125,7 @@ class ContainerContext:
         # the longest first: one that begins with another would keep its end
         for secret in sorted(self._secrets, key=len, reverse=True):
             text = text.replace(secret, "***")
-        return URL_PASSWORD.sub(MASKED, text)
+        return hide_url_passwords(text)
 
     # commands
 
@@ -685,6 +685,12 @@ def _open_log(paths: Paths) -> logging.Logger | None:
                 logger.disabled = True
                 error = sys.exc_info()[1]
                 console.note(f"{self.baseFilename} can't be written: {getattr(error, 'strerror', None) or error}")
+
+        def _open(self) -> Any:
+            """Open the file for its owner alone, also one that an earlier version left open to others."""
+            number = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            os.fchmod(number, 0o600)
+            return os.fdopen(number, self.mode, encoding="utf-8", errors="surrogateescape")
 
     if not paths.log.is_dir():
         return None

@@ -11,8 +11,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from devstack import console
-from devstack.container import MASKED, URL_PASSWORD
 from devstack.errors import StackError
+from devstack.masking import hide_url_passwords
 
 
 def removed() -> StackError:
@@ -61,7 +61,7 @@ class StackLock:
                 ) from None
         with open(os.open(self._holder, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             # a URL among the words may have a password
-            file.write(f"{os.getpid()} {URL_PASSWORD.sub(MASKED, ' '.join([console.program, *sys.argv[1:]]))}\n")
+            file.write(f"{os.getpid()} {hide_url_passwords(' '.join([console.program, *sys.argv[1:]]))}\n")
         return waited
 
     def try_acquire(self) -> bool:

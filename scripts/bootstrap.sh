@@ -402,7 +402,7 @@ if sound && up_to_date "$mode" && [[ -z $missing ]]; then
 fi
 
 mkdir -p logs
-: >>"$LOG"
+(umask 077 && : >>"$LOG")
 take_lock
 : >"$LOG"
 # From here on another look: a setup that we waited for may have done it.

@@ -21,6 +21,7 @@ from invoke.util import helpline
 
 from devstack import console
 from devstack.errors import UsageError
+from devstack.masking import hide_url_passwords
 from tasks import session
 
 running: list[StackProgram] = []
@@ -53,6 +54,21 @@ def take_over() -> None:
         fab.program.__class__ = StackFab
 
 
+def _mask_debug_logs() -> None:
+    """Hide URLs' passwords in what ``--debug`` logs from here on: each word of the command line, and the settings.
+
+    With ``INVOKE_DEBUG`` Invoke logs the command line before it reads any code of ours.
+    """
+    import logging
+
+    def mask(record: logging.LogRecord) -> bool:
+        record.msg, record.args = hide_url_passwords(record.getMessage()), None
+        return True
+
+    for handler in logging.root.handlers:
+        handler.addFilter(mask)
+
+
 class _Parser(Parser):
     """Invoke copies the flags of every task for each command, which takes as long as reading all tasks' modules: those
     of the tasks that are named are enough."""
@@ -68,6 +84,7 @@ class StackProgram(Program):
 
     def parse_tasks(self) -> None:
         running[:] = [self]
+        _mask_debug_logs()
         try:
             super().parse_tasks()
         except ParseError as error:

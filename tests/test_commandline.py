@@ -93,6 +93,20 @@ def test_the_program_as_it_is_installed_does_so_too() -> None:
     assert done.stderr == "error: there is no task dev.upp\nfix:   did you mean dev.up?\n       inv --list shows all\n"
 
 
+@pytest.mark.parametrize("program", ["invoke", "tasks.program"])
+def test_debugging_does_not_log_the_password_of_a_url(program: str) -> None:
+    call = "from tasks.program import main; main()" if program != "invoke" else "from invoke.main import program as p; p.run()"
+    url = "postgresql://nina:canary-p/w@127.0.0.1:1/x?sslmode=disable"
+    done = subprocess.run(
+        [sys.executable, "-c", call, "--debug", "--dry", "data.backup", "--url", url],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert "postgresql://nina:***@127.0.0.1:1/x" in done.stderr
+    assert "canary" not in done.stdout + done.stderr
+
+
 def test_nothing_of_a_command_line_with_a_mistake_is_done() -> None:
     done = inv("--dry", "dev.down", "dev.upp")
     assert (done.returncode, done.stdout) == (2, "")

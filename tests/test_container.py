@@ -419,6 +419,34 @@ def test_the_log_has_each_command_with_its_duration_and_exit_code_and_no_secret(
     assert SECRET not in log_of(context)
 
 
+@pytest.mark.parametrize("umask", [0, 0o002, 0o077])
+def test_the_log_is_private_whatever_the_umask_and_so_is_the_one_before(tmp_path: Path, umask: int) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    old = logs / "devstack.log"
+    old.write_text("of an earlier version\n")
+    old.chmod(0o666)
+    before = os.umask(umask)
+    try:
+        context = context_in(tmp_path)
+        context.read(sh("true"))
+        assert context._log is not None
+        context._log.handlers[0].doRollover()  # type: ignore[attr-defined]
+        context.read(sh("true"))
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in logs.iterdir()} == {
+        "devstack.log": 0o600,
+        "devstack.log.1": 0o600,
+    }
+
+
+def test_a_planted_link_in_the_log_s_place_is_not_followed(context: ContainerContext, tmp_path: Path) -> None:
+    (tmp_path / "logs" / "devstack.log").symlink_to(tmp_path / "elsewhere")
+    context.read(sh("true"))
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_stream_that_was_broken_off_is_in_the_log_too(context: ContainerContext) -> None:
     with pytest.raises(Stopped), context.stream_out(sh("exec sleep 1000"), "read"):
         raise Stopped

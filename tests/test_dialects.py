@@ -243,7 +243,7 @@ def test_a_service_is_told_to_stop_its_log_is_kept_and_it_goes(kind: type[Contai
     log = "'/srv/o'\"'\"'hara $(id)/my logs/nv-db.log'"
     stop = {"apple": "container stop --signal SIGINT --time 60 nv-db"}.get(kind.name, f"{program} stop nv-db")
     rotate = f'[ ! -e {log} ] || [ "$(wc -c <{log})" -lt 5000000 ] || mv {log} {log}.1'
-    assert steps[:3] == [f"{stop} >/dev/null", rotate, f"{program} logs nv-db >>{log} 2>&1 || true"]
+    assert steps[:3] == [f"{stop} >/dev/null", rotate, f"umask 077; {program} logs nv-db >>{log} 2>&1 || true"]
     assert len(steps) == 4
 
 

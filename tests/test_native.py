@@ -74,7 +74,8 @@ CURL = f"curl -sS -m 30 --unix-socket {QUOTED}/run/supervisor.sock' -H 'Content-
 def test_the_engine_starts_with_its_rendered_file() -> None:
     steps = native().engine_start()
     assert commands(steps) == [
-        f"'/opt/my py/bin/python' -m supervisor.supervisord -c {QUOTED}/state/config/supervisord.conf'"
+        f"umask 077; {{ [ ! -e {QUOTED}/state/logs/supervisord.log' ] || chmod 600 {QUOTED}/state/logs/supervisord.log'; }}"
+        f" && exec '/opt/my py/bin/python' -m supervisor.supervisord -c {QUOTED}/state/config/supervisord.conf'"
     ]
     (file,) = files(steps).values()
     assert (str(file.path), file.mode, file.account) == (f"{BASE}/state/config/supervisord.conf", 0o600, False)
@@ -580,6 +581,25 @@ def test_a_real_supervisord_runs_a_service_brings_it_back_and_leaves_nothing(
     assert not engine.engine_runs()
     wait_for(lambda: not supervisord.is_running())
     assert not pid_file.exists()
+
+
+@pytest.mark.parametrize("umask", [0, 0o002])
+def test_logs_are_private_whatever_the_umask_and_what_was_there(engine: ContainerContext, umask: int) -> None:
+    (engine.paths.log / "supervisord.log").touch(0o666)
+    (engine.paths.log / "supervisord.log").chmod(0o666)
+    before = os.umask(umask)
+    try:
+        engine.start_engine()
+        engine.start(service(engine, "echo x; exec sleep 1000"))
+    finally:
+        os.umask(before)
+    wait_for(lambda: engine.log_tail("nv-x") == ["x"])
+    assert {path.name: path.stat().st_mode & 0o777 for path in engine.paths.log.glob("*.log")} == {
+        "supervisord.log": 0o600,
+        "nv-x.log": 0o600,
+        "devstack.log": 0o600,
+    }
+    engine.stop_engine()
 
 
 def test_a_service_that_ends_at_once_is_failed_with_the_engine_s_reason(engine: ContainerContext) -> None:

@@ -54,6 +54,9 @@ def test_no_secret_in_ps_output_logs_or_readable_files(project: Project) -> None
         os.umask(old_umask)
         done.set()
         watcher.join()
+    logs = [path for path in (project.root / "logs").iterdir() if path.is_file()]
+    assert {"devstack.log", "supervisord.log", "nv-db.log", "nv-api.log"} <= {path.name for path in logs}
+    assert [path.name for path in logs if stat.S_IMODE(path.stat().st_mode) != 0o600] == []
     secrets = [CANARY, JWT, *project.secrets().values()]
     for secret in secrets:
         assert secret not in printed

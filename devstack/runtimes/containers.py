@@ -137,7 +137,7 @@ class Containers(ABC):
 
     def stop(self, name: str, *, signal: str = "", seconds: int = 10) -> Sequence[Step]:
         """Its log is kept: with the container, the engine would throw it away."""
-        keep = self.sh("logs $name >>$log 2>&1 || true", name=name, log=self.log_kept(name))
+        keep = Command(f"umask 077; {self.sh('logs $name >>$log 2>&1 || true', name=name, log=self.log_kept(name))}")
         return [self.halt(name, signal or "TERM", seconds), self._rotate(name), keep, self.remove(name)]
 
     def _rotate(self, name: str) -> Command:

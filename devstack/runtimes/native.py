@@ -92,7 +92,13 @@ class Native:
         )
         return [
             File(self.conf, conf),
-            sh("$python -m supervisor.supervisord -c $conf", python=self.python, conf=self.conf),
+            # supervisord opens its own log before it obeys the umask of its file; one that is open to others is closed
+            sh(
+                "umask 077; { [ ! -e $log ] || chmod 600 $log; } && exec $python -m supervisor.supervisord -c $conf",
+                log=self.paths.logs / "supervisord.log",
+                python=self.python,
+                conf=self.conf,
+            ),
         ]
 
     def engine_stop(self) -> Sequence[Step]:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shlex
 import stat
+import subprocess
+import sys
+import textwrap
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,10 +18,12 @@ from urllib.parse import quote, quote_plus
 
 import psutil
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from devstack.bundle.parts import tail
 from devstack.bundle.redact import Redactor, forms
-from tests.conftest import Project, wait_for
+from tests.conftest import ROOT, Project, wait_for
 
 NASTY = "p@ss wörd'\"/%25\\:#$x"
 SECRETS = {
@@ -285,7 +291,23 @@ def test_half_a_line_is_left_out_since_it_may_hold_half_a_secret(tmp_path: Path)
         ("md5" + "0af3" * 8, "***"),
         ("got eyJhbGciOiJI.eyJzdWIiOiIx.sig_-x", "got ***"),
         ("-----BEGIN RSA PRIVATE KEY-----\nMII\n-----END RSA PRIVATE KEY-----\nnext", "***\nnext"),
+        ("AWS AKIAIOSFODNN7EXAMPLE.", "AWS ***."),
+        ("git clone with ghp_0123456789abcdefghijABCDEFGHIJ012345", "git clone with ***"),
+        ("github_pat_11ABCDEFG0_abcdefghijklmnop", "***"),
+        ("xoxb-123456789012-abcdefGHIJKL, xapp-1-A0-1-f00", "***, ***"),
+        ("key sk-proj-abcdefghijklmnopqrstuvwx", "key ***"),
+        ("Cookie: session=abc; theme=dark\nnext", 'Cookie: "***"\nnext'),
+        ("set-cookie: sid=abc; Path=/; HttpOnly", 'set-cookie: "***"'),
+        ('{"Cookie": "a=b; c=d", "n": 1}', '{"Cookie": "***", "n": 1}'),
+        ('Authorization: Digest username="x", response="0af3"', 'Authorization: "***"'),
+        ("curl -H 'Authorization: Token abc def' http://h/", "curl -H 'Authorization: \"***\"' http://h/"),
+        ("curl -u nina:hunter2 http://h/", "curl -u nina:*** http://h/"),
+        ("curl --user 'nina:hun ter' http://h/", "curl --user 'nina:*** ter' http://h/"),
+        ("docker run --user 1000:1000 x", "docker run --user 1000:1000 x"),
+        ("wget --password hunter2 --password-file /x", "wget --password *** --password-file /x"),
+        ("a=http://u:p/q?r#s%t@h/x", "a=http://u:***@h/x"),
         ("password authentication failed for user", "password authentication failed for user"),
+        ("tokens: 5, cookies: 3, task-force-of-many-people", "tokens: 5, cookies: 3, task-force-of-many-people"),
         ("http://127.0.0.1:13370/health @ noon", "http://127.0.0.1:13370/health @ noon"),
         ("password_encryption = scram-sha-256", "password_encryption = scram-sha-256"),
     ],
@@ -309,3 +331,109 @@ def test_data_stay_valid_json() -> None:
 
 def test_a_secret_of_stars_ends() -> None:
     assert Redactor(["****"]).text("****") == "****"
+
+
+def test_a_value_is_a_secret_by_its_key() -> None:
+    data = {"smtp_password": "x1", "Cookie": "a=b", "password": None, "token_count": "5", "api-key": ""}
+    assert Redactor([]).data(data) == {**data, "smtp_password": "***", "Cookie": "***"}
+
+
+RANDOM = "Zt4hK9_mQ2vXcR8-wLpN"
+AWKWARD = "Kq3-wörd'x\\y%41z_9\"Ab&c"
+WRITTEN = {
+    "JSON": lambda s: "".join(f"\\u{ord(c):04x}" for c in s),
+    "JavaScript": lambda s: "".join(f"\\u{{{ord(c):04x}}}" for c in s),
+    "URL": lambda s: "".join(f"%{byte:02X}" for byte in s.encode()),
+    "URL, twice": lambda s: "".join(f"%25{byte:02x}" for byte in s.encode()),
+    "Python": lambda s: "".join(f"\\x{byte:02x}" for byte in s.encode()),
+    "C": lambda s: "".join(f"\\{byte:03o}" for byte in s.encode()),
+    "HTML": lambda s: "".join(f"&#{ord(c)};" for c in s),
+    "HTML, hex": lambda s: "".join(f"&#x{ord(c):x};" for c in s),
+    "quoted-printable": lambda s: "".join(f"={byte:02X}" for byte in s.encode()),
+    "partly escaped": lambda s: f"{s[:5]}\\u{ord(s[5]):04x}%{ord(s[6]):02x}{s[7:]}",
+    "wrapped": lambda s: f"{s[:7]}\n    {s[7:]}",
+    "continued": lambda s: f"{s[:7]}\\\n{s[7:]}",
+    "wrapped in JSON": lambda s: json.dumps(f"{s[:7]}\n{s[7:]}"),
+    "concatenated": lambda s: f"{s[:7]}' '{s[7:]}",
+    "JSON, three times": lambda s: json.dumps(json.dumps(json.dumps(s))),
+    "JSON in a URL": lambda s: quote(json.dumps({"a": s})),
+    "shell": lambda s: "'" + s.replace("'", "'\\''") + "'",
+    "base64": lambda s: base64.b64encode(f"user:{s} and more".encode()).decode(),
+    "base64, wrapped": lambda s: "\n".join(textwrap.wrap(base64.b64encode(f"abcd{s}".encode()).decode(), 9)),
+    "base64 of UTF-16": lambda s: base64.b64encode(s.encode("utf-16-le")).decode(),
+    "base32": lambda s: base64.b32encode(f"ab{s}".encode()).decode(),
+    "hex": lambda s: s.encode().hex(),
+    "hex in groups": lambda s: s.encode().hex(" ", 2),
+}
+
+
+@pytest.mark.parametrize("secret", [RANDOM, AWKWARD])
+@pytest.mark.parametrize("way", WRITTEN)
+def test_a_known_secret_is_found_however_it_is_written(way: str, secret: str) -> None:
+    written = WRITTEN[way](secret)
+    redactor = Redactor([secret])
+    redacted = redactor.text(f"before {written} after")
+    assert redacted.startswith("before ")
+    assert redacted.endswith(" after"), "more than the secret is gone"
+    assert "***" in redacted
+    left = redacted.removeprefix("before ").removesuffix(" after")
+    pieces = {written[at : at + 12] for at in range(len(written) - 11)}
+    if way not in ("JSON in a URL", "base64, wrapped"):  # these have more in them than the secret
+        assert not [piece for piece in pieces if piece in left]
+    assert not redactor.finds(redacted)
+
+
+@pytest.mark.parametrize("charset", ["utf-16-le", "utf-16-be"])
+def test_a_known_secret_is_found_in_utf_16_that_was_read_as_utf_8(charset: str) -> None:
+    text = f"before {RANDOM} after".encode(charset).decode(errors="replace")
+    assert Redactor([RANDOM]).text(text).replace("\0", "") == "before *** after"
+
+
+SECRETS_OF_OURS = st.text("abcdefghijkmnopqrstuvwxyzABCXYZ0123456789-_", min_size=12, max_size=40)
+
+
+@given(
+    SECRETS_OF_OURS, st.text(max_size=50), st.text(max_size=50), st.integers(1, 11), st.sampled_from(["", "\n", "'\n'"])
+)
+@settings(deadline=None)
+def test_no_surroundings_hide_a_secret(secret: str, before: str, after: str, at: int, between: str) -> None:
+    redacted = Redactor([secret]).text(f"{before} {secret[:at]}{between}{secret[at:]} {after}")
+    assert secret not in re.sub("[\\s\"']", "", redacted)
+
+
+@given(st.text(max_size=200))
+@settings(deadline=None)
+def test_without_secrets_a_text_of_a_log_stays_readable(text: str) -> None:
+    plain = re.sub(r"[^\w ]", "", text)
+    assert Redactor([RANDOM]).text(plain) == plain
+
+
+ADVERSARY = """
+import random, resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
+from devstack.bundle.redact import Redactor
+from devstack.masking import hide_url_passwords
+units = [
+    "a", "a.", "-", "eyJ", "eyJaaaaa-", "password", "password=", 'password="', "password='",
+    'password=\\\\"', "password \\t",
+    "://", "://a:", "//a:", "x://a:b@", "-----BEGIN ", "-----BEGIN PRIVATE KEY-----", "-----END A", "SCRAM-SHA-256$",
+    "sk-", "xoxb-", "cookie:", 'cookie: "', "authorization: '", 'authorization: a"', "password '", "password ''",
+    " --token ", " --a", " -u ", " -u a:", "\\\\", "\\\\u0041", "%41", "%2541", "&#65;", "&#", "=41",
+    '"', "'", "…", "a…", "AKIA", " ", "\\n", "\\0", "é", "AAAA", "A1+/", "password = \\n", "md5", "***",
+]
+redactor = Redactor(["Zt4hK9_mQ2vXcR8-wLpN", "canary-4711 pass'word%41"])
+chance = random.Random(4711)
+mixed = ["".join(chance.choices(units, k=chance.randint(2, 4))) for _ in range(150)]
+for size, some in ((8_000, units + mixed), (80_000, units), (800_000, units[::12])):
+    for unit in some:
+        text = unit * (size // len(unit))
+        redactor.text(text)
+        hide_url_passwords(text)
+print("done")
+"""
+
+
+def test_no_text_makes_the_redactor_work_for_hours() -> None:
+    """It takes 12 s of processor; where one pattern takes quadratic time, hours: the limit decides nothing else."""
+    done = subprocess.run([sys.executable, "-c", ADVERSARY], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr

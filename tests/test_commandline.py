@@ -95,7 +95,11 @@ def test_the_program_as_it_is_installed_does_so_too() -> None:
 
 @pytest.mark.parametrize("program", ["invoke", "tasks.program"])
 def test_debugging_does_not_log_the_password_of_a_url(program: str) -> None:
-    call = "from tasks.program import main; main()" if program != "invoke" else "from invoke.main import program as p; p.run()"
+    call = (
+        "from tasks.program import main; main()"
+        if program != "invoke"
+        else "from invoke.main import program as p; p.run()"
+    )
     url = "postgresql://nina:canary-p/w@127.0.0.1:1/x?sslmode=disable"
     done = subprocess.run(
         [sys.executable, "-c", call, "--debug", "--dry", "data.backup", "--url", url],

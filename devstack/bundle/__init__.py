@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from devstack.stack import Stack
 
 
+NOT_REDACTED = (
+    "Known secrets, and what looks like a password, token or key, are replaced by ***. Not found are secrets of other"
+    " programs that look like none of these, and ones that are compressed, encrypted, or written in unusual ways; and"
+    " nobody knows what the application logs of its users' data. Look through these files before you send them."
+)
+
+
 class Withheld(Exception):
     """What can't be redacted surely stays out; the text says why, and nothing of it."""
 
@@ -146,7 +153,7 @@ def _collected(stack: Stack) -> tuple[dict[str, str], list[Entry]]:
         files[part.name] = text
         entries.append(Entry(part.name, len(text.encode()), part.what, round(seconds, 3), problem))
     timings = [{"file": e.name, "what": e.what, "seconds": e.seconds, "problem": e.problem or None} for e in entries]
-    text = json.dumps({"redacted": True, "collected": timings}, indent=2) + "\n"
+    text = json.dumps({"redacted": True, "not_redacted": NOT_REDACTED, "collected": timings}, indent=2) + "\n"
     files["contents.json"] = text
     return files, [*entries, Entry("contents.json", len(text.encode()), "this list, with how long each took", 0.0)]
 

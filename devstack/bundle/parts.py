@@ -24,7 +24,7 @@ PATIENCE = 8.0
 """Seconds that all parts together may take; one that takes longer is left out."""
 LINES = 2_000
 """Of the end of each log."""
-LOG_BYTES = 4_000_000
+LOG_BYTES = 1_000_000
 """Of the end of each log, where its lines are very long."""
 
 

@@ -46,6 +46,7 @@ setup:            ## Set up what is missing on this machine; everything else doe
 test:             ## Lint, then run the tests (ARGS goes to pytest)
 lint:             ## Check style and types
 bench:            ## Run the benchmarks
+lock:             ## Renew the locks of Python packages (ARGS=--upgrade takes newer ones)
 docs:             ## Renew the pages of docs/ that are made from the source (ARGS=--check only looks)
 help:             ## Show this help
 
@@ -58,7 +59,7 @@ cleanup-backups:  TASK = data.cleanup
 # a number sign in a function call is written differently before GNU make 4.3 and since
 HASH    := \#
 TARGETS := $(shell sed -n 's/^\([a-z-]*\): *$(HASH)$(HASH).*/\1/p' Makefile)
-PROJECT := setup setup-dev test lint bench docs help
+PROJECT := setup setup-dev test lint bench lock docs help
 PYTHON  := .venv/bin/python
 
 MAKEFLAGS += --no-print-directory
@@ -86,6 +87,9 @@ test: setup-dev lint
 
 bench: setup-dev
 	@$(PYTHON) -m benchmarks $(ARGS)
+
+lock:
+	@scripts/lock.sh $(ARGS)
 
 docs: setup-dev
 	@$(PYTHON) -m docs $(ARGS)

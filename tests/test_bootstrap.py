@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib as toml
+else:
+    import tomli as toml
 
 ROOT = Path(__file__).parent.parent
-TOOLS = ("bash", "cat", "cksum", "ln", "mkdir", "mv", "ps", "readlink", "rm", "rmdir", "sed", "sh", "sleep", "tail")
+TOOLS = (
+    "bash",
+    "cat",
+    "cksum",
+    "grep",
+    "ln",
+    "mkdir",
+    "mv",
+    "ps",
+    "readlink",
+    "rm",
+    "rmdir",
+    "sed",
+    "sh",
+    "sleep",
+    "tail",
+)
 MODES = ["run", "dev"]
 
 
@@ -27,7 +53,8 @@ class Machine:
         self.calls = folder / "calls"
         (self.root / "scripts").mkdir(parents=True)
         self.bin.mkdir()
-        shutil.copy(ROOT / "pyproject.toml", self.root)
+        for name in ("pyproject.toml", "requirements.lock", "requirements-dev.lock"):
+            shutil.copy(ROOT / name, self.root)
         # This machine's own PgBouncer and libraries must not be found; the variable is the only way in.
         script = (ROOT / "scripts/bootstrap.sh").read_text()
         for prefix in ("/usr/", "/opt/homebrew/"):
@@ -93,12 +120,18 @@ def test_help(machine: Machine) -> None:
     assert machine.setup("nonsense").returncode == 2
 
 
-@pytest.mark.parametrize(("mode", "what"), [("run", ".[profile]"), ("dev", ".[dev,profile]")])
-def test_a_fresh_checkout_gets_a_venv_with_the_packages(machine: Machine, mode: str, what: str) -> None:
+PIP = "pip -m pip install --disable-pip-version-check --no-input"
+
+
+@pytest.mark.parametrize(("mode", "lock"), [("run", "requirements.lock"), ("dev", "requirements-dev.lock")])
+def test_a_fresh_checkout_gets_a_venv_with_the_packages_of_the_lock(machine: Machine, mode: str, lock: str) -> None:
     done = machine.complete().setup(mode)
     assert done.returncode == 0, done.stderr
     assert machine.called("python3 -m venv") == ["python3 -m venv .venv"]
-    assert machine.called("pip") == [f"pip -m pip install --disable-pip-version-check --no-input -e {what}"]
+    assert machine.called("pip") == [
+        f"{PIP} --require-hashes --only-binary :all: -r {lock}",
+        f"{PIP} --no-index --no-deps --no-build-isolation -e .",
+    ]
     assert done.stdout == ""
 
 
@@ -115,7 +148,7 @@ def test_packages_of_tests_and_lint_are_added_to_those_of_the_runtime(machine: M
     machine.complete().setup("run")
     machine.setup("dev")
     assert machine.called("python3 -m venv") == []
-    assert len(machine.called("pip")) == 1
+    assert len(machine.called("pip")) == 2
 
 
 def test_a_changed_pyproject_is_installed_again_into_the_same_venv(machine: Machine) -> None:
@@ -124,7 +157,58 @@ def test_a_changed_pyproject_is_installed_again_into_the_same_venv(machine: Mach
         file.write("# changed\n")
     machine.setup()
     assert machine.called("python3 -m venv") == []
-    assert len(machine.called("pip")) == 1
+    assert len(machine.called("pip")) == 2
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_a_changed_lock_is_installed(machine: Machine, name: str) -> None:
+    machine.complete().setup("dev")
+    with (machine.root / name).open("a") as file:
+        file.write("# changed\n")
+    machine.setup("dev")
+    assert len(machine.called("pip")) == 2
+
+
+def test_without_a_lock_nothing_is_installed(machine: Machine) -> None:
+    (machine.root / "requirements.lock").unlink()
+    done = machine.complete().setup()
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-3:] == [
+        "error: requirements.lock is missing",
+        "cause: it has the versions and hashes of what is installed",
+        "fix:   git checkout requirements.lock",
+    ]
+    assert machine.called("pip") == []
+
+
+def test_another_package_than_that_of_the_lock_is_not_installed(machine: Machine) -> None:
+    machine.complete().add(
+        "pip", "echo ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.; exit 1"
+    )
+    done = machine.setup()
+    assert done.returncode == 1
+    assert "cause: a package is not the one that requirements.lock names: the registry or a proxy" in done.stderr
+    assert "fix:   do not install it; " in done.stderr
+
+
+def test_a_system_without_a_wheel_is_told_what_to_do(machine: Machine) -> None:
+    machine.complete().add("pip", "echo ERROR: No matching distribution found for isal==1.8.0; exit 1")
+    done = machine.setup()
+    assert done.returncode == 1
+    assert "cause: requirements.lock has no wheel of a package for this system and Python" in done.stderr
+    assert "fix:   try another Python: NV_PYTHON=/path/to/python3; or newer packages: make lock\n" in done.stderr
+
+
+def test_alpine_goes_without_py_spy(machine: Machine) -> None:
+    script = machine.root / "scripts/bootstrap.sh"
+    script.write_text(script.read_text().replace("/lib/ld-musl-*", f"{machine.system}/musl"))
+    machine.system.mkdir()
+    (machine.system / "musl").touch()
+    assert machine.complete().setup().returncode == 0
+    assert machine.called("pip")[0] == f"{PIP} --require-hashes -r .venv/requirements.lock"
+    whole, taken = ((machine.root / name).read_text() for name in ("requirements.lock", ".venv/requirements.lock"))
+    assert set(locked(whole)) - set(locked(taken)) == {"py-spy"}
+    assert locked(taken).items() <= locked(whole).items()
 
 
 def test_an_interrupted_setup_is_repaired(machine: Machine) -> None:
@@ -268,7 +352,7 @@ def test_without_sudo_the_command_is_named(machine: Machine) -> None:
 
 
 def test_two_at_once_set_up_once(machine: Machine) -> None:
-    machine.complete().add("pip", "sleep 0.5")
+    machine.complete().add("pip", "sleep 0.3")
     command = ["bash", "scripts/bootstrap.sh", "run"]
     both = [
         subprocess.Popen(command, cwd=machine.root, env={"PATH": str(machine.bin)}, stderr=subprocess.PIPE, text=True)
@@ -276,9 +360,71 @@ def test_two_at_once_set_up_once(machine: Machine) -> None:
     ]
     said = [process.communicate(timeout=20)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert len(machine.called("pip")) == 1
+    assert len(machine.called("pip")) == 2
     assert sum("waiting for another setup of this folder" in text for text in said) == 1
 
 
 def sudo() -> str:
     return "" if os.getuid() == 0 else "sudo "
+
+
+# the locks
+
+
+class Locked(NamedTuple):
+    version: str
+    marker: str
+    hashes: tuple[str, ...]
+
+
+def locked(text: str) -> dict[str, list[Locked]]:
+    """What a lock holds, by package; a line that is nothing of the kind fails."""
+    found: dict[str, list[Locked]] = {}
+    for entry in text.replace(" \\\n", " ").splitlines():
+        if not entry.startswith("#"):
+            match = re.fullmatch(r"([a-z0-9-]+)==(\S+)(?: ; (.*?))?((?: +--hash=sha256:[0-9a-f]{64})*)", entry)
+            assert match, entry
+            hashes = tuple(match[4].split())
+            found.setdefault(match[1], []).append(Locked(match[2], match[3] or "", hashes))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("lock", "extras"), [("requirements.lock", ["profile"]), ("requirements-dev.lock", ["profile", "dev"])]
+)
+def test_the_lock_holds_what_pyproject_asks_for(lock: str, extras: list[str]) -> None:
+    project = toml.loads((ROOT / "pyproject.toml").read_text())
+    optional = project["project"]["optional-dependencies"]
+    wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+    entries = locked((ROOT / lock).read_text())
+    for text in [*wanted, *(text for extra in extras for text in optional[extra])]:
+        requirement = Requirement(text)
+        there = entries.get(canonicalize_name(requirement.name))
+        assert there, f"{lock} lacks {text}: make lock"
+        unfit = [
+            entry.version for entry in there if not requirement.specifier.contains(entry.version, prereleases=True)
+        ]
+        assert not unfit, f"{lock} has {requirement.name} {unfit}, pyproject.toml asks for {text}: make lock"
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+def test_every_entry_of_the_lock_has_hashes_and_none_names_a_registry(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    assert [name for name, entries in locked(text).items() if not all(entry.hashes for entry in entries)] == []
+    assert "://" not in text
+    assert "index" not in text
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13", "3.14"])
+@pytest.mark.parametrize("machine_", ["x86_64", "aarch64", "arm64"])
+def test_of_each_package_there_is_one_version_for_a_system(python: str, machine_: str) -> None:
+    system = {"python_version": python, "python_full_version": f"{python}.1", "platform_machine": machine_}
+    system["sys_platform"] = "darwin" if machine_ == "arm64" else "linux"
+    for name, entries in locked((ROOT / "requirements-dev.lock").read_text()).items():
+        fit = [entry.version for entry in entries if not entry.marker or Marker(entry.marker).evaluate(system)]
+        assert len(fit) <= 1, (name, fit)
+
+
+def test_both_locks_name_the_same_versions() -> None:
+    run, dev = (locked((ROOT / name).read_text()) for name in ("requirements.lock", "requirements-dev.lock"))
+    assert {name: dev.get(name) for name in run} == run

@@ -24,7 +24,7 @@ TASKS = {
     "restore": "data.restore",
     "cleanup-backups": "data.cleanup",
 }
-PROJECT = {"setup", "test", "lint", "bench", "docs", "help"}
+PROJECT = {"setup", "test", "lint", "bench", "lock", "docs", "help"}
 SCRIPTS = {
     "nv-stack-start.sh": "dev.up",
     "nv-stack-stop.sh": "dev.down",
@@ -138,4 +138,4 @@ def test_a_script_works_through_links(project: Path, tmp_path: Path) -> None:
 
 
 def test_no_script_is_forgotten() -> None:
-    assert {path.name for path in (ROOT / "scripts").glob("*.sh")} == {*SCRIPTS, "_task.sh", "bootstrap.sh"}
+    assert {path.name for path in (ROOT / "scripts").glob("*.sh")} == {*SCRIPTS, "_task.sh", "bootstrap.sh", "lock.sh"}

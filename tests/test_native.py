@@ -74,8 +74,9 @@ CURL = f"curl -sS -m 30 --unix-socket {QUOTED}/run/supervisor.sock' -H 'Content-
 def test_the_engine_starts_with_its_rendered_file() -> None:
     steps = native().engine_start()
     assert commands(steps) == [
-        f"umask 077; {{ [ ! -e {QUOTED}/state/logs/supervisord.log' ] ||"
-        f" chmod 600 {QUOTED}/state/logs/supervisord.log'; }} && exec '/opt/my py/bin/python' -m supervisor.supervisord -c {QUOTED}/state/config/supervisord.conf'"
+        f"umask 077; {{ [ ! -e {QUOTED}/state/logs/supervisord.log' ]"
+        f" || chmod 600 {QUOTED}/state/logs/supervisord.log'; }}"
+        f" && exec '/opt/my py/bin/python' -m supervisor.supervisord -c {QUOTED}/state/config/supervisord.conf'"
     ]
     (file,) = files(steps).values()
     assert (str(file.path), file.mode, file.account) == (f"{BASE}/state/config/supervisord.conf", 0o600, False)

@@ -18,7 +18,7 @@ from devstack.templates import CHECKOUT, PACKAGE, PACKAGED
 
 PROGRAM = ".nv-program"
 """The folder on the host, in the project's, with this program where the project is not a checkout of it."""
-SET_UP = ("pyproject.toml", "README.md", "LICENSE", "scripts/bootstrap.sh")
+SET_UP = ("pyproject.toml", "requirements.lock", "README.md", "LICENSE", "scripts/bootstrap.sh")
 """What sets the program up on a machine. In a wheel it is in the package."""
 NEVER = {
     *(".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".tox", ".nox", ".idea", ".vscode"),

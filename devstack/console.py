@@ -37,6 +37,24 @@ ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 ESCAPE = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
+COLOUR = r"\x1b\[[0-9;]*m"
+COMMANDS = r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b"
+"""What a terminal acts on: a sequence with parameters as a whole, of any other the beginning."""
+UNSAFE = re.compile(rf"({COLOUR})|{COMMANDS}|\r(?=\n)|([\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069])")
+"""Colours and, to be taken out of a text, all else that a terminal acts on, or that turns a line's direction."""
+
+
+def safe(text: str) -> str:
+    """Return a text of which a terminal takes nothing but colours for a command.
+
+    A log, a name in the database, or another host's answer may hold anything: sequences that write to the clipboard,
+    or have the terminal type what it is told.
+    """
+    if text.isprintable():
+        return text
+    return UNSAFE.sub(lambda found: found[1] or ("\ufffd" if found[2] else ""), text)
+
+
 def colourful(stream: TextIO) -> bool:
     """Whether colour is welcome on this stream (https://no-color.org)."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
@@ -101,12 +119,12 @@ def printable(text: str) -> str:
 
 def out(text: str = "") -> None:
     """A line of the answer."""
-    print(spoken(text), flush=True)
+    print(spoken(safe(text)), flush=True)
 
 
 def note(text: str) -> None:
     """A line on what is going on, apart from the answer."""
-    print(spoken(text), file=sys.stderr, flush=True)
+    print(spoken(safe(text)), file=sys.stderr, flush=True)
 
 
 program = "inv"
@@ -125,8 +143,9 @@ def data(value: Any) -> None:
 
 
 def json_of(value: Any) -> str:
-    """JSON as it is shown."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    """JSON as it is shown: what a terminal would act on is escaped, also what JSON allows as it is."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 @contextlib.contextmanager
@@ -151,7 +170,7 @@ def screen(watch: bool) -> Iterator[Callable[[Iterable[str]], None]]:
             raise KeyboardInterrupt
         if shown and not terminal:
             out()
-        shown[:] = spoken("\n".join(lines)).split("\n")
+        shown[:] = spoken(safe("\n".join(lines))).split("\n")
         if terminal:
             _redraw(shown)
         else:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from invoke.exceptions import Exit
 
+from devstack.console import safe
+
 FAILED = 1
 """Exit code: the thing asked for failed or is unhealthy."""
 USAGE = 2
@@ -63,7 +65,7 @@ class StackError(Exit):
         rows += [("fix" if i == 0 else "", addressed(line)) for i, line in enumerate(self.fix)]
         out = []
         for label, text in rows:
-            for i, line in enumerate(text.splitlines() or [""]):
+            for i, line in enumerate(safe(text).splitlines() or [""]):
                 out.append(f"{(label + ':') if label and i == 0 else '':<7}{line}".rstrip())
         return "\n".join(out)
 

@@ -164,7 +164,7 @@ def _there(host: Remote, program: Any, contexts: list[Any]) -> int:
             _check_sent(host, _value(context, "path"))
     words = [word for context in contexts for word in words_of(context)]
     if contexts[-1].name == "db.shell":
-        options["given"] = True  # it reads what is piped into it
+        options.update(given=True, raw=True)  # it reads what is piped into it, or has the terminal
     if contexts[-1].name == "dev.watch":
         with _followed(host):
             return host.run([*core, *words], **options)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -340,7 +341,7 @@ def test_a_value_is_a_secret_by_its_key() -> None:
 
 RANDOM = "Zt4hK9_mQ2vXcR8-wLpN"
 AWKWARD = "Kq3-wörd'x\\y%41z_9\"Ab&c"
-WRITTEN = {
+WRITTEN: dict[str, Callable[[str], str]] = {
     "JSON": lambda s: "".join(f"\\u{ord(c):04x}" for c in s),
     "JavaScript": lambda s: "".join(f"\\u{{{ord(c):04x}}}" for c in s),
     "URL": lambda s: "".join(f"%{byte:02X}" for byte in s.encode()),

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from devstack import console
+from devstack.errors import StackError
 
 
 class Terminal(io.StringIO):
@@ -45,6 +47,40 @@ def test_json_keeps_text_readable_and_reads_back(capsys: pytest.CaptureFixture[s
     text = capsys.readouterr().out
     assert json.loads(text) == value
     assert "nüna 🏥" in text
+
+
+HOSTILE = {
+    "\x1b[31mred\x1b[0m": "\x1b[31mred\x1b[0m",
+    "to \x1b]52;c;ZXZpbA==\x07clipboard": "to ]52;c;ZXZpbA==\ufffdclipboard",
+    "asks \x1b[6n\x1b[c\x1b[?25l": "asks ",
+    "back\b\b\rover": "back\ufffd\ufffd\ufffdover",
+    "line\r\nend\tx": "line\nend\tx",
+    "C1 \x9b6n \x9d0;t": "C1 \ufffd6n \ufffd0;t",
+    "\u202eturned": "\ufffdturned",
+    "ü ✅ عربي": "ü ✅ عربي",
+}
+
+
+@pytest.mark.parametrize(("text", "shown"), HOSTILE.items(), ids=map(repr, HOSTILE))
+def test_a_terminal_acts_on_nothing_but_colours(text: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    console.out(text)
+    console.note(text)
+    with console.screen(False) as show:
+        show([text])
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (f"{shown}\n{shown}\n", f"{shown}\n")
+    error = StackError("x", evidence=[text])
+    assert error.text().splitlines()[1:] == [f"       {line}".rstrip() for line in shown.splitlines()]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_json_holds_what_a_terminal_would_act_on_without_showing_it(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.data([text])
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == [text]
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", printed)
 
 
 def test_colour_appears_on_a_terminal_only() -> None:
@@ -172,6 +208,7 @@ def test_characters_beyond_ascii_go_where_they_can_be_shown(
 PROGRAM = """
 import sys, time
 from devstack import console
+from devstack.errors import StackError
 
 def command(error=None):
     try:

@@ -570,11 +570,11 @@ def get(request: Request) -> None:
         give(b"")
 
 
-def tar(file: Any, mode: Any) -> Any:
+def tar(file: Any, mode: Any, **options: Any) -> Any:
     """A tar stream from or to a file."""
     import tarfile
 
-    return tarfile.open(fileobj=file, mode=mode, format=tarfile.PAX_FORMAT)
+    return tarfile.open(fileobj=file, mode=mode, format=tarfile.PAX_FORMAT, **options)
 
 
 class Sink:
@@ -614,12 +614,31 @@ def put(request: Request) -> None:
     answer(done=True)
 
 
+LONGEST_HEADER = 1 << 20
+"""Bytes of a member's name and attributes, which are read into memory."""
+
+
 def unpack(stream: Stream, folder: str) -> None:
     """The files and folders of a tar stream. Those who wrote it are not trusted with places outside of it."""
-    with tar(stream, "r|") as archive:
+    import tarfile
+
+    class Member(tarfile.TarInfo):
+        def _proc_member(self, archive: Any) -> Any:
+            if self.type not in tarfile.SUPPORTED_TYPES or (
+                self.type not in tarfile.REGULAR_TYPES and self.size > LONGEST_HEADER
+            ):
+                raise Refused("a header is too long, or unknown")
+            return super()._proc_member(archive)  # type: ignore[misc]
+
+    with tar(stream, "r|", tarinfo=Member) as archive:
         for member in archive:
             parts = [part for part in member.name.split("/") if part not in ("", ".")]
-            if member.name.startswith("/") or ".." in parts or not (member.isdir() or member.isreg()):
+            if (
+                member.name.startswith("/")
+                or ".." in parts
+                or "\0" in member.name
+                or not (member.isdir() or member.isreg())
+            ):
                 raise Refused(f"{member.name!r} can't be part of a backup")
             path = os.path.join(folder, *parts)
             if member.isdir():

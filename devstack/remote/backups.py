@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, cast
@@ -36,6 +38,11 @@ STANDING = ("directory", "cluster")
 """The layouts that are folders."""
 LIST = "backup_manifest"
 """PostgreSQL's list of a cluster's copy: https://www.postgresql.org/docs/current/backup-manifest-format.html"""
+
+LONGEST_MANIFEST = 64 << 20
+"""Bytes: a folder's manifest has a line for each of its files."""
+SLACK = 256 << 20
+"""Bytes of a folder as tar beyond its files' content, at most as much again: the headers."""
 
 Key = tuple[str, str]
 """What tells backups apart, whatever their names: the checksum, and when they were made."""
@@ -160,7 +167,8 @@ class Exchange(Struct):
     def _names(self, talk: Talk) -> set[str]:
         """The whole backups there."""
         found = self._listed(talk, self.there)
-        return {name for name in found if f"{name}{SUFFIX}" in found and not name.startswith(".")}
+        plain = {name for name in found if name.isprintable() and not name.startswith((".", "-"))}
+        return {name for name in plain if f"{name}{SUFFIX}" in found}
 
     def _listed(self, talk: Talk, folder: str) -> set[str]:
         talk.ask("listing", dir=self.remote.folder, folders=[folder])
@@ -176,9 +184,15 @@ class Exchange(Struct):
         return sorted(found, key=lambda made: made.sequence)
 
     def _manifest(self, talk: Talk, name: str) -> Manifest | None:
-        content = b"".join(self._contents(talk, f"{name}{SUFFIX}"))
+        content = bytearray()
+        for part in self._contents(talk, f"{name}{SUFFIX}"):
+            content += part
+            if len(content) > LONGEST_MANIFEST:
+                raise StackError(
+                    f"the manifest of {name} on {self.remote.link.host} is too long", fix="move it away there"
+                )
         try:
-            made = manifest.decode(content)
+            made = manifest.decode(bytes(content))
         except ValueError:
             return None
         return made if made.file == name else None
@@ -196,6 +210,12 @@ class Exchange(Struct):
         """
         folder = self.folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if shutil.disk_usage(folder).free < made.bytes:
+            raise StackError(
+                f"{made.file} does not fit into {folder}",
+                why=f"it has {console.size(made.bytes)}, {console.size(shutil.disk_usage(folder).free)} are free",
+                fix="make room, or set data.dir to a folder on another disk",
+            )
         standing = made.layout in STANDING
         if made.layout == "cluster" and (folder / made.file).exists():
             raise StackError(
@@ -224,6 +244,8 @@ class Exchange(Struct):
         whole = hashlib.sha256()
         with path.open("r+b") as file:
             for part in self._contents(talk, made.file):
+                if file.tell() + len(part) > made.bytes:
+                    return "it is longer than its manifest says"
                 whole.update(part)
                 file.write(part)
                 progress.add(len(part))
@@ -233,9 +255,11 @@ class Exchange(Struct):
         talk.ask("get", dir=self.remote.folder, files=[f"{self.there}/{made.file}/"])
         talk.answer()
         try:
-            unpack(Incoming(talk, progress.add), str(path))
-        except Refused as refused:
-            return str(refused)
+            unpack(Incoming(talk, progress.add, 2 * made.bytes + SLACK), str(path))
+        except (Refused, tarfile.TarError, OSError, ValueError) as error:
+            if self.remote.link.gone():
+                raise
+            return str(error)
         for name, digest in made.files.items():
             if not (path / name).is_file() or sha256_of(path / name) != digest:
                 return f"{name} has another checksum than in its manifest"
@@ -286,8 +310,6 @@ class Exchange(Struct):
             outgoing = Outgoing(talk, progress.add)
             with talk.explained():
                 if tree:
-                    import tarfile
-
                     with tarfile.open(
                         fileobj=cast(IO[bytes], outgoing), mode="w|", format=tarfile.PAX_FORMAT
                     ) as archive:
@@ -315,9 +337,12 @@ def _stays(made: Manifest) -> bool:
 
 def _lacking(path: Path) -> str:
     """What a cluster's copy lacks of its list; empty if nothing."""
-    for entry in json.loads((path / LIST).read_bytes())["Files"]:
-        if "Path" in entry:
-            file = path / entry["Path"]
-            if not file.is_file() or file.stat().st_size != entry["Size"]:
-                return f"{entry['Path']} is missing, or has another size than in {LIST}"
+    try:
+        for entry in json.loads((path / LIST).read_bytes())["Files"]:
+            if "Path" in entry:
+                file = path / entry["Path"]
+                if not file.is_file() or file.stat().st_size != entry["Size"]:
+                    return f"{entry['Path']} is missing, or has another size than in {LIST}"
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return f"{LIST} can't be read"
     return ""

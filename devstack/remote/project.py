@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
+from devstack.errors import StackError
 from devstack.remote import files, terminal
 from devstack.remote.link import Link
-from devstack.remote.talk import Outgoing, Talk, command, exit_code_of, starter
+from devstack.remote.talk import LONGEST, Outgoing, Talk, command, exit_code_of, starter
 from devstack.settings import Settings
 from devstack.templates import CHECKOUT
 
@@ -160,9 +161,9 @@ class Remote(Struct):
             HERE: "1",
         }
 
-    def run(self, words: Sequence[str], *, given: bool = False, **options: Any) -> int:
+    def run(self, words: Sequence[str], *, given: bool = False, raw: bool = False, **options: Any) -> int:
         """Run tasks on the host, their output here as it comes; the exit code. They read what is ``given`` to this
-        program, if they are to.
+        program, if they are to. ``raw`` ones take the whole terminal.
 
         :raises LinkLost: the link broke; the tasks were interrupted.
         """
@@ -170,7 +171,7 @@ class Remote(Struct):
             with self.talk() as talk:
                 talk.ask("prepare", **self.request(self.sync(talk), words, **options))
                 path = talk.answer()["command"]
-                return terminal.attach(self.link, starter(self.python, RUNNER, path), talk)
+                return terminal.attach(self.link, starter(self.python, RUNNER, path), talk, raw=raw)
         with self.talk() as talk:
             talk.ask("run", **self.request(self.sync(talk), words, **options), input=given)
             talk.answer()
@@ -182,7 +183,13 @@ class Remote(Struct):
             talk.ask("run", **self.request(self.sync(talk), words, **options), input=False)
             talk.answer()
             printed = bytearray()
-            return terminal.follow(talk, printed.extend), bytes(printed)
+
+            def keep(part: bytes) -> None:
+                printed.extend(part)
+                if len(printed) > LONGEST:
+                    raise StackError(f"{self.link.host} does not end its answer", fix="inv remote.check")
+
+            return terminal.follow(talk, keep), bytes(printed)
 
     def has(self, program: str) -> bool:
         """Whether a program is there."""

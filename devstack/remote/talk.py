@@ -29,6 +29,8 @@ LOADER = (
 behind the agent until that has greeted."""
 NOISE = 1 << 16
 """Bytes that a login may print before the agent greets."""
+LONGEST = 64 << 20
+"""Bytes of an answer: the names of all files of a project may be in it."""
 PYTHONS = ("python3", "python3.13", "python3.12", "python3.11", "python3.10")
 NO_PYTHON = 97
 PATIENCE = 10.0
@@ -154,9 +156,19 @@ class Talk:
     def send(self, content: bytes) -> None:
         self.send_bytes(struct.pack("!I", len(content)) + content)
 
-    def frame(self) -> bytes:
+    def frame(self, limit: int = CHUNK) -> bytes:
+        """The next frame, of which the host may not make more than ``limit`` bytes."""
         (length,) = struct.unpack("!I", self._exactly(4))
+        if length > limit:
+            raise self._nonsense(f"it announced {length} bytes where at most {limit} can come")
         return self._exactly(length)
+
+    def _nonsense(self, why: str) -> StackError:
+        return StackError(
+            f"{self.link.host} does not answer as expected",
+            why=why,
+            fix="is it the host that you mean? inv remote.check",
+        )
 
     def ask(self, do: str, **values: Any) -> None:
         self.send(json.dumps({"do": do, **values}).encode())
@@ -166,9 +178,19 @@ class Talk:
 
         :raises StackError: it refuses.
         """
-        found: dict[str, Any] = json.loads(self.frame())
+        try:
+            found: dict[str, Any] = json.loads(self.frame(LONGEST))
+        except (ValueError, RecursionError):
+            raise self._nonsense("its answer is no JSON") from None
+        if not isinstance(found, dict):
+            raise self._nonsense("its answer is no object of JSON")
         if "error" in found:
-            raise StackError(f"{self.link.host}: {found['error']}", why=found["why"], fix=found["fix"])
+            fix = found.get("fix")
+            raise StackError(
+                f"{self.link.host}: {found['error']}",
+                why=str(found.get("why") or ""),
+                fix=[str(line) for line in fix] if isinstance(fix, list) else [],
+            )
         return found
 
     def stream(self) -> Iterator[bytes]:
@@ -192,8 +214,7 @@ class Talk:
         except LinkLost:
             raise
         except StackError:
-            with contextlib.suppress(json.JSONDecodeError):
-                self.answer()
+            self.answer()
             raise
 
 
@@ -238,12 +259,17 @@ class Outgoing(io.RawIOBase):
 class Incoming(Stream):
     """A stream of frames from the agent, as a file."""
 
-    def __init__(self, talk: Talk, counted: Callable[[int], None]) -> None:
+    def __init__(self, talk: Talk, counted: Callable[[int], None], limit: int) -> None:
         super().__init__()
         self.talk = talk
         self.counted = counted
+        self.left = limit
+        """Bytes that may still come."""
 
     def frame(self) -> bytes:
         found = self.talk.frame()
         self.counted(len(found))
+        self.left -= len(found)
+        if self.left < 0:
+            raise StackError(f"{self.talk.link.host} sends more than it announced", fix="try again")
         return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
+import re
 import select
 import shutil
 import signal
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from paramiko import SSHException
 
+from devstack.console import COMMANDS
 from devstack.errors import StackError
 from devstack.remote.agent import CHUNK
 from devstack.remote.link import Link
@@ -112,6 +115,7 @@ class Printed:
 
     def __init__(self, link: Link, channel: Channel, out: Sink) -> None:
         self.link, self.channel, self.out = link, channel, out
+        self.complain = _to(sys.stderr)
         self.last = time.monotonic()
 
     def pass_on(self) -> bool:
@@ -125,7 +129,7 @@ class Printed:
             if not printed and not complained and not self.link.transport.is_active():
                 raise EOFError
         if complained:
-            _to(sys.stderr)(complained)
+            self.complain(complained)
         if printed:
             self.out(printed)
         now = time.monotonic()
@@ -137,24 +141,49 @@ class Printed:
         return bool(channel.eof_received or channel.closed) or now - self.last > REST
 
 
-def _to(stream: TextIO) -> Sink:
+class Harmless:
+    """What a host prints, without what makes a terminal do more than show text: it may be sent in any pieces.
+
+    Left are colours, and what our displays and progress bars need: to move the cursor and to erase.
+    """
+
+    KEPT = re.compile(r"\x1b\[[0-9;]{0,32}[ABCDGHJKm]|\x1b\[\?(?:25|1049)[hl]|[\t\n\r\b]")
+    BEGUN = re.compile(r"\x1b(?:\[[0-9;?]{0,32})?\Z")
+    ACTED_ON = re.compile(rf"({KEPT.pattern})|{COMMANDS}|[\x00-\x1f\x7f-\x9f]")
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+
+    def __call__(self, content: bytes) -> bytes:
+        text = self._rest + self._decoder.decode(content)
+        begun = self.BEGUN.search(text, max(0, len(text) - 40))
+        self._rest = begun[0] if begun else ""
+        text = text[: begun.start()] if begun else text
+        return self.ACTED_ON.sub(lambda found: found[1] or "", text).encode()
+
+
+def _to(stream: TextIO, *, raw: bool = False) -> Sink:
+    """Write to a stream what comes from a host; where it is a terminal, without what that would act on."""
+    harmless = Harmless() if stream.isatty() and not raw else None
+
     def write(content: bytes) -> None:
         stream.flush()
-        stream.buffer.write(content)
+        stream.buffer.write(harmless(content) if harmless else content)
         stream.buffer.flush()
 
     return write
 
 
-def attach(link: Link, command: str, presence: Talk | None = None) -> int:
+def attach(link: Link, command: str, presence: Talk | None = None, *, raw: bool = False) -> int:
     """Give this terminal to a command on the host; its exit code. An agent that is present there ends it when we are
-    gone.
+    gone. ``raw`` is for a program that takes the whole terminal, such as psql.
 
     :raises LinkLost: the host is gone.
     """
     size = shutil.get_terminal_size()
     channel = link.open(command, terminal=(os.environ.get("TERM", "xterm"), size.columns, size.lines))
-    keyboard, printed = sys.stdin.fileno(), Printed(link, channel, _to(sys.stdout))
+    keyboard, printed = sys.stdin.fileno(), Printed(link, channel, _to(sys.stdout, raw=raw))
 
     def resize(*_: object) -> None:
         now = shutil.get_terminal_size()

@@ -1,0 +1,251 @@
+"""A host that is not what it should be: what it sends can be anything, of any size, without an end."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import struct
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from devstack.data.manifest import Manifest
+from devstack.errors import StackError
+from devstack.remote.backups import Exchange
+from devstack.remote.talk import Talk
+from devstack.remote.terminal import Harmless
+
+MADE = Manifest(
+    file="backup-1.dir",
+    sequence=1,
+    kind="full",
+    layout="directory",
+    created="2026-11-29T12:00:00.000+00:00",
+    seconds=1,
+    sha256="0" * 64,
+    bytes=100,
+    raw_bytes=0,
+    environment="dev",
+    database="nina",
+    database_bytes=1,
+    owner="nina",
+    system_identifier="1",
+    server_version="18",
+    tool_version="18",
+)
+
+
+class Hostile(Talk):
+    """A conversation in which the host sends whatever it wants."""
+
+    def __init__(self, sent: Iterable[bytes]) -> None:
+        self.link: Any = SimpleNamespace(host="evil", gone=lambda: False)
+        self.sent = iter(sent)
+        self.taken = 0
+        self._rest = b""
+
+    def receive(self, count: int, deadline: float = 0) -> bytes:
+        if not self._rest:
+            self._rest = next(self.sent, b"")
+            self.taken += len(self._rest)
+        part, self._rest = self._rest[:count], self._rest[count:]
+        return part
+
+    def complaints(self) -> list[str]:
+        return []
+
+    def send_bytes(self, content: bytes) -> None:
+        pass
+
+
+def framed(content: bytes) -> bytes:
+    return struct.pack("!I", len(content)) + content
+
+
+def answers(value: Any) -> bytes:
+    return framed(json.dumps(value).encode())
+
+
+def exchange(folder: Path) -> Exchange:
+    (folder / "backups").mkdir(exist_ok=True)
+    settings: Any = SimpleNamespace(
+        root=folder, data=SimpleNamespace(dir=Path("backups")), stack=SimpleNamespace(env="dev"), origin=lambda _: ""
+    )
+    remote: Any = SimpleNamespace(
+        settings=settings, folder="there", link=SimpleNamespace(host="evil", gone=lambda: False)
+    )
+    return Exchange(remote)
+
+
+def tree(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for info, content in members:
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info, b"x" if kind == tarfile.REGTYPE else b""
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        struct.pack("!I", 0xFFFFFFFF),
+        framed(b"[" * 100_000),
+        framed(b"[1, 2]"),
+        framed(b"\xff"),
+        framed(b'{"error": {"a": 1}, "fix": 3}'),
+    ],
+    ids=["long", "deep", "list", "bytes", "error"],
+)
+def test_an_answer_that_is_none_is_an_error_and_not_a_crash(sent: bytes) -> None:
+    with pytest.raises(StackError):
+        Hostile([sent]).answer()
+
+
+def test_a_frame_is_not_read_into_memory_whatever_it_announces() -> None:
+    talk = Hostile(itertools.chain([struct.pack("!I", 1 << 31)], itertools.repeat(bytes(1 << 16))))
+    with pytest.raises(StackError) as raised:
+        next(talk.stream())
+    assert "announced 2147483648 bytes" in raised.value.why
+    assert talk.taken < 1 << 20
+
+
+def test_what_a_host_calls_an_error_is_shown_without_what_a_terminal_acts_on() -> None:
+    talk = Hostile(
+        [answers({"error": "\x1b]52;c;ZXZpbA==\x07no \x1b[31mroom\x1b[0m\x9b2J", "why": "\x1b[6n", "fix": ["\x1bc"]})]
+    )
+    with pytest.raises(StackError) as raised:
+        talk.answer()
+    assert raised.value.text().replace("\x1b[31m", "").replace("\x1b[0m", "").replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [member("../outside")],
+        [member("/tmp/nv-outside")],
+        [member("a/../../outside")],
+        [member("link", tarfile.SYMTYPE, "/etc"), member("link/passwd")],
+        [member("link", tarfile.LNKTYPE, "../outside"), member("link")],
+        [member("null", tarfile.CHRTYPE)],
+        [member("pipe", tarfile.FIFOTYPE)],
+        [member("twice"), member("twice")],
+        [member("file"), member("file/below")],
+        [member("x" * 300)],
+    ],
+    ids=lambda members: members[0][0].name[:20],
+)
+def test_a_folder_from_a_host_writes_nothing_outside_of_its_own(tmp_path: Path, members: list[Any]) -> None:
+    (tmp_path / "outside").write_text("mine")
+    sent = tree(*members)
+    with pytest.raises(StackError, match="did not arrive whole"):
+        exchange(tmp_path)._fetch(Hostile([answers({"here": True}), framed(sent), framed(b"")]), MADE)
+    assert (tmp_path / "outside").read_text() == "mine"
+    assert not Path("/tmp/nv-outside").exists()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["backups", "outside"]
+
+
+@pytest.mark.parametrize(
+    "sent", [b"garbage" * 1000, b"", bytes(10_000), tree(member("a"))[:700]], ids=["text", "nothing", "zeros", "cut"]
+)
+def test_a_folder_that_is_no_archive_is_damage_and_not_a_crash(tmp_path: Path, sent: bytes) -> None:
+    parts = [framed(sent)] if sent else []
+    made = Manifest(**{**{f: getattr(MADE, f) for f in MADE.__struct_fields__}, "files": {"a": "0" * 64}})
+    with pytest.raises(StackError, match="did not arrive whole"):
+        exchange(tmp_path)._fetch(Hostile([answers({"here": True}), *parts, framed(b"")]), made)
+    assert list((tmp_path / "backups").iterdir()) == []
+
+
+def endless(first: bytes) -> Iterator[bytes]:
+    return itertools.chain([answers({"here": True}), framed(first)], itertools.repeat(framed(bytes(1 << 18))))
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, b"?"])
+def test_a_header_without_an_end_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    info = tarfile.TarInfo("a")
+    info.type, info.size = kind, 1 << 40
+    talk = Hostile(endless(info.tobuf(tarfile.GNU_FORMAT)))
+    with pytest.raises(StackError, match="did not arrive whole"):
+        exchange(tmp_path)._fetch(talk, MADE)
+    assert talk.taken < 1 << 21
+
+
+def test_files_without_an_end_are_not_written(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("a")
+    info.size = 1 << 40
+    with pytest.raises(StackError, match="more than it announced"):
+        exchange(tmp_path)._fetch(Hostile(endless(info.tobuf(tarfile.GNU_FORMAT))), MADE)
+    assert list((tmp_path / "backups").iterdir()) == []
+
+
+def test_a_dump_without_an_end_is_not_written(tmp_path: Path) -> None:
+    made = Manifest(**{**{f: getattr(MADE, f) for f in MADE.__struct_fields__}, "layout": "sql"})
+    talk = Hostile(endless(b"x" * 101))
+    with pytest.raises(StackError) as raised:
+        exchange(tmp_path)._fetch(talk, made)
+    assert raised.value.why == "it is longer than its manifest says"
+    assert talk.taken < 1 << 20
+
+
+def test_a_backup_that_does_not_fit_is_not_fetched(tmp_path: Path) -> None:
+    made = Manifest(**{**{f: getattr(MADE, f) for f in MADE.__struct_fields__}, "bytes": 1 << 60})
+    with pytest.raises(StackError, match="does not fit"):
+        exchange(tmp_path)._fetch(Hostile([]), made)
+
+
+def test_a_manifest_without_an_end_is_not_read(tmp_path: Path) -> None:
+    talk = Hostile(endless(b"{"))
+    with pytest.raises(StackError, match="is too long"):
+        exchange(tmp_path)._manifest(talk, "backup-1.sql.gz")
+    assert talk.taken < 1 << 27
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", ".hidden", "-rf", "a\nb", "a\x1b[2Jb", "a\0b"])
+def test_a_name_of_a_backup_is_a_plain_one(tmp_path: Path, name: str) -> None:
+    listed = {f"backups/{one}": [1, 1] for one in (name, f"{name}.json", "good", "good.json")}
+    assert exchange(tmp_path)._names(Hostile([answers({"files": listed})])) == {"good"}
+
+
+# what is printed on a terminal
+
+
+def shown(*parts: bytes) -> bytes:
+    harmless = Harmless()
+    return b"".join(map(harmless, parts))
+
+
+@pytest.mark.parametrize(
+    ("sent", "left"),
+    [
+        (b"\x1b[1;32mgood\x1b[0m\r\n", b"\x1b[1;32mgood\x1b[0m\r\n"),
+        (b"\x1b[?1049h\x1b[H\x1b[Kx\x1b[J\x1b[2A", b"\x1b[?1049h\x1b[H\x1b[Kx\x1b[J\x1b[2A"),
+        (b"\x1b]0;title\x07x", b"]0;titlex"),
+        (b"\x1b]52;c;ZXZpbA==\x1b\\x", b"]52;c;ZXZpbA==\\x"),
+        (b"\x1b[6n\x1b[c\x1b[21t\x1b[?2004hx", b"x"),
+        (b"\x1bP$q\x1b\\\x1bcx", b"P$q\\cx"),
+        (b"\xc2\x9b6n\xc2\x9d0;t\x07\x9bx", "6n0;t\ufffdx".encode()),
+        ("ü✅".encode(), "ü✅".encode()),
+    ],
+)
+def test_of_what_a_host_prints_a_terminal_acts_on_colours_and_displays_alone(sent: bytes, left: bytes) -> None:
+    assert shown(sent) == left
+    assert shown(*(bytes([byte]) for byte in sent)) == left, "in pieces"
+
+
+@given(st.lists(st.binary(max_size=8) | st.sampled_from([b"\x1b", b"[", b"]", b"6", b"n", b"\x1b[", b"\xc2", b"\x9b"])))
+def test_no_way_to_cut_it_lets_anything_else_through(parts: list[bytes]) -> None:
+    left = Harmless.KEPT.sub("", shown(*parts).decode())
+    assert not [c for c in left if c < " " or "\x7f" <= c < "\xa0"]

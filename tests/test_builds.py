@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,18 @@ def test_a_name_changes_with_what_an_image_is_made_of(tmp_path: Path) -> None:
     assert tag() == tag()
     assert tag(base_image="python:3.13-slim") != tag()
     assert tag().startswith("localhost/nv-api:")
+
+
+def test_images_are_named_by_their_version() -> None:
+    settings = load(yaml_entries({"stack": {}}, "a test"), ROOT)
+    named = [settings.db.image, settings.pgb.base_image, settings.api.base_image]
+    files = [*(ROOT / "templates").rglob("*"), ROOT / "invoke.yaml", *(ROOT / "tests/export").glob("*.*")]
+    texts = [path.read_text() for path in files if path.is_file()]
+    for text in texts:
+        named += re.findall(r"^(?:ARG BASE=|FROM )([\w./-]+(?::\S+)?)$", text, re.MULTILINE)
+        named += re.findall(r"^\s*(?:image|imageName|Image)[:=]\s*\"?([\w./-]+(?::[\w.-]+)?)", text, re.MULTILINE)
+    assert len(named) > 10
+    assert [name for name in named if ":" not in name.rpartition("/")[2] or name.endswith(":latest")] == []
 
 
 def test_certificates_that_can_not_be_read() -> None:

@@ -66,6 +66,10 @@ def commands(steps: Any) -> list[str]:
 
 
 ALL = pytest.mark.parametrize("kind", [Docker, Podman, Apple])
+RIGHTS = (
+    "--cap-drop=ALL --cap-add=CHOWN --cap-add=DAC_OVERRIDE --cap-add=FOWNER --cap-add=SETGID --cap-add=SETUID"
+    " --security-opt=no-new-privileges"
+)
 
 
 # what runs
@@ -79,7 +83,7 @@ def test_docker_and_podman_make_a_service(kind: type[Containers], image: str) ->
     assert commands(steps) == [
         f"{kind.name} run --detach --name nv-db --restart on-failure --stop-signal SIGINT --stop-timeout 60"
         f" --shm-size=256M '--label={LABEL}=/srv/o'\"'\"'hara $(id)/state' --network=nv-net --memory=1024m"
-        " --security-opt=label=disable --volume=nv-db-data:/var/lib/nv-db"
+        f" {RIGHTS} --security-opt=label=disable --volume=nv-db-data:/var/lib/nv-db"
         " '--volume=/home/me/my api:/srv/app/api:ro'"
         f" --env-file {QUOTED}/config/containers/nv-db.env' --publish=127.0.0.1:5433:5432"
         f" --entrypoint /bin/sh {image} -c {BOOT}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import psutil
 import pytest
 from dotenv import dotenv_values
 from hypothesis import given
@@ -127,6 +128,22 @@ def test_files_keep_every_byte_and_a_second_time_changes_nothing(project: Projec
     again = ide(project, "--vscode")
     assert "wrote" not in again.stdout
     assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()} == before
+
+
+def test_a_link_out_of_the_project_is_not_written_through(project: Project, folder: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "somebody's.json"
+    for there in (False, True):
+        if there:
+            outside.write_text('{"tasks": []}')
+        (folder / "tasks.json").unlink(missing_ok=True)
+        (folder / "tasks.json").symlink_to(outside)
+        refused = ide(project, "--vscode", expect=2)
+        assert f"{folder}/tasks.json leads out of {project.root}" in refused.stderr
+        assert [path.name for path in folder.iterdir()] == ["tasks.json"]
+        assert not there or outside.read_text() == '{"tasks": []}'
+    (folder / "tasks.json").unlink()
+    os.mkfifo(folder / "tasks.json")
+    assert "is no regular file" in ide(project, "--vscode", expect=2).stderr
 
 
 def parsed(file: Path) -> Any:
@@ -333,6 +350,8 @@ def test_a_debugger_attaches_to_the_application_that_runs(stack: Project) -> Non
         client.send("threads")
         assert client.until("threads")["body"]["threads"]
         assert stack.http("/health")[0] == 200
+        listening = [c for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port]
+        assert {c.laddr.ip for c in listening} == {"127.0.0.1"}
     finally:
         client.close()
     now = stack.pids()

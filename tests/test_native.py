@@ -218,6 +218,7 @@ def test_a_service_that_may_run_as_root_does() -> None:
 def test_the_launcher_of_a_service() -> None:
     assert files(native().run(DB))["/state/config/nv-db.sh"].content == (
         "# Rendered by nv-devstack at every start.\n"
+        "ulimit -c 0\n"
         "unset PGHOST PGPORT\n"
         "export GREETING='it'\"'\"'s\n$HOME'\n"
         "export NV_SERVICE=nv-db\n"
@@ -245,6 +246,7 @@ def test_a_watched_service_has_a_second_program_in_its_group_that_restarts_it() 
     )
     assert made["/state/config/nv-api-reload.sh"].content == (
         "# Rendered by nv-devstack at every start.\n"
+        "ulimit -c 0\n"
         "export NV_SERVICE=nv-api-reload\n"
         f"export NV_STACK={QUOTED}/state'\n"
         f"export PYTHONPATH={ROOT}\n"
@@ -299,6 +301,16 @@ def test_a_program_gets_exactly_its_words_variables_and_folder(tmp_path: Path) -
     assert cwd == str(folder)
     assert "PGHOST" not in variables
     assert (variables["KEPT"], variables["NV_SERVICE"], variables["NV_STACK"]) == ("yes", "nv-x", f"{BASE}/state")
+
+
+def test_a_service_that_crashes_leaves_no_memory_in_a_file(tmp_path: Path) -> None:
+    show = "import resource; print(*resource.getrlimit(resource.RLIMIT_CORE))"
+    spec = ServiceSpec(name="nv-x", argv=[sys.executable, "-c", show], cwd=tmp_path, env={})
+    launcher = tmp_path / "launcher.sh"
+    launcher.write_text(native().launch_script(spec))
+    shell = 'ulimit -S -c unlimited 2>/dev/null; exec /bin/sh "$1"'
+    done = subprocess.run(["/bin/sh", "-c", shell, "sh", launcher], capture_output=True, text=True, check=True)
+    assert done.stdout == "0 0\n"
 
 
 def test_a_launcher_becomes_its_program_so_that_signals_reach_it(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def _rendered(stack: Stack) -> list[Path]:
 
 EXPORT = re.compile(r"""^export ([A-Za-z_]\w*)=(?:'[^']*'|"[^"]*"|[^\s'"])*$""", re.M)
 """A variable in a launcher, quoted as shlex does; the value may have several lines."""
-LAUNCHER_LINE = re.compile(r"#|unset |export \w+=\*\*\*$|cd |exec |$")
+LAUNCHER_LINE = re.compile(r"#|ulimit -c 0$|unset |export \w+=\*\*\*$|cd |exec |$")
 USER_LINE = re.compile(r"""("(?:[^"]|"")*")\s+"(?:[^"]|"")*"$""")
 
 

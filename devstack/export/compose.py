@@ -32,7 +32,7 @@ def render_compose(stack: Stack, folder: Path) -> list[File]:
         "health": _flow(["CMD", *HEALTH]),
         "inside": INSIDE,
         # SELinux would keep a container out of this machine's folders; giving them another label changes them
-        "label": _flow(["label=disable"]),
+        "label": _flow(["label=disable", "no-new-privileges"]),
         "patience": f"{int(s.stack.start_timeout)}s",
     }
     for container in containers(plan):

@@ -27,7 +27,16 @@ def planned(stack: Stack, editors: Sequence[str], folder: str = "") -> list[Plan
     if not place.is_dir():
         raise UsageError(f"{place} is no folder", why="--folder names it", fix="name the folder that the editor opens")
     project = Project(stack, place)
-    return [plan for editor in editors for plan in EDITORS[editor](project)]
+    plans = [plan for editor in editors for plan in EDITORS[editor](project)]
+    for plan in plans:
+        # a repository may have brought the link
+        if not (target := Path(os.path.realpath(plan.path))).is_relative_to(os.path.realpath(place)):
+            raise UsageError(
+                f"{plan.path} leads out of {place}",
+                why=f"it would be {target} that is written; no file was changed",
+                fix="replace the link by a file of its own",
+            )
+    return plans
 
 
 def write(stack: Stack, plans: Sequence[Plan]) -> None:

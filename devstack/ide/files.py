@@ -43,6 +43,8 @@ def read(path: Path) -> str | None:
 
     :raises UsageError: it can't be read as UTF-8.
     """
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no regular file", fix="move it away")
     try:
         return path.read_bytes().decode()
     except FileNotFoundError:

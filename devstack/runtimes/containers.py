@@ -29,6 +29,9 @@ BOOT = 'eval "$(printf %s "$NV_START" | base64 -d)"'
 LOG_BYTES = 5_000_000
 """Of a kept log before it is put aside for the next."""
 
+CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID")
+"""All that root keeps in a container: the database's volume is given to PostgreSQL's account, then root is given up."""
+
 BASE = "BASE"
 """The build argument that names an image."""
 

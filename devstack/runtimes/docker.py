@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from devstack.runtimes import Crash, ServiceSpec, ServiceState, Step
-from devstack.runtimes.containers import STATUS, Containers, loads, objects, seconds_of
+from devstack.runtimes.containers import CAPABILITIES, STATUS, Containers, loads, objects, seconds_of
 from devstack.shell import Command, sh
 
 # a container that ends ends its log: whether there is another is asked twice a second, as long as who asked lives
@@ -62,6 +62,7 @@ class Docker(Containers):
         assert spec.inside
         network = self.network if spec.inside.network else "none"
         words = [f"--label={self.label}", f"--network={network}", f"--memory={spec.inside.memory_mb}m"]
+        words += ["--cap-drop=ALL", *(f"--cap-add={name}" for name in CAPABILITIES), "--security-opt=no-new-privileges"]
         if spec.inside.folders:
             # SELinux would keep a container out of the host's folders; giving them another label changes them
             words.append("--security-opt=label=disable")

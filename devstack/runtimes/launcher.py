@@ -10,11 +10,13 @@ from devstack.runtimes import ServiceSpec
 from devstack.shell import argv, sh
 
 HEADER = "# Rendered by nv-devstack at every start."
+NO_CORE = "ulimit -c 0"
+"""A service that crashes would leave its variables and memory, which hold passwords, in a file."""
 
 
 def launcher(spec: ServiceSpec, env: Mapping[str, str]) -> str:
     """Lines of sh(1) that end in the service; ``env`` goes beyond the service's own variables."""
-    lines = [HEADER]
+    lines = [HEADER, NO_CORE]
     if spec.unset:
         lines.append(f"unset {argv(spec.unset)}")
     lines += [f"export {key}={argv([value])}" for key, value in sorted({**spec.env, **env}.items())]

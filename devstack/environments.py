@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from msgspec import Struct, field
 
+from devstack import trust
 from devstack.choices import Choices
 from devstack.errors import StackError
 from devstack.ports import MAIN, recorded
@@ -143,6 +144,7 @@ def open_entry(entry: Entry, here: Stack, *, looking: bool) -> Stack:
     environ.pop("INVOKE_STACK_ENV", None)
     context = here.context.c
     if not own:
+        trust.check(root, here.environ)
         config = Config(project_location=root)
         with contextlib.suppress(Exception):  # its owner sees what is wrong with it, when it is used there
             config.load_project()

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from devstack.errors import UsageError
+from devstack.files import load_yaml, read_regular
 from devstack.templates import Templates
 from devstack.variables import without_answers
 
@@ -368,11 +369,19 @@ def read_dotenv(path: Path) -> dict[str, str]:
     :raises UsageError: a line that is not ``NAME=value``, with its number.
     """
     try:
-        content = path.read_text(encoding="utf-8")
+        content = read_regular(path).decode("utf-8")
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} can't be read", why=str(error), fix="mend the file, or move it away") from None
+    return parse_dotenv(content, path)
+
+
+def parse_dotenv(content: str, path: Path) -> dict[str, str]:
+    """Return the variables in the text of a ``.env`` file.
+
+    :raises UsageError: a line is not ``NAME=value``, with its number.
+    """
     import io
 
     from dotenv.parser import parse_stream
@@ -673,15 +682,16 @@ def _secrets(layers: Iterable[Entry]) -> Iterator[tuple[str, str]]:
 
 def check_files(files: Iterable[Path]) -> UsageError | None:
     """What is wrong with the first configuration file that Invoke can't take; None if all look well."""
-    from invoke.vendor.yaml import safe_load
+    from invoke.vendor.yaml import YAMLError
 
     for file in files:
         try:
-            with file.open(encoding="utf-8") as text:  # its errors name the file
-                content = safe_load(text)  # type: ignore[no-untyped-call]
+            content = load_yaml(read_regular(file).decode("utf-8"), str(file))
         except FileNotFoundError:
             continue
-        except (OSError, UnicodeDecodeError) as error:
+        except YAMLError:
+            raise  # its text names the place
+        except (OSError, ValueError) as error:
             return UsageError(f"{file} can't be read", why=str(error), fix="mend the file, or move it away")
         if not isinstance(content, Mapping | None):
             why = f"expected sections with keys below them, got {content!r:.60}"

@@ -6,6 +6,7 @@ import string
 from pathlib import Path
 
 from devstack.errors import UsageError
+from devstack.files import read_regular
 
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent
@@ -32,7 +33,7 @@ def render(file: Path, **values: object) -> str:
     """
     fix = f"mend {file}, or take the project's own again: git checkout {file.parent.name}/{file.name}"
     try:
-        return string.Template(file.read_text(encoding="utf-8")).substitute(values)
+        return string.Template(read_regular(file).decode("utf-8")).substitute(values)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the template {file.name} can't be read", why=str(error), fix=fix) from None
     except KeyError as error:

@@ -129,6 +129,8 @@ class StackProgram(Program):
 
         gc.freeze()
         gc.enable()  # tasks.py has turned it off
+        if session.has_root() and (problem := session.distrust()):
+            raise problem
         tasks, hosts = list(self.tasks), forwarding.take_hosts(self)
         try:
             for host in hosts or [""]:

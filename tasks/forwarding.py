@@ -12,6 +12,7 @@ from invoke import Exit
 
 from devstack import console
 from devstack.errors import StackError, UsageError
+from devstack.files import read_regular
 from devstack.remote.agent import RECORD
 from tasks import session
 
@@ -45,7 +46,7 @@ def host_of(config: Any) -> str:
         return ""  # this is the host, whose settings came along
     named = bool(environ.get("INVOKE_STACK_HOST") or environ.get("NV_HOST") or _host)
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        named = named or "_HOST" in (session.root() / ".env").read_text(encoding="utf-8")
+        named = named or "_HOST" in read_regular(session.root() / ".env").decode("utf-8")
     section = config.get("stack")
     if not named and not (hasattr(section, "get") and section.get("host")):
         return ""

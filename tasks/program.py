@@ -19,7 +19,8 @@ class Nv(StackProgram):
         # as in tasks.py: what Invoke turns off would be compiled anew at every command
         sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
         session.work_in(Path.cwd())
-        if session.has_root():
+        # what is not trusted is not read either; execute() says so, where it is not only about the tasks' help
+        if session.has_root() and not session.distrust():
             # a Program with tasks of its own reads no file of the project by itself
             self.config.set_project_location(session.root())
             self.config.load_project()

@@ -111,6 +111,17 @@ def has_root() -> bool:
     return bool(_root)
 
 
+def distrust() -> UsageError | None:
+    """Return why the project's files are not obeyed; None if they are."""
+    from devstack import trust
+
+    try:
+        trust.check(root(), _environ)
+    except UsageError as error:
+        return error
+    return None
+
+
 def take_path(given: list[str], tasks: Collection[str]) -> None:
     """Make ``dev.init PATH`` a flag, in place: Invoke has no argument without one that may be left out."""
     if "dev.init" not in given:
@@ -161,7 +172,7 @@ def afresh(c: Context, *, looking: bool = False) -> Stack:
     """
     from devstack.stack import open_stack
 
-    if problem := check_files(root() / name for name in PROJECT_FILES):
+    if problem := distrust() or check_files(root() / name for name in PROJECT_FILES):
         raise problem
     path = object.__getattribute__(c.config, "_runtime_path")
     config = configuration({"run": {"echo": c.config.run.echo}}, runtime=path)

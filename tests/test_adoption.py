@@ -487,6 +487,132 @@ def test_uvicorn_alone_is_lacking(tmp_path: Path) -> None:
     assert found.missing[0].fix.endswith("uv add uvicorn")
 
 
+# what must not happen: nothing of the project runs, and nothing that is no file is read
+
+
+def spy(path: Path, canary: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/bin/sh\ntouch {canary}\nexec {sys.executable} "$@"\n')
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("files", "planted"),
+    [
+        ({}, ".venv/bin/python"),
+        ({"requirements.txt": "fastapi\n"}, "env/bin/python"),
+        ({".pdm-python": "{root}/elsewhere/bin/python\n", "pdm.lock": ""}, "elsewhere/bin/python"),
+        ({"pyproject.toml": "[tool.poetry]\nname='x'\n", "poetry.toml": "[virtualenvs]\n"}, "bin/poetry"),
+        ({"Pipfile": "[packages]\n"}, "bin/pipenv"),
+    ],
+)
+def test_no_program_is_run_for_a_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], planted: str
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}/project/bin", prepend=os.pathsep)
+    root, canary = tmp_path / "project", tmp_path / "canary"
+    spy(root / planted, canary)
+    files = {name: text.replace("{root}", str(root)) for name, text in files.items()}
+    look(root, {"main.py": APP, **files}, HOME=str(tmp_path))
+    assert not canary.exists()
+
+
+def test_the_version_and_the_packages_are_read_from_the_environment_s_files(tmp_path: Path) -> None:
+    site = tmp_path / ".venv/lib/python3.12/site-packages"
+    spy(tmp_path / ".venv/bin/python", tmp_path / "canary")
+    (site / "fastapi").mkdir(parents=True)
+    (site / "uvicorn-0.34.0.dist-info").mkdir()  # one that is installed in place has only that
+    (tmp_path / ".venv/pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.12.4\n")
+    found = look(tmp_path, {"main.py": APP, "alembic.ini": "[alembic]\n"})
+    assert [one.why for one in found.settings if one.path == "api.python"] == [
+        "the virtual environment in .venv, Python 3.12.4"
+    ]
+    assert "alembic: .venv/bin/python does not have it" in missing(found)
+    (tmp_path / ".venv/pyvenv.cfg").unlink()
+    assert "Python 3.12" in next(one.why for one in look(tmp_path, {}).settings if one.path == "api.python")
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_folder_that_is_no_environment_is_said(tmp_path: Path) -> None:
+    spy(tmp_path / ".venv/bin/python", tmp_path / "canary")
+    assert "it has no pyvenv.cfg and no packages" in missing(look(tmp_path, {"main.py": APP}))
+
+
+@pytest.mark.parametrize(
+    ("files", "home"),
+    [
+        # the names are those that poetry 1.8 and pipenv 2024 give to environments of these paths
+        ({"pyproject.toml": "[tool.poetry]\nname='My Shop'\n"}, ".cache/pypoetry/virtualenvs/my_shop-{32}-py3.11"),
+        ({"Pipfile": "[packages]\n"}, ".local/share/virtualenvs/shop-{6}"),
+    ],
+)
+def test_poetry_s_and_pipenv_s_environments_are_found_without_asking_them(
+    tmp_path: Path, files: dict[str, str], home: str
+) -> None:
+    import base64
+    import hashlib
+
+    root = tmp_path / "shop"
+    for size, path in (("{32}", root), ("{6}", root / "Pipfile")):
+        digest = hashlib.sha256(str(path).encode()).digest()[: int(size[1:-1])]
+        home = home.replace(size, base64.urlsafe_b64encode(digest).decode()[:8])
+    spy(tmp_path / home / "bin/python", tmp_path / "canary")
+    (tmp_path / home / "pyvenv.cfg").write_text("version_info = 3.11.2.final.0\n")
+    found = look(root, {"main.py": APP, **files}, HOME=str(tmp_path))
+    assert settings(found)["api.python"] == str(tmp_path / home / "bin/python")
+    assert not (tmp_path / "canary").exists()
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", [".env", ".env.example", "compose.yaml", "pyproject.toml", "main.py", "alembic.ini"])
+@pytest.mark.parametrize("kind", ["fifo", "huge", "device", "outside", "loop"])
+def test_what_is_no_file_of_the_project_neither_hangs_nor_is_read(tmp_path: Path, name: str, kind: str) -> None:
+    root, secret = tmp_path / "project", tmp_path / "secret"
+    secret.write_text("SECRET_WORD=canary\n")
+    root.mkdir()
+    if kind == "fifo":
+        os.mkfifo(root / name)
+    elif kind == "huge":
+        with (root / name).open("wb") as file:
+            file.truncate(10**12)  # sparse
+    else:
+        (root / name).symlink_to({"device": Path("/dev/zero"), "outside": secret, "loop": root / name}[kind])
+    found = look(root, {"app.py": APP})
+    assert "canary" not in document(found)
+    assert settings(found)["api.app"] == "app:app"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text",
+    [
+        BOMB + "services: {db: {image: postgres, environment: {X: *j}, command: *j}}\n",
+        "services: &s {db: *s}\n",
+        "services: " + "[" * 5_000 + "]" * 5_000 + "\n",
+        "a0: &a0 {k: v}\n" + "".join(f"a{n + 1}: &a{n + 1} {{<<: [{', '.join([f'*a{n}'] * 9)}]}}\n" for n in range(12)),
+    ],
+)
+def test_a_small_yaml_that_stands_for_billions_of_values_is_passed_over(tmp_path: Path, text: str) -> None:
+    found = look(tmp_path, {"main.py": APP, "compose.yaml": text})
+    assert settings(found)["api.app"] == "main:app"
+    assert any("compose.yaml can't be read" in note for note in found.notes)
+
+
+def test_an_env_file_of_a_compose_file_is_one_of_the_project(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("POSTGRES_PASSWORD=canary\nPOSTGRES_DB=canary\n")
+    compose = "services: {db: {image: 'postgres:17', env_file: [../secret, SECRET]}}\n".replace(
+        "SECRET", str(tmp_path / "secret")
+    )
+    found = look(tmp_path / "project", {"main.py": APP, "compose.yaml": compose})
+    assert "canary" not in document(found)
+
+
 # migrations
 
 ENV = """

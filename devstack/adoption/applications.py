@@ -24,6 +24,8 @@ COMMANDS = re.compile(
     re.IGNORECASE,
 )
 """Files that say how a server is started."""
+MAX_LINE = 2_000
+"""Longest line of such a file that is looked at, in characters: the patterns take quadratic time."""
 
 
 class Application(Struct, frozen=True):
@@ -140,6 +142,8 @@ def _mentions(tree: Tree, names: Names) -> Iterator[Mention]:
     for path in tree.files:
         if COMMANDS.search(path.name) and not tree.is_beside(path):
             for line in tree.text(path).splitlines():
+                if len(line) > MAX_LINE:
+                    continue
                 shown = tree.shown(path)
                 if SERVERS.search(line):
                     yield from (Mention(shown, match[1], match[2]) for match in NAMED.finditer(line))

@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from devstack.adoption.tree import Tree
+from devstack.files import load_yaml
 
 NAMES = tuple(
     f"{stem}{middle}.{ending}"
@@ -45,12 +46,15 @@ def services(tree: Tree, dotenv: Mapping[str, str]) -> list[Service]:
 
 
 def _read(tree: Tree, path: Path, dotenv: Mapping[str, str]) -> Iterator[Service]:
-    from invoke.vendor.yaml import YAMLError, safe_load
+    from invoke.vendor.yaml import YAMLError
 
     text = tree.text(path)
     try:
-        content = safe_load(text) if text else None  # type: ignore[no-untyped-call]
+        content = load_yaml(text, tree.shown(path))
     except YAMLError:
+        return
+    except ValueError as error:
+        tree.unread.append((path, str(error)))
         return
     found = content.get("services") if isinstance(content, Mapping) else None
     for name, given in found.items() if isinstance(found, Mapping) else ():
@@ -73,12 +77,11 @@ def _list(value: Any) -> list[Any]:
 
 def _environment(tree: Tree, given: Mapping[str, Any], dotenv: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     from devstack.errors import StackError
-    from devstack.settings import read_dotenv
 
     for item in _list(given.get("env_file")):
         name = item.get("path") if isinstance(item, Mapping) else item
         try:
-            yield from read_dotenv(tree.root / str(name)).items()
+            yield from tree.dotenv(tree.root / str(name)).items()
         except StackError:
             continue
     values = given.get("environment") or {}

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import base64
+import hashlib
 import os
-import shutil
-import subprocess
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct
 
 from devstack.adoption.tree import Tree
+from devstack.files import read_regular
 from devstack.shell import argv
 
 FOLDERS = (".venv", "venv", "env", ".env")
-SECONDS = 20
-"""For an answer of poetry or pipenv, which take one or two."""
-LOOK = """
-import importlib.util, json, sys
-print(json.dumps([sys.version.split()[0], *(importlib.util.find_spec(name) is not None for name in sys.argv[1:])]))
-"""
+_CACHES = {"darwin": "Library/Caches"}
+"""Where caches are below the home directory; on Linux .cache."""
 
 
 class Tool(Struct, frozen=True):
@@ -71,11 +69,9 @@ def interpreter_of(tree: Tree, folder: Path, tool: Tool | None, environ: Mapping
         named = tree.text(place / ".pdm-python").strip()
         if named and os.access(named, os.X_OK):
             return Path(named), ".pdm-python names it"
-    for command, why in _asked(tool):
-        if (python := _answer(command, folder, environ) / "bin" / "python").is_absolute() and os.access(
-            python, os.X_OK
-        ):
-            return python, f"{why} says so; the path is of this machine"
+    for prefix, why in _by_tool(tree, folder, tool, environ):
+        if os.access(prefix / "bin" / "python", os.X_OK):
+            return prefix / "bin" / "python", f"{why}; the path is of this machine"
     for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         prefix = Path(environ.get(variable, ""))
         python = prefix / "bin" / "python"
@@ -85,44 +81,71 @@ def interpreter_of(tree: Tree, folder: Path, tool: Tool | None, environ: Mapping
 
 
 def _is_own(prefix: Path) -> bool:
-    import sys
-
     return prefix.resolve() == Path(sys.prefix).resolve()
 
 
-def _asked(tool: Tool | None) -> Iterator[tuple[list[str], str]]:
-    if tool and tool.name == "poetry":
-        yield ["poetry", "env", "info", "--path"], "`poetry env info --path`"
-    if tool and tool.name == "pipenv":
-        yield ["pipenv", "--venv"], "`pipenv --venv`"
+def _by_tool(tree: Tree, folder: Path, tool: Tool | None, environ: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
+    """Yield where poetry or pipenv keep a project's virtual environment, unless they are told otherwise.
+
+    They are not asked: poetry reads settings of the project, and runs the plugins that those name.
+    """
+    home = Path(environ.get("HOME") or "/")
+    for place in tree.folders_to(folder):
+        if tool and tool.name == "poetry":
+            # poetry, utils/env/env_manager.py: generate_env_name
+            project = tree.toml(place / "pyproject.toml")
+            name = project.get("project", {}).get("name") or project.get("tool", {}).get("poetry", {}).get("name")
+            if not isinstance(name, str):
+                continue
+            caches = environ.get("POETRY_CACHE_DIR") or home / _CACHES.get(sys.platform, ".cache") / "pypoetry"
+            parent = Path(environ.get("POETRY_VIRTUALENVS_PATH") or Path(caches, "virtualenvs"))
+            stem = f"{_plain(name.lower())}-{_digest(os.path.realpath(place), 32)}-py"
+            found = [path for path in parent.glob("*-py3.*") if path.name.startswith(stem)]
+            for path in sorted(found, key=lambda path: int(path.name.rpartition(".")[2] or 0), reverse=True):
+                yield path, "poetry keeps this project's virtual environment there"
+        elif tool and tool.name == "pipenv":
+            # pipenv, project.py: _get_virtualenv_hash
+            parent = Path(environ.get("WORKON_HOME") or home / ".local/share/virtualenvs")
+            yield (
+                parent / f"{_plain(place.name)}-{_digest(str(place / 'Pipfile'), 6)}",
+                "pipenv keeps this project's virtual environment there",
+            )
 
 
-def _answer(command: list[str], folder: Path, environ: Mapping[str, str]) -> Path:
-    if not (program := shutil.which(command[0])):
-        return Path()
-    try:
-        done = subprocess.run(
-            [program, *command[1:]],
-            cwd=folder,
-            env={name: value for name, value in environ.items() if name != "VIRTUAL_ENV"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return Path()
-    return Path((done.stdout.strip().splitlines() or [""])[-1]) if done.returncode == 0 else Path()
+def _plain(name: str) -> str:
+    return re.sub(r"[ &$`!*@\"()\[\]\\\r\n\t]", "_", name)[:42]
+
+
+def _digest(text: str, size: int) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(os.fsencode(text)).digest()[:size]).decode()[:8]
 
 
 def has(python: Path, *packages: str) -> tuple[str, list[str]]:
-    """An interpreter's version, and which of these packages it lacks; no version if it does not run."""
+    """Return an interpreter's version and which of these packages it lacks, by the files around it; no version if
+    there is no virtual environment. The interpreter is not run: it is the project's."""
+    prefix = python.parent.parent
     try:
-        done = subprocess.run(
-            [python, "-I", "-c", LOOK, *packages], capture_output=True, text=True, timeout=SECONDS, check=False
-        )
-        version, *there = json.loads(done.stdout)
-    except (OSError, ValueError, subprocess.TimeoutExpired):
+        text = read_regular(prefix / "pyvenv.cfg").decode("utf-8", errors="replace")
+    except OSError:
+        text = ""  # conda has none
+    config = {
+        key.strip().lower(): value.strip() for key, _, value in (line.partition("=") for line in text.splitlines())
+    }
+    libraries = sorted(path for path in prefix.glob("lib*/python3*") if (path / "site-packages").is_dir())
+    version = config.get("version") or config.get("version_info") or ""
+    if not version and libraries:
+        version = libraries[-1].name.removeprefix("python")
+    match = re.match(r"\d+(\.\d+){1,2}", version)
+    if not match:
         return "", list(packages)
-    return str(version), [package for package, here in zip(packages, there, strict=True) if not here]
+    places = [path / "site-packages" for path in libraries]
+    if config.get("include-system-site-packages", "").lower() == "true":
+        base = Path(config.get("home", "/usr/bin")).parent
+        places += [*base.glob("lib/python3*/site-packages"), *base.glob("lib/python3*/dist-packages")]
+    return match[0], [package for package in packages if not any(_has(place, package) for place in places)]
+
+
+def _has(place: Path, package: str) -> bool:
+    """Check whether a package, or the metadata of one that is installed in place, is among the packages."""
+    named = (place / package, place / f"{package}.py")
+    return any(path.exists() for path in named) or any(place.glob(f"{package}-*.dist-info"))

@@ -20,7 +20,6 @@ from devstack.settings import (
     DataSettings,
     StackSettings,
     load,
-    read_dotenv,
     variable_entries,
     yaml_entries,
 )
@@ -75,7 +74,7 @@ class Survey:
 
     def _dotenv(self, path: Path) -> dict[str, str]:
         try:
-            return read_dotenv(path)
+            return self.tree.dotenv(path)
         except StackError as error:
             self.missing.append(Missing(f"{error.what}: {error.why}", "; ".join(error.fix)))
             return {}
@@ -85,7 +84,7 @@ class Survey:
             path = self.tree.root / name
             if path.is_file():
                 try:
-                    return read_dotenv(path), name
+                    return self.tree.dotenv(path), name
                 except StackError:
                     return {}, name
         return {}, ""
@@ -187,7 +186,10 @@ class Survey:
         yield Found("api.python", path, f"{why}, Python {version}" if version else why)
         if not version:
             self.missing.append(
-                Missing(f"a Python that runs: {path} does not", self.tool.make if self.tool else "make it anew")
+                Missing(
+                    f"a virtual environment around {path}: it has no pyvenv.cfg and no packages",
+                    self.tool.make if self.tool else "make it anew",
+                )
             )
         elif "fastapi" in lacking and self.tool:
             self.missing.append(Missing(f"the application's packages: {path} does not have them", self.tool.make))

@@ -13,6 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from devstack.errors import UsageError
+from devstack.files import read_regular
+from devstack.settings import parse_dotenv
+
 SKIPPED = {"node_modules", "site-packages", "__pycache__", "build", "dist"}
 BESIDE = {
     "test",
@@ -30,7 +34,7 @@ BESIDE = {
 """Folders whose modules are not the application."""
 MARKERS = ("pyproject.toml", "requirements.txt", "setup.py", "setup.cfg", "Pipfile", "alembic.ini")
 """What is in a folder that people work in."""
-MAX_FILES, MAX_BYTES = 20_000, 1_000_000
+MAX_FILES = 20_000
 
 
 @dataclass(frozen=True)
@@ -73,17 +77,17 @@ class Tree:
 
     def _sources(self) -> Iterator[Source]:
         for path in self.files:
-            if path.suffix != ".py" or self.is_beside(path) or path.stat().st_size > MAX_BYTES:
+            if path.suffix != ".py" or self.is_beside(path):
                 continue
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of theirs: an escape in a string that is none
-                    yield Source(path, ast.parse(path.read_bytes(), str(path)))
+                    yield Source(path, ast.parse(self.content(path), str(path)))
             except SyntaxError as error:
                 version = ".".join(map(str, sys.version_info[:2]))
                 self.unread.append((path, f"line {error.lineno}: {error.msg}, says Python {version}"))
-            except (ValueError, OSError, RecursionError) as error:
-                self.unread.append((path, str(error)))
+            except (ValueError, OSError, RecursionError, MemoryError) as error:
+                self.unread.append((path, getattr(error, "strerror", "") or str(error) or "it is nested too deeply"))
 
     @cached_property
     def packages(self) -> set[Path]:
@@ -102,9 +106,33 @@ class Tree:
     def text(self, path: Path) -> str:
         """A file's text; empty if there is none, or none that can be read."""
         try:
-            return path.read_text(encoding="utf-8", errors="replace") if path.stat().st_size <= MAX_BYTES else ""
-        except OSError:
+            return self.content(path).decode("utf-8", errors="replace")
+        except FileNotFoundError:
             return ""
+        except OSError as error:
+            if (problem := (path, error.strerror or str(error))) not in self.unread:
+                self.unread.append(problem)
+            return ""
+
+    def content(self, path: Path) -> bytes:
+        """Return a file's content: all that is read of a project is read here.
+
+        :raises OSError: it is not there, not a regular file of the project, or too large.
+        """
+        return read_regular(path, within=self.root)
+
+    def dotenv(self, path: Path) -> dict[str, str]:
+        """Return the variables of a ``.env`` file of the project; none if there is no such file.
+
+        :raises UsageError: it can't be read, or a line is not ``NAME=value``.
+        """
+        try:
+            return parse_dotenv(self.content(path).decode("utf-8"), path)
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", "") or str(error)
+            raise UsageError(f"{path} can't be read", why=why, fix="mend the file, or move it away") from None
 
     def toml(self, path: Path) -> dict[str, Any]:
         """What a TOML file says; nothing if it can't be read."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from msgspec import Struct, field
 
 from devstack.errors import UsageError
+from devstack.files import read_regular
 from devstack.ide import jsonc
 from devstack.ide.project import MARK
 
@@ -46,7 +47,7 @@ def read(path: Path) -> str | None:
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is no regular file", fix="move it away")
     try:
-        return path.read_bytes().decode()
+        return read_regular(path).decode()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

@@ -58,11 +58,13 @@ def open_project(rootdir: Path, env: str) -> Stack:
     """
     from invoke import Config, Context
 
+    from devstack import trust
     from devstack.settings import Entry
     from devstack.stack import open_stack
     from devstack.variables import without_answers
 
     root = root_of(rootdir)
+    trust.check(root, os.environ)
     # what `inv dev.exec -- pytest` has given is no setting
     environ = without_answers({k: v for k, v in os.environ.items() if not k.startswith(OF_THE_RUN)})
     if env:

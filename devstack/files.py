@@ -1,0 +1,110 @@
+"""Read files that somebody else may have written: regular ones only, and no more of them than fits."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+MAX_BYTES = 1_000_000
+"""Largest file that is read: a setting, a module, a manifest of packages."""
+MAX_YAML_BYTES = 250_000
+"""Invoke's parser is written in Python, and takes 15 seconds for a megabyte."""
+MAX_YAML_NODES = 100_000
+"""Largest YAML document, with each alias counted as what it stands for."""
+
+KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a directory",
+}
+
+
+class NotPlain(OSError):
+    """A path does not lead to a regular file of a reasonable size in the place where it must be."""
+
+
+def read_regular(path: Path, *, limit: int = MAX_BYTES, within: Path | None = None) -> bytes:
+    """Return the content of a regular file. A FIFO or a device is never opened, as that may wait for ever.
+
+    :param limit: the largest size, in bytes.
+    :param within: a directory that the file must be in, also after all links are followed.
+    :raises NotPlain: it is something else, too large, or outside of ``within``.
+    :raises OSError: it can't be read.
+    """
+    if within is not None:
+        path = Path(os.path.realpath(path))  # unlike resolve(), it leaves a link to itself to stat()
+        if not path.is_relative_to(os.path.realpath(within)):
+            raise NotPlain(errno.EINVAL, f"it leads out of {within}", str(path))
+    _check(path, os.stat(path), limit)
+    # the file may have been exchanged since: opened this way nothing waits
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        _check(path, os.fstat(handle), limit)
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise NotPlain(errno.EFBIG, f"it has more than {limit} bytes", str(path))
+    return content
+
+
+def _check(path: Path, info: os.stat_result, limit: int) -> None:
+    kind = stat.S_IFMT(info.st_mode)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if kind != stat.S_IFREG:
+        raise NotPlain(errno.EINVAL, f"it is {KINDS.get(kind, 'no regular file')}", str(path))
+    if info.st_size > limit:
+        raise NotPlain(errno.EFBIG, f"it has {info.st_size} bytes, at most {limit} are read", str(path))
+
+
+def load_yaml(text: str, name: str) -> Any:
+    """Return what a YAML document says, if it is of a reasonable size with all its aliases expanded.
+
+    A few lines of aliases of aliases stand for billions of values (https://en.wikipedia.org/wiki/Billion_laughs_attack).
+
+    :param name: the file's name, for errors.
+    :raises invoke.vendor.yaml.YAMLError: it is no YAML.
+    :raises ValueError: it is too large, contains itself, or is nested too deeply.
+    """
+    from invoke.vendor import yaml
+
+    if len(text) > MAX_YAML_BYTES:
+        raise ValueError(f"it has more than {MAX_YAML_BYTES} characters")
+    loader = yaml.SafeLoader(text)  # type: ignore[no-untyped-call]
+    loader.name = name
+    try:
+        node = loader.get_single_node()  # type: ignore[no-untyped-call]
+        if node is None:
+            return None
+        _count(node, {})
+        return loader.construct_document(node)  # type: ignore[no-untyped-call]
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    finally:
+        loader.dispose()  # type: ignore[no-untyped-call]
+
+
+def _count(node: Any, known: dict[int, int]) -> int:
+    """Return the number of nodes that a node stands for.
+
+    :param known: the numbers by the nodes' ids; 0 for one that is being counted.
+    :raises ValueError: it is too large, or contains itself.
+    """
+    if id(node) in known:
+        if not known[id(node)]:
+            raise ValueError("an alias in it contains itself")
+        return known[id(node)]
+    known[id(node)] = 0
+    value = node.value if isinstance(node.value, list) else []
+    total = 1
+    for item in value:
+        for part in item if isinstance(item, tuple) else (item,):
+            total += _count(part, known)
+    if total > MAX_YAML_NODES:
+        raise ValueError(f"its aliases stand for more than {MAX_YAML_NODES} values")
+    known[id(node)] = total
+    return total

@@ -1,0 +1,123 @@
+"""Whose files are obeyed: a project's settings, hooks and templates are commands that run as whoever calls us.
+
+The same idea as git's ``safe.directory`` (https://git-scm.com/docs/git-config#Documentation/git-config.txt-safedirectory).
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import shlex
+import stat
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from devstack.errors import UsageError
+from devstack.settings import PROJECT_FILES
+
+ALLOWED = "nv-devstack/trusted"
+"""The user's own list of projects that are obeyed whosever they are, below the directory of settings: a path a line."""
+
+
+def check(root: Path, environ: Mapping[str, str]) -> None:
+    """Check whether a project's files may be obeyed.
+
+    :raises UsageError: one of them, or the project's directory, belongs to somebody else or is writable by others.
+    """
+    trusted = uids(environ)
+    for path in _instructions(root):
+        if (why := _objection(path, trusted)) and not _is_allowed(root, environ, trusted):
+            allowed = _list(environ)
+            line = f"echo {shlex.quote(str(root))} >>{shlex.quote(str(allowed))}"
+            raise UsageError(
+                f"the project in {root} is not trusted",
+                why=f"{path} {why}: its settings and hooks are commands that would run as you",
+                fix=[
+                    f"if they are what you want to run: mkdir -p {shlex.quote(str(allowed.parent))} && {line}",
+                    f"or make it your own: chown -R {_name(os.getuid())} {shlex.quote(str(root))};"
+                    f" chmod -R go-w {shlex.quote(str(root))}",
+                ],
+            )
+
+
+def uids(environ: Mapping[str, str]) -> set[int]:
+    """Return the user ids whose files this user obeys: his own, root's, and under sudo those of whoever called it."""
+    found = {os.getuid(), 0}
+    if os.getuid() == 0 and (caller := environ.get("SUDO_UID", "")).isdecimal():
+        found.add(int(caller))
+    return found
+
+
+def _instructions(root: Path) -> Iterator[Path]:
+    """What our own code obeys of a project."""
+    templates = root / "templates"
+    yield root
+    for path in (*(root / name for name in PROJECT_FILES), root / ".env", templates):
+        if os.path.lexists(path):
+            yield path
+    for folder, folders, files in os.walk(templates):
+        yield from (Path(folder, name) for name in (*folders, *files) if name != "__pycache__")
+
+
+def _objection(path: Path, trusted: set[int]) -> str:
+    """Return why a path is not obeyed; empty if it is."""
+    try:
+        infos = [os.lstat(path), os.stat(path)]
+    except OSError:
+        return ""  # who reads it explains that
+    for info in infos:
+        if info.st_uid not in trusted:
+            return f"belongs to {_name(info.st_uid)}"
+        if stat.S_ISLNK(info.st_mode):
+            continue
+        if info.st_mode & stat.S_IWOTH:
+            return "is writable by everybody"
+        if info.st_mode & stat.S_IWGRP and not _is_private(info.st_gid, frozenset(trusted)):
+            return f"is writable by the group {_group(info.st_gid)}"
+    if stat.S_ISLNK(infos[0].st_mode):
+        return _objection(Path(os.path.realpath(path)).parent, trusted)  # where it could be exchanged
+    return ""
+
+
+@lru_cache
+def _is_private(gid: int, trusted: frozenset[int]) -> bool:
+    """Check whether a group has nobody but a trusted user, whose own it is: many systems give each user one, and have
+    files writable by it."""
+    try:
+        group = grp.getgrgid(gid)
+        owner = pwd.getpwnam(group.gr_name)
+    except KeyError:
+        return False
+    others = {entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == gid} | set(group.gr_mem)
+    return owner.pw_gid == gid and owner.pw_uid in trusted and others <= {owner.pw_name}
+
+
+def _is_allowed(root: Path, environ: Mapping[str, str], trusted: set[int]) -> bool:
+    path = _list(environ)
+    try:
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    return str(root) in lines and not _objection(path, trusted) and not _objection(path.parent, trusted)
+
+
+def _list(environ: Mapping[str, str]) -> Path:
+    """Return the file with :data:`ALLOWED`."""
+    home = environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir
+    return Path(environ.get("XDG_CONFIG_HOME") or Path(home, ".config"), ALLOWED)
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)

@@ -1,0 +1,194 @@
+"""Whose project files are obeyed: ours and root's, nobody else's until the user says so."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devstack import trust
+from devstack.errors import UsageError
+from tests.conftest import ROOT, Project
+
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to act as two users")
+NV = "from tasks.program import main; main()"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A project that is ours, in a directory that every user may enter."""
+    root = tmp_path / "project"
+    (root / "templates/sub").mkdir(parents=True)
+    for name in ("invoke.yaml", ".env", "templates/pg_hba.conf", "templates/sub/db.sh"):
+        (root / name).write_text("")
+    for path in [root, *root.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return root
+
+
+def objection(root: Path, **environ: str) -> str:
+    """Return why a project is refused; empty if it is obeyed."""
+    try:
+        trust.check(root, {"HOME": "/nonexistent", **environ})
+    except UsageError as error:
+        return error.text()
+    return ""
+
+
+def allow(home: Path, root: Path) -> Path:
+    path = home / ".config" / trust.ALLOWED
+    path.parent.mkdir(parents=True)
+    path.write_text(f"/somewhere/else\n{root}\n")
+    path.chmod(0o644)
+    return path
+
+
+PARTS = [".", "invoke.yaml", ".env", "templates", "templates/pg_hba.conf", "templates/sub", "templates/sub/db.sh"]
+
+
+def test_our_own_project_is_obeyed(place: Path) -> None:
+    assert objection(place) == ""
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_everybody_may_write_is_refused(place: Path, part: str) -> None:
+    (place / part).chmod(0o777)
+    assert f"{place / part} is writable by everybody" in objection(place)
+    (place / part).chmod(0o1777)  # sticky, as /tmp: whoever is first makes the file
+    assert "is writable by everybody" in objection(place)
+
+
+@as_root
+@pytest.mark.parametrize("part", PARTS)
+def test_what_belongs_to_another_user_is_refused(place: Path, part: str) -> None:
+    nobody = pwd.getpwnam("nobody").pw_uid
+    os.chown(place / part, nobody, -1)
+    text = objection(place)
+    assert f"the project in {place} is not trusted" in text
+    assert f"{place / part} belongs to nobody" in text
+    assert f"echo {place} >>/nonexistent/.config/nv-devstack/trusted" in text
+    assert objection(place, SUDO_UID=str(nobody)) == "", "who called sudo is obeyed"
+    assert objection(place, SUDO_UID="1") != ""
+
+
+@as_root
+def test_a_file_that_a_group_of_others_may_write_is_refused_and_one_of_the_owner_s_own_group_is_not(
+    place: Path,
+) -> None:
+    file = place / "invoke.yaml"
+    file.chmod(0o664)
+    private, shared = grp.getgrgid(0), next(g for g in grp.getgrall() if g.gr_name not in ("root", "nogroup"))
+    os.chown(file, 0, shared.gr_gid)
+    assert f"is writable by the group {shared.gr_name}" in objection(place)
+    others = {entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == 0} | set(private.gr_mem)
+    os.chown(file, 0, 0)
+    assert (objection(place) == "") == (others <= {"root"})
+
+
+@as_root
+def test_a_link_is_judged_with_what_it_leads_to(place: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "invoke.yaml").write_text("")
+    (place / "invoke.yaml").unlink()
+    (place / "invoke.yaml").symlink_to(theirs / "invoke.yaml")
+    assert objection(place) == ""
+    theirs.chmod(0o777)
+    assert "writable by everybody" in objection(place), "it could be exchanged"
+    theirs.chmod(0o755)
+    os.chown(theirs / "invoke.yaml", pwd.getpwnam("nobody").pw_uid, -1)
+    assert "belongs to nobody" in objection(place)
+    (theirs / "invoke.yaml").unlink()
+    (theirs / "invoke.yaml").write_text("")
+    os.chown(place / "invoke.yaml", pwd.getpwnam("nobody").pw_uid, -1, follow_symlinks=False)
+    assert "belongs to nobody" in objection(place)
+
+
+def test_a_project_on_the_user_s_own_list_is_obeyed(place: Path, tmp_path: Path) -> None:
+    place.chmod(0o777)
+    home = tmp_path / "home"
+    listed = allow(home, place)
+    assert objection(place, HOME=str(home)) == ""
+    assert objection(place, HOME=str(home), XDG_CONFIG_HOME=str(tmp_path / "other")) != ""
+    listed.chmod(0o666)
+    assert "is writable by everybody" in objection(place, HOME=str(home)), "a list that others may write is none"
+    listed.chmod(0o644)
+    listed.write_text(f"{place.parent}\n")
+    assert objection(place, HOME=str(home)) != "", "what is below a listed directory is not listed"
+
+
+@pytest.fixture
+def planted(workspace: Path, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """A directory of everybody's, where another user has put a project that runs commands of his; and the canary."""
+    if os.getuid() != 0:
+        pytest.skip("needs root, to act as two users")
+    root, canary = workspace / f"planted-{tmp_path.name}", tmp_path / "canary"
+    (root / "deep/down").mkdir(parents=True)
+    evil = root / "evil"
+    evil.write_text(f"#!/bin/sh\ntouch {canary}\n")
+    evil.chmod(0o755)
+    (root / "invoke.yaml").write_text(
+        f"run: {{shell: {evil}}}\ndb: {{bin_dir: {root}}}\npgb: {{binary: {evil}}}\n"
+        f"stack: {{runtime: native, state_dir: {root}/state}}\nhooks: {{pre_up: ['touch {canary}']}}\n"
+    )
+    for name in ("postgres", "initdb", "psql", "pg_dump", "pg_restore"):
+        (root / name).symlink_to(evil)
+    nobody = pwd.getpwnam("nobody")
+    for path in (root, *root.iterdir()):
+        os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
+    yield root, canary
+    subprocess.run(["rm", "-rf", root], check=True)
+
+
+@pytest.mark.parametrize(
+    "words", [["dev.up"], ["dev.status"], ["system-info"], ["dev.env"], ["--dry", "dev.up"], ["dev.init"]]
+)
+def test_nv_obeys_no_project_of_another_user_in_a_directory_above(planted: tuple[Path, Path], words: list[str]) -> None:
+    root, canary = planted
+    done = subprocess.run(
+        [sys.executable, "-c", NV, *words],
+        cwd=root / "deep/down",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"the project in {root} is not trusted" in done.stderr
+    assert f"{root} belongs to nobody" in done.stderr
+    assert not canary.exists()
+    assert not (root / "state").exists()
+
+
+def test_the_help_of_nv_is_there_beside_a_project_that_is_not_trusted(planted: tuple[Path, Path]) -> None:
+    root, canary = planted
+    for words in (["--list"], ["--help", "dev.up"], ["--version"]):
+        done = subprocess.run(
+            [sys.executable, "-c", NV, *words],
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    assert not canary.exists()
+
+
+@as_root
+def test_inv_refuses_settings_that_others_may_write_and_goes_on_once_they_are_allowed(
+    project: Project, tmp_path: Path
+) -> None:
+    (project.root / "invoke.yaml").chmod(0o666)
+    refused = project.inv("dev.status", expect=2, HOME=str(tmp_path))
+    assert f"{project.root / 'invoke.yaml'} is writable by everybody" in refused.stderr
+    assert project.inv("--list").returncode == 0
+    fix = next(line for line in refused.stderr.splitlines() if "mkdir -p" in line).partition("run: ")[2]
+    subprocess.run(["sh", "-c", fix], check=True)
+    assert project.inv("dev.status", expect=1, HOME=str(tmp_path)).stderr == ""

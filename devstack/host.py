@@ -9,9 +9,10 @@ import pwd
 import shutil
 import signal
 import socket
+import stat
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -20,14 +21,19 @@ from invoke.runners import Result
 from msgspec import Struct
 
 from devstack.errors import StackError, UsageError
+from devstack.files import read_regular
 from devstack.runtimes import Usage
 from devstack.shell import CANNOT_CONNECT, TIMED_OUT, Request
 
 if TYPE_CHECKING:
     import psutil
 
-ACCOUNTS = ("postgres", "pgbouncer", "_postgres", "nobody")
-"""Unprivileged accounts, in order of preference, for PostgreSQL and PgBouncer when run as root."""
+ACCOUNT = "nv-devstack"
+"""The account for PostgreSQL and PgBouncer when run as root; scripts/bootstrap.sh makes it."""
+SHARED = ("postgres", "pgbouncer", "_postgres", "nobody")
+"""Accounts to fall back to, in order of preference. Others use them too: a server or a daemon of the machine."""
+READ_BYTES = 100_000_000
+"""Largest file that is read whole: a log of a server that was tried."""
 
 
 class PortHolder(Struct, frozen=True):
@@ -48,8 +54,13 @@ class PortHolder(Struct, frozen=True):
 class Host:
     """The machine this runs on."""
 
-    def __init__(self, account: str = "") -> None:
+    def __init__(self, account: str = "", friends: Collection[int] = ()) -> None:
+        """
+        :param account: the account that the settings name for the services.
+        :param friends: user ids whose directories are taken for ours, besides root's.
+        """
         self.uid = os.getuid()
+        self._friends = {self.uid, 0, *friends}
         self._wanted = account
         self._account: pwd.struct_passwd | None = None
 
@@ -82,7 +93,7 @@ class Host:
 
     def _entry(self) -> pwd.struct_passwd:
         if self._account is None:
-            for name in (self._wanted,) if self._wanted else ACCOUNTS:
+            for name in (self._wanted,) if self._wanted else (ACCOUNT, *SHARED):
                 with contextlib.suppress(KeyError):
                     self._account = pwd.getpwnam(name)
                     break
@@ -90,11 +101,32 @@ class Host:
                 raise UsageError(
                     f"there is no account {self._wanted!r}" if self._wanted else "there is no unprivileged account",
                     why="PostgreSQL and PgBouncer refuse to run as root, they need an account of their own",
-                    fix="create one: useradd --system postgres; or name one in stack.account",
+                    fix=f"create one: useradd --system {ACCOUNT}; or name one in stack.account",
                 )
             if self._account.pw_uid == 0:
                 raise UsageError("stack.account can't be root", fix="leave it out, or name an unprivileged account")
         return self._account
+
+    def keep_account(self, data: Path) -> None:
+        """Keep the account that an environment's data belong to, if it is one that was taken before there was
+        :data:`ACCOUNT`, and the settings name none: PostgreSQL reads its own data only."""
+        if self.is_root and not self._wanted:
+            with contextlib.suppress(OSError, KeyError):
+                entry = pwd.getpwuid(data.lstat().st_uid)
+                if entry.pw_name in SHARED:
+                    self._account = entry
+
+    @property
+    def has_account(self) -> bool:
+        """Whether this machine has :data:`ACCOUNT`."""
+        with contextlib.suppress(KeyError):
+            return bool(pwd.getpwnam(ACCOUNT).pw_uid)
+        return False
+
+    @property
+    def shares_account(self) -> bool:
+        """Whether the services run under an account that others use too, though nobody has asked for it."""
+        return self.is_root and not self._wanted and self.account in SHARED
 
     def own(self, path: Path, *, account: bool) -> None:
         """Give a path to the services' account; it is ours otherwise."""
@@ -103,15 +135,60 @@ class Host:
             os.chown(path, entry.pw_uid, entry.pw_gid)
 
     def make_dir(self, path: Path, mode: int, *, account: bool = False) -> None:
-        """Make a folder with its parents; existing ones keep their owner, the last one gets mode and owner."""
-        if path.is_dir() and path.stat().st_mode & 0o7777 == mode and not (self.is_root and account):
-            return
-        parents = [p for p in path.parents if not p.exists()]
-        path.mkdir(parents=True, exist_ok=True)
-        for parent in parents:
-            parent.chmod(0o755 if self.is_root else 0o700)
-        path.chmod(mode)
-        self.own(path, account=account)
+        """Make a directory with its parents, and give it mode and owner; existing parents keep theirs.
+
+        Mode and owner are those of the directory that was opened and looked at, whatever its name leads to by then. A
+        link is followed if nobody else can have put it there.
+
+        :raises UsageError: somebody else's directory or link is in its place.
+        """
+        if path.is_symlink() and path.lstat().st_uid in self._friends:
+            path = Path(os.path.realpath(path))
+        for parent in reversed([parent for parent in path.parents if not parent.exists()]):
+            self._make_dir(parent, 0o755 if self.is_root else 0o700)
+        self._make_dir(path, mode, account=account)
+
+    def _make_dir(self, path: Path, mode: int, *, account: bool = False) -> None:
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise self._planted(path) from None
+            raise
+        try:
+            info = os.fstat(handle)
+            if not self._is_ours(path, info):
+                raise self._planted(path)
+            if info.st_mode & 0o7777 != mode:
+                os.fchmod(handle, mode)
+            if self.is_root and account:
+                entry = self._entry()
+                if (info.st_uid, info.st_gid) != (entry.pw_uid, entry.pw_gid):
+                    os.fchown(handle, entry.pw_uid, entry.pw_gid)
+        finally:
+            os.close(handle)
+
+    def _is_ours(self, path: Path, info: os.stat_result) -> bool:
+        """Check whether a directory belongs to us, a friend or the services' account, or is in a directory where nobody
+        else can have put it."""
+        if info.st_uid in self._friends or (self.is_root and info.st_uid == self._entry().pw_uid):
+            return True
+        parent = path.parent.stat()
+        return parent.st_uid in self._friends and not parent.st_mode & 0o022
+
+    def _planted(self, path: Path) -> UsageError:
+        info = path.lstat()
+        kind = "a link" if stat.S_ISLNK(info.st_mode) else "a directory"
+        return UsageError(
+            f"{path} belongs to somebody else",
+            why=f"it is {kind} of uid {info.st_uid}, this runs as uid {self.uid}; nothing was changed",
+            fix="remove it, or name another directory in the settings",
+        )
 
     def write_file(self, path: Path, content: bytes, mode: int, *, account: bool = False, replace: bool = True) -> None:
         """Write aside, flush, rename: a file with its final name is whole, and was never readable by others.
@@ -145,9 +222,9 @@ class Host:
         return info.st_mode & 0o7777 == mode and info.st_uid == owner
 
     def read_file(self, path: Path) -> bytes | None:
-        """The content; None if there is no such file."""
+        """The content; None if there is no such file. One that the services' account has planted does not hang us."""
         try:
-            return path.read_bytes()
+            return read_regular(path, limit=READ_BYTES)
         except FileNotFoundError:
             return None
 
@@ -185,7 +262,7 @@ class Host:
         :raises UsageError: it belongs to another user, or is a link.
         """
         info = path.lstat()
-        if path.is_symlink() or info.st_uid != self.uid:
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid not in self._friends:
             raise UsageError(
                 f"the folder for sockets {path} belongs to somebody else",
                 why=f"its owner is uid {info.st_uid}, this runs as uid {self.uid}",
@@ -243,6 +320,7 @@ class Host:
 
         connection = http.client.HTTPConnection("localhost", timeout=request.timeout)
         try:
+            self.check_own(Path(request.socket.parent))
             connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             connection.sock.settimeout(request.timeout)
             connection.sock.connect(str(request.socket))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from msgspec import Struct
 from devstack.errors import UsageError
 from devstack.settings import Settings
 
+UNFIT = re.compile(r"[\x00-\x1f;#,\"*?\[\]]")
+"""What Supervisor's file format, or a list of directories for sockets, can't hold."""
+RUN_NAMES = 64
+"""Names that are tried for a directory in /tmp."""
 SOCKET_ROOM = 80
 """Bytes a socket's folder may have: sun_path holds 104 on macOS, ``/.s.PGSQL.65535.lock`` takes 20 of them."""
 
@@ -123,23 +128,56 @@ def paths_of(settings: Settings, *, home: Path, xdg: dict[str, str], uid: int) -
         Path(settings.stack.cache_dir).expanduser() if settings.stack.cache_dir else _default(home, xdg, uid, "cache")
     )
     base, cache = root / base, root / cache
-    if re.search(r"[\x00-\x1f;#,\"*?\[\]]", str(base)):
+    if UNFIT.search(str(base)):
         raise UsageError(
             f"the state can't live in {str(base)!r}",
             why="the folder's name has one of the characters ; # , \" * ? [ ] or a control character",
             fix="set stack.state_dir to another folder",
         )
-    digest = hashlib.sha256(str(root).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:8]
     slug = re.sub(r"[^a-z0-9]+", "-", root.name.lower()).strip("-")[:24] or "stack"
     state = base / f"{slug}-{digest}" / settings.stack.env
     run = state / "run"
-    if len(os.fsencode(run)) > SOCKET_ROOM:
-        short = hashlib.sha256(str(state).encode()).hexdigest()[:12]
-        run = Path(tempfile.gettempdir()) / f"nv-{uid}-{short}"
+    if len(os.fsencode(run)) > SOCKET_ROOM or not is_plain(run):
+        run = _short_run(state, uid)
     log = root / settings.stack.log_dir
     if settings.stack.env != "dev":
         log /= settings.stack.env
     return Paths(root=root, state=state, cache=cache, run=run, log=log)
+
+
+def _short_run(state: Path, uid: int) -> Path:
+    """Return the directory for sockets in the system's directory for temporary files, where others write too.
+
+    One that is there and belongs to us is in use. Otherwise it is the first name that nobody has taken.
+
+    :raises UsageError: others have taken them all.
+    """
+    short = hashlib.sha256(os.fsencode(state)).hexdigest()[:12]
+    places = [Path(tempfile.gettempdir()), Path("/tmp")]  # noqa: S108 - checked here, and before each use
+    base = next(place for place in places if not UNFIT.search(str(place)) and is_plain(place))
+    free = None
+    for name in (f"nv-{uid}-{short}", *(f"nv-{uid}-{short}-{number}" for number in range(2, RUN_NAMES + 1))):
+        try:
+            info = (base / name).lstat()
+        except FileNotFoundError:
+            free = free or base / name
+            continue
+        if stat.S_ISDIR(info.st_mode) and info.st_uid == uid:
+            return base / name
+    if free is None:
+        raise UsageError(
+            f"there is no directory for sockets in {base}",
+            why=f"somebody else has taken all {RUN_NAMES} names from nv-{uid}-{short} on",
+            fix="set stack.state_dir to a directory with a shorter path",
+        )
+    return free
+
+
+def is_plain(path: Path) -> bool:
+    """Check whether a shell takes a path in double quotes as it is: some of PostgreSQL's programs give their own
+    directory and others to one that way."""
+    return not re.search(r"[\x00-\x1f\x7f$`\"\\]", os.fspath(path))
 
 
 def registry_of(home: Path, xdg: dict[str, str], uid: int) -> Path:

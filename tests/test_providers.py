@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import shutil
+import stat
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +22,14 @@ from devstack.container import ContainerContext
 from devstack.errors import StackError
 from devstack.host import Host
 from devstack.paths import Paths
-from devstack.providers import PROGRAMS, find_postgres, pgbouncer_binary, pgbouncer_version, search_postgres
+from devstack.providers import (
+    PROGRAMS,
+    find_postgres,
+    pgbouncer_binary,
+    pgbouncer_version,
+    search_postgres,
+    write_anew,
+)
 from devstack.runtimes.native import Native
 from devstack.settings import Settings, load, yaml_entries
 
@@ -166,7 +176,7 @@ def test_a_folder_of_links_is_followed_to_where_the_programs_are(
     assert places(machine) == [f"{real}: PostgreSQL 16.3, has every extension", PG0]
 
 
-@pytest.mark.parametrize("folder", ["a b", "o'hara", "$(id)", "a=b", "100%", "ü"])
+@pytest.mark.parametrize("folder", ["a b", "o'hara", ";id;", "a=b", "100%", "ü"])
 def test_a_folder_may_be_called_anything(machine: Path, folder: str) -> None:
     bin_dir = provider(machine / folder)
     # as the embedded one carries its own ICU, and needs a variable to find it
@@ -175,6 +185,58 @@ def test_a_folder_may_be_called_anything(machine: Path, folder: str) -> None:
     assert (found.bin, found.version) == (bin_dir, "16.3")
     if sys.platform == "linux":
         assert found.env == {"LD_LIBRARY_PATH": f"{machine}/{folder}/lib"}
+
+
+@pytest.mark.parametrize("folder", ["$(touch X)", "`touch X`", 'a"b', "a\\b", "a\nb"])
+def test_a_folder_whose_name_a_shell_would_obey_is_passed_over_without_being_run(machine: Path, folder: str) -> None:
+    bin_dir = provider(machine / folder)
+    assert "which a shell would obey" in reason(machine, bin_dir)
+    link = machine / "plain"
+    link.symlink_to(bin_dir)
+    assert "which a shell would obey" in reason(machine, link), "the programs find their real path"
+
+
+@pytest.mark.parametrize("bad", ["up", "absolute", "link", "hard link", "device"])
+def test_programs_that_another_account_has_unpacked_are_written_anew(tmp_path: Path, bad: str) -> None:
+    def stream(*members: tuple[tarfile.TarInfo, bytes]) -> io.BytesIO:
+        made = io.BytesIO()
+        with tarfile.open(fileobj=made, mode="w") as tar:
+            for member, content in members:
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+        made.seek(0)
+        return made
+
+    def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", mode: int = 0o644) -> tarfile.TarInfo:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname, member.mode, member.uid, member.gid = kind, target, mode, 12345, 12345
+        return member
+
+    good = tmp_path / "good"
+    good.mkdir()
+    write_anew(
+        stream(
+            (entry("bin", tarfile.DIRTYPE, mode=0o2777), b""),
+            (entry("bin/postgres", mode=0o6777), b"program"),
+            (entry("bin/lib.so.5", mode=0o666), b"library"),
+            (entry("bin/lib.so", tarfile.SYMTYPE, "lib.so.5"), b""),
+        ),
+        good,
+    )
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in good.rglob("*")}
+    assert modes == {"bin": 0o755, "postgres": 0o755, "lib.so.5": 0o644, "lib.so": 0o644}
+    assert {path.stat().st_uid for path in good.rglob("*")} == {os.getuid()}
+    member = {
+        "up": entry("../outside"),
+        "absolute": entry(str(tmp_path / "outside")),
+        "link": entry("bin", tarfile.SYMTYPE, str(tmp_path)),
+        "hard link": entry("bin", tarfile.LNKTYPE, "/etc/passwd"),
+        "device": entry("bin", tarfile.CHRTYPE),
+    }[bad]
+    (tmp_path / "bad").mkdir()
+    with pytest.raises(StackError, match="could not copy"):
+        write_anew(stream((member, b"")), tmp_path / "bad")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "good"]
 
 
 # reasons

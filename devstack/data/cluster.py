@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct, field
 
 from devstack import console
-from devstack.data import catalogue, census, journal, verify
+from devstack.data import catalogue, census, journal, verify, wal_check
 from devstack.data.catalogue import Backup
 from devstack.data.incremental import LINEAGE, chain
 from devstack.data.journal import Previous
@@ -164,7 +164,8 @@ def _combine_and_try(stack: Stack, members: list[Backup], incoming: str) -> cens
         inside = [str(passages.enter_context(stack.db.inward(member.path))) for member in members]
         words = ["pg_combinebackup", "-o", target, *inside]
         context.run(programs(words, "postgres"), f"combine {len(members)} backups")
-    context.run(programs(["pg_verifybackup", "-q", target], "postgres"), "verify the combined backup")
+    manifest = folders.read(incoming, "backup_manifest")
+    wal_check.check(stack, folders.path(incoming), manifest, "verify the combined backup")
     folders.finish(incoming, LINEAGE, f"{secrets.token_hex(16)}\n")
     return _try(stack, incoming)
 

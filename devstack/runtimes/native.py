@@ -129,7 +129,7 @@ class Native:
         return self.render(
             "supervisor-service.conf",
             name=spec.name,
-            launcher=_ini(self.launcher(spec.name)),
+            launcher=_ini(str(self.launcher(spec.name)).replace("\\", r"\\")),  # a word in double quotes
             user=f"user = {self.account}\n" if spec.own_account and self.is_root else "",
             stop_signal=spec.stop_signal,
             stop_seconds=str(spec.stop_seconds),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devstack.errors import StackError
-from devstack.shell import Command, sh
+from devstack.shell import Command, chain, sh
 
 if TYPE_CHECKING:
     from devstack.services.contained import ContainedPostgres
@@ -74,8 +74,9 @@ class Folders:
     def pg_ctl(self, name: str, words: list[str]) -> Command:
         """https://www.postgresql.org/docs/current/app-pg-ctl.html, on the data in a folder."""
         programs = self.db.programs
-        argv = [programs.path("pg_ctl"), "-D", str(self.path(name)), *words]
-        return self.context.runtime.as_account(self.context.exec(self.db.name, argv, programs.env))
+        # it starts the server through a shell, with the directory in double quotes: from inside, that is a dot
+        inside = self.context.exec(self.db.name, [programs.path("pg_ctl"), "-D", ".", *words], programs.env)
+        return self.context.runtime.as_account(chain(sh("cd $data", data=self.path(name)), inside))
 
 
 class VolumeFolders(Folders):

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from devstack import console
 from devstack.errors import UsageError
+from devstack.host import ACCOUNT
+from devstack.shell import sh
 from devstack.system import Fact
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 LITTLE_DISK = 1 << 30
 """Bytes free below which a disk is worth a warning: a first start takes about a tenth of it."""
+MAKE_ACCOUNT = f"useradd --system --user-group --no-create-home --shell /bin/false {ACCOUNT}"
 COUNTING = 0.4
 """Seconds to add up a folder's files for; a database may have very many."""
 
@@ -42,7 +45,7 @@ def hardware(stack: Stack) -> list[Fact]:
             number=memory.available,
         ),
         Fact("machine", "Python", f"{platform.python_version()} at {sys.executable}", True),
-        Fact("machine", "user", _user(stack)),
+        _user(stack),
     ]
 
 
@@ -64,14 +67,28 @@ def _processor() -> str:
     return match[1] if match else ""
 
 
-def _user(stack: Stack) -> str:
+def _user(stack: Stack) -> Fact:
     host = stack.context.host
     if not host.is_root:
-        return f"{host.user} (uid {host.uid})"
+        return Fact("machine", "user", f"{host.user} (uid {host.uid})")
     try:
-        return f"{host.user} (uid 0); PostgreSQL and PgBouncer run as {host.account}"
+        value = f"{host.user} (uid 0); PostgreSQL and PgBouncer run as {host.account}"
+        return Fact("machine", "user", value, False if host.shares_account else None, own_account(stack))
     except UsageError as error:
-        return f"{host.user} (uid 0); {error.what}"
+        return Fact("machine", "user", f"{host.user} (uid 0); {error.what}")
+
+
+def own_account(stack: Stack) -> str:
+    """Return how the services get an account of their own; empty if they have one."""
+    host, data = stack.context.host, stack.db.data
+    if not host.shares_account:
+        return ""
+    advice = [] if host.has_account else [f"make the account {ACCOUNT}: {MAKE_ACCOUNT}"]
+    if data.is_dir():
+        advice.append(
+            f"give it the data: inv dev.down && {sh('chown -R $owner $data', owner=f'{ACCOUNT}:', data=data)}"
+        )
+    return "; ".join(advice)
 
 
 def disks(stack: Stack) -> list[Fact]:

@@ -128,13 +128,20 @@ def paths_of(settings: Settings, *, home: Path, xdg: dict[str, str], uid: int) -
         Path(settings.stack.cache_dir).expanduser() if settings.stack.cache_dir else _default(home, xdg, uid, "cache")
     )
     base, cache = root / base, root / cache
+    for what, path in (("the project", root), ("the state", base), ("the cache", cache)):
+        if not _is_utf8(path):
+            raise UsageError(
+                f"{what} can't be in {str(path)!r}",
+                why="the name is not UTF-8, which records and rendered files are written in",
+                fix="rename the directory, or choose another one",
+            )
     if UNFIT.search(str(base)):
         raise UsageError(
             f"the state can't live in {str(base)!r}",
             why="the folder's name has one of the characters ; # , \" * ? [ ] or a control character",
             fix="set stack.state_dir to another folder",
         )
-    digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:8]
+    digest = hashlib.sha256(str(root).encode()).hexdigest()[:8]
     slug = re.sub(r"[^a-z0-9]+", "-", root.name.lower()).strip("-")[:24] or "stack"
     state = base / f"{slug}-{digest}" / settings.stack.env
     run = state / "run"
@@ -172,6 +179,13 @@ def _short_run(state: Path, uid: int) -> Path:
             fix="set stack.state_dir to a directory with a shorter path",
         )
     return free
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        return bool(str(path).encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def is_plain(path: Path) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,26 +196,76 @@ def test_hostile_names_and_passwords_work_on_every_side(project: Project, text: 
     assert not list(project.folder.rglob("PWN"))
 
 
-@pytest.mark.parametrize("name", ["a b $(touch PWN) 'q' ü", 'd"q;x # %s'])
-def test_a_checkout_in_a_hostile_folder_works(
-    workspace: Path, cache: Path, name: str, tmp_path_factory: pytest.TempPathFactory
+NASTY = [
+    # the folder of the checkout and of backups; that of the state, which can't have what Supervisor's files can't
+    ("a b $(touch $CANARY) `touch $CANARY` 'q' ü ", "s $(touch $CANARY) `touch $CANARY` 'q' & | ü"),
+    ("-d\"q;touch $CANARY; # %s\n\\ *?[x],", "-s' $CANARY %s %(x)s \\\\ ~ & ! {a}"),
+]
+
+
+@pytest.mark.parametrize(("name", "state"), NASTY, ids=["substitutions", "everything else"])
+def test_folders_of_any_name_work_and_are_executed_by_nobody(
+    workspace: Path, cache: Path, name: str, state: str, tmp_path: Path
 ) -> None:
+    """A stack, its backups, copies of its cluster, and their restore, which run most of PostgreSQL's programs."""
     folder = workspace / f"hostile-{'long-' * 12}{len(name)}"  # too long for sockets, which go elsewhere
     folder.mkdir(mode=0o755)
     project = Project(folder, cache, root=folder / name)
+    project.state_base = folder / state
+    canary = folder / "canary"
+    folder.chmod(0o1777)  # whoever runs it may write it
+    project.env |= {
+        "CANARY": str(canary),
+        "INVOKE_STACK_STATE_DIR": str(project.state_base),
+        "INVOKE_DATA_DIR": f"kept {name}",
+        "INVOKE_STACK_LOG_DIR": f"logs {name}",
+        "RELOAD_ON_CHANGE": "false",
+    }
     try:
+        project.begin()
+        taken = squat(project, tmp_path)
         project.inv("dev.up")
         assert project.http("/health")[0] == 200
         assert "ready to accept connections" in project.inv("db.logs").stdout
-        assert not list(folder.rglob("PWN"))
+        project.inv("data.backup")
+        copies = [json.loads(project.inv("data.backup", "--incremental", "--json").stdout)["path"] for _ in range(2)]
+        project.inv("data.verify", "--deep", "--file", copies[1])
+        project.inv("data.restore", "--no-safety-backup", "--file", copies[1])
+        assert project.http("/health")[0] == 200
         project.inv("dev.down")
         sockets = re.search(
             r"^pidfile = (.*)/supervisord.pid$", (project.state / "config/supervisord.conf").read_text(), re.M
         )
         assert sockets is not None
         assert not Path(sockets[1]).is_relative_to(project.state), "the path was short enough after all"
+        assert sockets[1] == f"{taken}-2", "the first name belongs to somebody else"
         project.inv("dev.status", expect=1)
         assert not Path(sockets[1]).exists()
+        assert (tmp_path / "victim").stat().st_mode & 0o7777 == 0o750
+        assert not canary.exists()
+    finally:
+        project.end()
+        shutil.rmtree(folder)
+        taken.unlink()
+
+
+def squat(project: Project, tmp_path: Path) -> Path:
+    """Take the name in /tmp that the environment's sockets would have, with a link to somewhere else."""
+    digest = hashlib.sha256(os.fsencode(project.state)).hexdigest()[:12]
+    taken = Path(tempfile.gettempdir()) / f"nv-{os.getuid()}-{digest}"
+    (tmp_path / "victim").mkdir(mode=0o750)
+    taken.symlink_to(tmp_path / "victim")
+    return taken
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_refused_with_the_reason(workspace: Path, cache: Path) -> None:
+    folder = Path(tempfile.mkdtemp(dir=workspace))
+    folder.chmod(0o755)
+    project = Project(folder, cache, root=folder / os.fsdecode(b"caf\xe9"))
+    try:
+        parts = in_form(project.inv("dev.up", expect=2).stderr)
+        assert parts["cause"].startswith("the name is not UTF-8")
+        assert project.processes() == []
     finally:
         project.end()
         shutil.rmtree(folder)

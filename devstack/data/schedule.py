@@ -93,7 +93,7 @@ def install(stack: Stack, scheduler: Scheduler, every: str, cron: Cron) -> None:
 
 def _script(stack: Stack) -> str:
     """With the variables that this command's settings came from: a scheduler has nearly none of its own."""
-    ours = {*SPECIFIED, URL_VARIABLE, "PATH", "XDG_DATA_HOME", "XDG_CACHE_HOME"}
+    ours = {*SPECIFIED, URL_VARIABLE, "PATH", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "SUDO_UID"}
     given = {k: v for k, v in sorted(stack.environ.items()) if k in ours or k.startswith(VARIABLE_PREFIXES)}
     root = stack.settings.root
     program, bin_ = ("inv", root / ".venv/bin") if root == CHECKOUT else ("nv", Path(sys.executable).parent)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from devstack.host import ACCOUNT, SHARED, Host
 from tests.conftest import Project
 
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root")
@@ -54,6 +57,48 @@ def test_state_below_a_0700_home_is_refused_with_the_closed_folder(workspace: Pa
     finally:
         project.end()
         shutil.rmtree(home)
+
+
+@as_root
+def test_the_services_have_an_account_of_their_own_and_data_from_before_keep_theirs_until_handed_over(
+    project: Project, cache: Path
+) -> None:
+    try:
+        pwd.getpwnam(ACCOUNT)
+    except KeyError:
+        pytest.skip(f"there is no account {ACCOUNT}: scripts/bootstrap.sh makes it")
+
+    def users() -> set[str]:
+        pids = project.pids()
+        return {psutil.Process(pids[name]).username() for name in ("nv-db", "nv-pgbouncer")}
+
+    # as it was before there was such an account
+    project.inv("db.start", INVOKE_STACK_ACCOUNT="nobody")
+    project.inv("db.shell", "--admin", "--command", "CREATE TABLE kept AS SELECT 1")
+    project.inv("dev.down")
+    up = project.inv("dev.up")
+    assert users() == {"nobody"}
+    assert up.stderr.count("PostgreSQL and PgBouncer run as nobody, as other servers of this machine may") == 1
+    hand_over = re.search(r"chown -R .*", up.stderr)
+    assert hand_over
+    assert hand_over[0] in project.inv("system-info").stdout
+    project.inv("dev.down")
+    subprocess.run(["sh", "-c", hand_over[0]], check=True)
+    assert "run as nobody" not in project.inv("dev.up").stderr
+    assert users() == {ACCOUNT}
+    assert "1" in project.inv("db.shell", "--admin", "--command", "SELECT count(*) FROM kept").stdout
+    assert f"PostgreSQL and PgBouncer run as {ACCOUNT}" in project.inv("system-info").stdout
+    # what root runs of it is root's alone
+    programs = [path for path in cache.rglob("*") if not path.is_symlink()]
+    assert len(programs) > 100
+    assert {(path.stat().st_uid, path.stat().st_mode & 0o6022) for path in programs} == {(0, 0)}
+
+
+@as_root
+def test_without_the_account_another_is_taken_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devstack.host.ACCOUNT", "nv-none")
+    assert (Host().account in SHARED, Host().shares_account, Host().has_account) == (True, True, False)
+    assert not Host("nobody").shares_account, "the settings name it"
 
 
 @as_root

@@ -199,7 +199,7 @@ def test_hostile_names_and_passwords_work_on_every_side(project: Project, text: 
 NASTY = [
     # the folder of the checkout and of backups; that of the state, which can't have what Supervisor's files can't
     ("a b $(touch $CANARY) `touch $CANARY` 'q' ü ", "s $(touch $CANARY) `touch $CANARY` 'q' & | ü"),
-    ("-d\"q;touch $CANARY; # %s\n\\ *?[x],", "-s' $CANARY %s %(x)s \\\\ ~ & ! {a}"),
+    ('-d"q;touch $CANARY; # %s\n\\ *?[x],', "-s' $CANARY %s %(x)s \\\\ ~ & ! {a}"),
 ]
 
 
@@ -231,6 +231,7 @@ def test_folders_of_any_name_work_and_are_executed_by_nobody(
         copies = [json.loads(project.inv("data.backup", "--incremental", "--json").stdout)["path"] for _ in range(2)]
         project.inv("data.verify", "--deep", "--file", copies[1])
         project.inv("data.restore", "--no-safety-backup", "--file", copies[1])
+        project.inv("dev.bundle", f"--output={folder / f'{name}.zip'}")
         assert project.http("/health")[0] == 200
         project.inv("dev.down")
         sockets = re.search(

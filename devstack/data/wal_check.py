@@ -47,7 +47,7 @@ def wal_ranges(manifest: bytes | str, what: str) -> list[list[str]]:
     except (ValueError, KeyError, TypeError):
         found = []
     if not found or not all(
-        type(line) is int and LSN.fullmatch(str(a)) and LSN.fullmatch(str(b)) for line, a, b in found
+        type(line) is int and line > 0 and LSN.fullmatch(str(a)) and LSN.fullmatch(str(b)) for line, a, b in found
     ):
         raise StackError(
             f"could not {what}", why="its backup_manifest names no WAL", evidence=["its manifest is damaged"]

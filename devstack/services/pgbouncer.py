@@ -164,7 +164,7 @@ class PgBouncer:
         self.context.write_file(self.userlist, self.render_userlist(), account=True)
         if (self.context.host.read_file(self.ini) or b"").decode() != ini:
             self._check(ini)
-            self.context.write_file(self.ini, ini, account=True)
+        self.context.write_file(self.ini, ini, account=True)  # also one that another account had
 
     def _check(self, ini: str) -> None:
         """Let PgBouncer itself read the configuration. It has no mode for this, but with nowhere to listen it reads

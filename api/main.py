@@ -19,9 +19,10 @@ from . import health, logs, memories, revisions
 from .access import AccessLog
 from .database import Database
 from .errors import DatabaseUnavailableError, StartupError
+from .hosts import KnownHosts
 from .metrics import CONTENT_TYPE, Metrics
 from .services import Running, Services
-from .settings import settings_from
+from .settings import hosts_from, settings_from
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ TIMEOUT_S = 10.0
 
 
 def create_app(environ: Mapping[str, str] = os.environ) -> FastAPI:
-    """The application, which reads ``environ`` when it starts, not before."""
+    """The application, which reads ``environ`` when it starts, but for the hosts that it answers to."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -52,6 +53,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> FastAPI:
             yield
 
     app = FastAPI(title="nv-api", summary="A small memory service.", version="0.1.0", lifespan=lifespan)
+    app.add_middleware(KnownHosts, names=hosts_from(environ))
     app.add_middleware(AccessLog)
     app.add_middleware(OneLineStartupErrors)
     app.add_exception_handler(DatabaseUnavailableError, _unavailable)

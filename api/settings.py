@@ -11,6 +11,7 @@ from psycopg2.extensions import parse_dsn
 from .errors import StartupError
 
 URL_VARIABLES = ("NINAIVALAIGAL_DATABASE_URL", "DATABASE_URL")
+HOSTS_VARIABLE = "NINAIVALAIGAL_HOSTS"
 URL_SCHEMES = ("postgresql", "postgres")
 MEMORY_PROVIDERS = ("native",)
 LOG_LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
@@ -40,6 +41,11 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         memory_provider=_choice(environ, "MEMORY_PROVIDER", MEMORY_PROVIDERS, "native"),
         log_level="DEBUG" if debug else level,
     )
+
+
+def hosts_from(environ: Mapping[str, str]) -> list[str]:
+    """The names that the application answers to besides ``localhost``: words separated by commas."""
+    return [name.strip() for name in environ.get(HOSTS_VARIABLE, "").split(",") if name.strip()]
 
 
 def database_url(environ: Mapping[str, str]) -> str:

@@ -113,4 +113,4 @@ def make(name: str, settings: Settings, paths: Paths, host: Host) -> Runtime:
     from devstack.runtimes.docker import Docker, Podman
 
     dialects: dict[str, Callable[..., Runtime]] = {"apple": Apple, "docker": Docker, "podman": Podman}
-    return dialects[name](paths, network=settings.service_name("net"), bind=settings.stack.bind)
+    return dialects[name](paths, network=settings.service_name("net"))

@@ -97,7 +97,9 @@ def _choose(settings: Settings, paths: Paths, host: Host, registry: Registry) ->
     for number in range(len(blocks)):
         first = blocks[(start + number) % len(blocks)]
         block = {label: first + digit for label, digit in DIGITS.items()}
-        if not taken & set(block.values()) and all(host.is_free(settings.stack.bind, p) for p in block.values()):
+        if not taken & set(block.values()) and all(
+            host.is_free(getattr(settings, label).bind, port) for label, port in block.items()
+        ):
             return block
     raise StackError(
         f"no ports from {FIRST} to {LAST + STEP - 1} are left for environment {settings.stack.env}",

@@ -49,6 +49,9 @@ Host = Annotated[
 RemotePython = Annotated[
     str, Meta(pattern=r"^([~/].*)?\Z", description="a path on the host that begins with / or ~, or nothing")
 ]
+HostName = Annotated[
+    str, Meta(pattern=r"^(\*|(\*\.)?[A-Za-z0-9_.-]+)\Z", description="a host's name, *.example.com, or * for any")
+]
 Megabytes = Annotated[int, Meta(ge=8, le=10_000_000)]
 Percent = Annotated[int, Meta(ge=1, le=100)]
 LogLevel = Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"]
@@ -62,7 +65,7 @@ class StackSettings(_Section, frozen=True, kw_only=True):
     env: Environment = "dev"
     host: Host = ""
     runtime: Literal["auto", "apple", "docker", "podman", "native"] = "auto"
-    bind: Text = "127.0.0.1"
+    bind: str = ""
     account: str = ""
     state_dir: str = ""
     cache_dir: str = ""
@@ -74,6 +77,7 @@ class StackSettings(_Section, frozen=True, kw_only=True):
 
 
 class DbSettings(_Section, frozen=True, kw_only=True):
+    bind: Text = "127.0.0.1"
     port: Port = 5433
     name: Text = "nina"
     user: Text = "nina"
@@ -88,6 +92,7 @@ class DbSettings(_Section, frozen=True, kw_only=True):
 
 
 class PgbSettings(_Section, frozen=True, kw_only=True):
+    bind: Text = "127.0.0.1"
     port: Port = 6432
     pool_mode: Literal["session", "transaction", "statement"] = "session"
     max_client_conn: Count = 100
@@ -100,7 +105,9 @@ class PgbSettings(_Section, frozen=True, kw_only=True):
 
 
 class ApiSettings(_Section, frozen=True, kw_only=True):
+    bind: Text = "127.0.0.1"
     port: Port = 13370
+    hosts: list[HostName] = field(default_factory=list)
     app: App = "api.main:app"
     dir: Text = "api"
     python: str = ""
@@ -190,6 +197,21 @@ class Settings(_Section, frozen=True, kw_only=True):
     def templates(self) -> Templates:
         return Templates(self.root / "templates")
 
+    def exposure(self, label: str) -> str:
+        """How far a service (``db``, ``pgb`` or ``api``) is open beyond this machine; empty if it is not."""
+        path = f"{label}.bind"
+        if path not in self.open_binds:
+            return ""
+        text = f"open beyond this machine: {path} is {self.open_binds[path]}, from {self.origin(path)}"
+        unguarded = label == "api" and self.api.app == ApiSettings().app
+        return f"{text}; the default application has no login" if unguarded else text
+
+    @property
+    def open_binds(self) -> dict[str, str]:
+        """The addresses that others than this machine can reach, by setting: ``api.bind``."""
+        addresses = {"db.bind": self.db.bind, "pgb.bind": self.pgb.bind, "api.bind": self.api.bind}
+        return {path: address for path, address in addresses.items() if not is_loopback(address)}
+
     @property
     def application(self) -> Path:
         """The application's folder."""
@@ -256,6 +278,13 @@ VARIABLE_PREFIXES = tuple(f"INVOKE_{section.upper()}_" for section in SECTIONS)
 
 PLACEHOLDERS = {"change_me_securely", "development-jwt-secret-key"}
 """The specification's example secrets: fine on loopback, refused as soon as others can reach the stack."""
+
+SHORTEST_SECRET = 16
+"""Characters of a secret that protects a service which others can reach."""
+
+ALIAS, ALIASED = "stack.bind", "api.bind"
+"""The setting that was the address of all services, and the one that it stands for: nothing but the application is
+opened by it."""
 
 
 class Entry(NamedTuple):
@@ -417,7 +446,9 @@ def load(layers: Iterable[Entry], root: Path, dotenv: Mapping[str, str] | None =
     refusals: list[Refusal] = []
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for entry in layers:
+    layers = list(layers)
+    refusals += _ambiguous_alias(layers)
+    for entry in _with_alias(layers):
         value, refusal = _convert(entry)
         if refusal:
             refusals.append(refusal)
@@ -431,6 +462,28 @@ def load(layers: Iterable[Entry], root: Path, dotenv: Mapping[str, str] | None =
     settings = Settings(root=root, dotenv=dict(dotenv or {}), origins=origins, **sections)  # type: ignore[arg-type]
     _raise(list(_contradictions(settings)))
     return settings
+
+
+def _with_alias(layers: Iterable[Entry]) -> Iterator[Entry]:
+    """Yield the entries, each of :data:`ALIAS` also as what it stands for."""
+    for entry in layers:
+        yield entry
+        if entry.path == ALIAS and entry.value:
+            origin = entry.origin if entry.text else f"{entry.origin} ({ALIAS})"
+            yield entry._replace(path=ALIASED, origin=origin)
+
+
+def _ambiguous_alias(layers: Iterable[Entry]) -> Iterator[Refusal]:
+    """Refuse an alias beside its setting in one file, or among the variables, with another value: no order decides."""
+    said: dict[str, Entry] = {}
+    for entry in layers:
+        if entry.path not in (ALIAS, ALIASED) or not entry.value:
+            continue
+        place = "variable" if entry.origin.startswith("variable ") else entry.origin.partition(" (")[0]
+        other = said.setdefault(place, entry)
+        if other.path != entry.path and other.value != entry.value:
+            why = f"{other.path} is {other.value!r} and {entry.path} is {entry.value!r}: {ALIAS} means {ALIASED}"
+            yield Refusal(ALIAS, entry.origin, why, f"leave {ALIAS} out")
 
 
 def with_ports(settings: Settings, ports: Mapping[str, int], origin: str) -> Settings:
@@ -529,7 +582,7 @@ def _raise(refusals: list[Refusal]) -> None:
 OWNED = {
     "db": {
         "port": "set db.port",
-        "listen_addresses": "set stack.bind",
+        "listen_addresses": "set db.bind",
         "max_connections": "set db.max_connections",
         **dict.fromkeys(
             (
@@ -545,7 +598,7 @@ OWNED = {
     },
     "pgb": {
         "listen_port": "set pgb.port",
-        "listen_addr": "set stack.bind",
+        "listen_addr": "set pgb.bind",
         "pool_mode": "set pgb.pool_mode",
         "max_client_conn": "set pgb.max_client_conn",
         "default_pool_size": "set pgb.default_pool_size",
@@ -590,13 +643,17 @@ def _contradictions(s: Settings) -> Iterator[Refusal]:
             continue
         if not secret or _control(secret):
             yield refusal(path, "it is empty or has a control character", "leave it out to have one generated")
-        if secret in PLACEHOLDERS and not is_loopback(s.stack.bind):
-            yield refusal(path, f"the example secret can't be used while stack.bind is {s.stack.bind}", "set another")
-    try:
-        ipaddress.ip_address(s.stack.bind)
-    except ValueError:
-        if s.stack.bind != "localhost":
-            yield refusal("stack.bind", f"{s.stack.bind!r} is not an IP address", "127.0.0.1 keeps it on this machine")
+        for bind, address in s.open_binds.items():
+            weak = "the example secret" if secret in PLACEHOLDERS else ""
+            if not weak and len(secret) < SHORTEST_SECRET and (path == "api.jwt_secret") == (bind == "api.bind"):
+                weak = f"a secret of less than {SHORTEST_SECRET} characters"
+            if weak:
+                instead = f"leave {path} out to have one generated, or {bind}: 127.0.0.1"
+                yield refusal(path, f"{weak} can't be used while {bind} is {address}", instead)
+                break
+    for path, bind in (("db.bind", s.db.bind), ("pgb.bind", s.pgb.bind), ("api.bind", s.api.bind)):
+        if not _is_address(bind):
+            yield refusal(path, f"{bind!r} is not an IP address", "127.0.0.1 keeps it on this machine")
     for section, given in (("db", s.db.parameters), ("pgb", s.pgb.parameters)):
         for name, value in given.items():
             path = f"{section}.parameters"
@@ -613,6 +670,15 @@ def _contradictions(s: Settings) -> Iterator[Refusal]:
             yield refusal("api.env", f"{name!r} is not a variable's name", "letters, digits and _ only")
     if s.api.reload and s.api.workers > 1:
         yield refusal("api.workers", "hot reload works with one worker", "set api.reload: false, or api.workers: 1")
+
+
+def _is_address(text: str) -> bool:
+    """Whether a service can listen on it: a name could be another address tomorrow."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return text == "localhost"
+    return True
 
 
 def _is_utf8(text: str) -> bool:

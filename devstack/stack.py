@@ -381,13 +381,13 @@ class Stack:
 
         :raises StackError: the port is taken; names the process.
         """
-        holder = self.context.host.port_holder(self.settings.stack.bind, service.port)
+        holder = self.context.host.port_holder(service.bind, service.port)
         if holder is None:
             return
         if holder.stack == str(self.paths.state) and not self.context.dry:
             console.note(f"ending pid {holder.pid} on port {service.port}: left behind by an earlier run of this stack")
             self.context.host.end(holder.pid, service.spec().stop_signal, self.settings.stack.stop_timeout)
-            holder = self.context.host.port_holder(self.settings.stack.bind, service.port)
+            holder = self.context.host.port_holder(service.bind, service.port)
             if holder is None:
                 return
         raise self._port_taken(service, holder)
@@ -399,7 +399,7 @@ class Stack:
         """
         if service.port in self._state(service).ports:
             return
-        holder = self.context.host.port_holder(self.settings.stack.bind, service.port)
+        holder = self.context.host.port_holder(service.bind, service.port)
         known = holder and holder.pid not in (0, self._state(service).pid)  # 0: it may be the service itself
         if holder and known and holder.stack != str(self.paths.state):
             raise self._port_taken(service, holder)

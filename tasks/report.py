@@ -16,6 +16,8 @@ from tasks.inventory import shown
 
 if TYPE_CHECKING:
     from devstack.reset import Doomed
+    from devstack.services.pgbouncer import PgBouncer
+    from devstack.services.postgres import Postgres
     from devstack.services.statistics import Table
     from devstack.stack import ServiceStatus, Stack, Started
 
@@ -142,14 +144,14 @@ def endpoints(stack: Stack) -> None:
 
     db, api = stack.settings.db, stack.api.address
 
-    def url(port: int) -> str:
-        return database_url("postgresql", db.user, "***", shown_host(stack.settings.stack.bind), port, db.name)
+    def url(service: Postgres | PgBouncer) -> str:
+        return database_url("postgresql", db.user, "***", shown_host(service.bind), service.port, db.name)
 
     rows = [
         ("API", api),
         ("Health", api + stack.settings.api.health_path),
-        ("PgBouncer", url(stack.settings.pgb.port)),
-        ("Database", url(db.port)),
+        ("PgBouncer", url(stack.pgb)),
+        ("Database", url(stack.db)),
     ]
     console.out()
     for line in console.table(rows):
@@ -157,6 +159,9 @@ def endpoints(stack: Stack) -> None:
     if stack.context.runtime.name == "native" and (advice := own_account(stack)):
         account = stack.context.host.account
         console.note(f"PostgreSQL and PgBouncer run as {account}, as other servers of this machine may; {advice}")
+    for service in stack.services:
+        if exposure := stack.settings.exposure(service.label):
+            console.out(console.paint(f"{service.name} is {exposure}", "warn"))
 
 
 def timing(stack: Stack) -> None:

@@ -45,12 +45,12 @@ DB = ServiceSpec(
 )
 
 
-def dialect(kind: type[Containers], bind: str = "127.0.0.1") -> Any:
+def dialect(kind: type[Containers]) -> Any:
     folder = Path(f"/srv/{NASTY}")
     paths = Paths(
         root=folder, state=folder / "state", cache=folder / "cache", run=folder / "run", log=folder / "my logs"
     )
-    return kind(paths, network="nv-net", bind=bind)
+    return kind(paths, network="nv-net")
 
 
 def script_of(steps: Any) -> str:
@@ -154,10 +154,15 @@ def test_a_file_that_a_reload_has_written_stays_when_the_engine_starts_it_again(
     assert target.read_text() == "new"
 
 
-@pytest.mark.parametrize(("bind", "shown"), [("127.0.0.1", "127.0.0.1:5433:5432"), ("::1", "[::1]:5433:5432")])
+@pytest.mark.parametrize(
+    ("bind", "shown"),
+    [("127.0.0.1", "127.0.0.1:5433:5432"), ("::1", "[::1]:5433:5432"), ("localhost", "127.0.0.1:5433:5432")],
+)
 @ALL
 def test_a_port_is_published_on_an_address(kind: type[Containers], bind: str, shown: str) -> None:
-    assert f"--publish={shown}" in commands(dialect(kind, bind).run(DB))[0].replace("'", "")
+    assert DB.inside
+    spec = replace(DB, inside=replace(DB.inside, bind=bind))
+    assert f"--publish={shown}" in commands(dialect(kind).run(spec))[0].replace("'", "")
 
 
 @ALL

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from devstack.profiling.load import Outcome
+from devstack.settings import variable_of
 from tests.conftest import Project, wait_for
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -134,10 +135,10 @@ def test_statements_only_read_unless_told_otherwise(stack: Project) -> None:
     assert stack.query("SELECT count(*) FROM written") == [(13,)]  # one ahead, and each connection's first
 
 
-@pytest.mark.parametrize("bind", ["0.0.0.0", "192.0.2.7", "::"])
-def test_a_stack_that_others_reach_is_refused(stack: Project, bind: str) -> None:
-    said = stack.inv("dev.load", expect=2, INVOKE_STACK_BIND=bind).stderr
-    assert f"dev.load is for a stack on this machine alone; stack.bind is {bind}" in said
+@pytest.mark.parametrize(("path", "bind"), [("db.bind", "0.0.0.0"), ("pgb.bind", "192.0.2.7"), ("api.bind", "::")])
+def test_a_stack_that_others_reach_is_refused(stack: Project, path: str, bind: str) -> None:
+    said = stack.inv("dev.load", expect=2, **{variable_of(path): bind}).stderr
+    assert f"dev.load is for a stack on this machine alone; {path} is {bind}" in said
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from devstack.settings import (
     FIELDS,
     SECRETS,
     SECTIONS,
+    SHORTEST_SECRET,
     SPECIFIED,
     URL_VARIABLE,
     Entry,
@@ -155,7 +156,7 @@ def test_layers_add_up_key_by_key(tmp_path: Path) -> None:
     )
     assert (settings.db.port, settings.db.name, settings.db.user) == (5001, "one", "two")
     assert (settings.pgb.port, settings.api.workers, settings.api.reload) == (5003, 2, False)
-    assert settings.origin("stack.bind") == "the default"
+    assert settings.origin("api.bind") == "the default"
 
 
 def test_invoke_settings_of_its_own_are_left_alone(tmp_path: Path) -> None:
@@ -249,7 +250,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(unknown: str, nearest: s
 def test_a_key_that_is_a_number_is_refused_not_a_crash() -> None:
     text = refusal(from_yaml, db={5: 3})
     assert "db.5: there is no such setting" in text
-    assert "there are: db.port, db.name, db.user" in text, "a section that both have makes no key alike"
+    assert "there are: db.bind, db.port, db.name, db.user" in text, "a section that both have makes no key alike"
 
 
 @pytest.mark.parametrize("content", ["text", ["a"], 3, True])
@@ -527,7 +528,16 @@ def test_a_dotenv_file_that_can_t_be_read_is_refused(tmp_path: Path) -> None:
         ({"db": {"name": "postgresql://x"}}, "db.name", "'postgresql://x' reads like a connection string"),
         ({"db": {"password": ""}}, "db.password", "it is empty or has a control character"),
         ({"api": {"jwt_secret": "a\nb"}}, "api.jwt_secret", "it is empty or has a control character"),
-        ({"stack": {"bind": "example.com"}}, "stack.bind", "'example.com' is not an IP address"),
+        *[
+            ({section: {"bind": "x.org"}}, f"{section}.bind", "'x.org' is not an IP")
+            for section in ("db", "pgb", "api")
+        ],
+        ({"stack": {"bind": "x.org"}}, "api.bind", "'x.org' is not an IP address"),
+        (
+            {"stack": {"bind": "::1"}, "api": {"bind": "0.0.0.0"}},
+            "stack.bind",
+            "stack.bind is '::1' and api.bind is '0.0.0.0': stack.bind means api.bind",
+        ),
         ({"db": {"parameters": {"port": 1}}}, "db.parameters", "port is the stack's own"),
         ({"db": {"parameters": {"Listen_Addresses": "*"}}}, "db.parameters", "Listen_Addresses is the stack's own"),
         ({"pgb": {"parameters": {"auth_file": "x"}}}, "pgb.parameters", "auth_file is the stack's own"),
@@ -550,18 +560,60 @@ def test_names_at_the_limit_and_of_any_script_are_taken() -> None:
     assert db.user == 'O\'Hara "x" 100%'
 
 
-def test_an_example_secret_is_fine_on_loopback_and_refused_as_soon_as_others_can_reach_the_stack() -> None:
-    secrets: dict[str, Any] = {
-        "db": {"password": "change_me_securely"},
-        "api": {"jwt_secret": "development-jwt-secret-key"},
-    }
+def test_an_example_secret_is_fine_on_loopback_and_refused_as_soon_as_others_can_reach_a_service() -> None:
+    secrets: dict[str, Any] = {"db.password": "change_me_securely", "api.jwt_secret": "development-jwt-secret-key"}
     for bind in ("127.0.0.1", "::1", "localhost"):
-        from_yaml(stack={"bind": bind}, **secrets)
-    for bind in ("0.0.0.0", "::", "192.168.1.5"):
-        text = refusal(from_yaml, stack={"bind": bind}, **secrets)
-        for path in ("db.password", "api.jwt_secret"):
-            assert f"{path}: the example secret can't be used while stack.bind is {bind}" in text
-        from_yaml(stack={"bind": bind}, db={"password": SECRET}, api={"jwt_secret": SECRET})
+        from_paths({**secrets, "db.bind": bind, "pgb.bind": bind, "api.bind": bind})
+    for opened in ("db.bind", "pgb.bind", "api.bind", "stack.bind"):
+        named = "api.bind" if opened == "stack.bind" else opened
+        for bind in ("0.0.0.0", "::", "192.168.1.5"):
+            text = refusal(from_paths, {**secrets, opened: bind})
+            for path in secrets:
+                assert f"{path}: the example secret can't be used while {named} is {bind}" in text
+                assert f"leave {path} out to have one generated, or {named}: 127.0.0.1" in text
+            from_paths({opened: bind, "db.password": SECRET * 2, "api.jwt_secret": SECRET * 2})
+            from_paths({opened: bind})  # generated ones
+
+
+def test_a_short_secret_is_refused_where_it_protects_what_others_can_reach() -> None:
+    short = "x" * (SHORTEST_SECRET - 1)
+    for opened, path, other in (
+        ("db.bind", "db.password", "api.jwt_secret"),
+        ("pgb.bind", "db.password", "api.jwt_secret"),
+        ("api.bind", "api.jwt_secret", "db.password"),
+    ):
+        text = refusal(from_paths, {opened: "0.0.0.0", path: short})
+        assert f"{path}: a secret of less than {SHORTEST_SECRET} characters can't be used while {opened} is" in text
+        assert short not in text
+        from_paths({opened: "0.0.0.0", path: short + "x"})
+        from_paths({opened: "0.0.0.0", other: short})
+        from_paths({path: short})
+
+
+def from_paths(values: dict[str, Any]) -> Settings:
+    return load([Entry(path, value, "invoke.yaml", False) for path, value in values.items()], ROOT)
+
+
+def test_the_former_address_of_all_services_is_the_applications_alone(tmp_path: Path) -> None:
+    settings = read(tmp_path, yaml="stack: {bind: 0.0.0.0}\n")
+    assert (settings.db.bind, settings.pgb.bind, settings.api.bind) == ("127.0.0.1", "127.0.0.1", "0.0.0.0")
+    assert settings.origin("api.bind").endswith("invoke.yaml (stack.bind)")
+    assert settings.open_binds == {"api.bind": "0.0.0.0"}
+    assert [label for label in ("db", "pgb", "api") if settings.exposure(label)] == ["api"]
+    assert "the default application has no login" in settings.exposure("api")
+    theirs = read(tmp_path, yaml="stack: {bind: 0.0.0.0}\napi: {app: main:app}\n")
+    assert "login" not in theirs.exposure("api")
+
+
+def test_a_later_layer_decides_between_an_alias_and_its_setting(tmp_path: Path) -> None:
+    yaml = "stack: {bind: 0.0.0.0}\n"
+    assert read(tmp_path, yaml=yaml, environ={"INVOKE_API_BIND": "::1"}).api.bind == "::1"
+    yaml = 'api: {bind: "::1"}\n'
+    assert read(tmp_path, yaml=yaml, environ={"INVOKE_STACK_BIND": "127.0.0.2"}).api.bind == "127.0.0.2"
+    assert read(tmp_path, yaml='stack: {bind: ""}\napi: {bind: "::1"}\n').api.bind == "::1"  # as invoke.yaml has it
+    text = refusal(read, tmp_path, environ={"INVOKE_STACK_BIND": "0.0.0.0", "INVOKE_API_BIND": "127.0.0.1"})
+    assert "stack.bind means api.bind" in text
+    assert "leave stack.bind out" in text
 
 
 def test_workers_without_reload_are_taken() -> None:

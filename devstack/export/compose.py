@@ -36,15 +36,14 @@ def render_compose(stack: Stack, folder: Path) -> list[File]:
         "patience": f"{int(s.stack.start_timeout)}s",
     }
     for container in containers(plan):
-        values |= _service(container, s.stack.bind, folder, s.root)
+        values |= _service(container, folder, s.root)
     text = render(s.templates / "export/compose.yaml", **values)
     return [File("compose.yaml", signed(text)), *files(plan)]
 
 
-def _service(container: Container, bind: str, folder: Path, root: Path) -> dict[str, object]:
+def _service(container: Container, folder: Path, root: Path) -> dict[str, object]:
     inside, outside = container.port
-    address = "127.0.0.1" if bind == "localhost" else bind
-    port: Value = {"host_ip": address, "published": str(outside), "target": inside, "protocol": "tcp"}
+    port: Value = {"host_ip": container.bind, "published": str(outside), "target": inside, "protocol": "tcp"}
     values: dict[str, object] = {
         "": container.name,
         "_image": _line(with_registry(container.image)),

@@ -57,6 +57,8 @@ class Container(Struct, frozen=True):
     """What is no secret."""
     port: tuple[int, int]
     """Inside, and on this machine."""
+    bind: str
+    """The address of this machine that it is published on."""
     memory_mb: int
     shm_mb: int
     stop_signal: str
@@ -98,6 +100,7 @@ def containers(plan: Plan) -> list[Container]:
                 words=list(spec.argv),
                 env=env,
                 port=port,
+                bind="127.0.0.1" if inside.bind == "localhost" else inside.bind,
                 memory_mb=inside.memory_mb,
                 shm_mb=inside.shm_mb,
                 stop_signal=f"SIG{spec.stop_signal}",

@@ -34,12 +34,12 @@ def render_quadlet(stack: Stack, folder: Path) -> list[File]:
     made = [File(f"{network}.network", signed(render(templates / "export/quadlet.network", network=network)))]
     all_ = containers(plan)
     for container in all_:
-        made += _units(container, folder, templates, network, s.stack.bind, int(s.stack.start_timeout), all_[-1].name)
+        made += _units(container, folder, templates, network, int(s.stack.start_timeout), all_[-1].name)
     return [*made, *files(plan)]
 
 
 def _units(
-    container: Container, folder: Path, templates: Templates, network: str, bind: str, patience: int, last: str
+    container: Container, folder: Path, templates: Templates, network: str, patience: int, last: str
 ) -> list[File]:
     place = unit(str(folder), "the folder")
     volumes = [f"{place}/{container.folder}:{INSIDE}:ro"]
@@ -52,7 +52,7 @@ def _units(
     if container.source:
         source, path = container.source
         volumes.append(f"{unit(str(source), 'the folder')}:{unit(path, 'the folder')}:ro")
-    address = "127.0.0.1" if bind == "localhost" else f"[{bind}]" if ":" in bind else bind
+    address = f"[{container.bind}]" if ":" in container.bind else container.bind
     inside, outside = container.port
     text = render(
         templates / "export/quadlet.container",

@@ -159,7 +159,8 @@ def _urls(api: Api) -> Check:
             continue
         if not url.scheme.startswith("postgres") or not url.hostname:
             continue
-        if not is_loopback(url.hostname) and url.hostname != reachable_address(settings.stack.bind):
+        here = (reachable_address(settings.db.bind), reachable_address(settings.pgb.bind))
+        if not is_loopback(url.hostname) and url.hostname not in here:
             continue  # another machine's database is the application's own affair
         wrong = ""
         if port in ours and unquote(url.username or "") == settings.db.user:

@@ -144,5 +144,5 @@ def _endpoints(stack: Stack) -> dict[str, str]:
     found = {"api": stack.api.address, "health": stack.api.address + s.api.health_path}
     if s.api.metrics_path:
         found["metrics"] = stack.api.address + s.api.metrics_path
-    url = database_url("postgresql", s.db.user, "***", shown_host(s.stack.bind), s.db.port, s.db.name)
+    url = database_url("postgresql", s.db.user, "***", shown_host(s.db.bind), s.db.port, s.db.name)
     return {**found, "database": url}

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from devstack import console
-from devstack.health.records import Check, slow
+from devstack.health.records import EXPOSURE, Check, slow
 from devstack.host import PortHolder
 from devstack.runtimes import Crash, ServiceState, Usage
 from devstack.services import Service
@@ -82,7 +82,7 @@ def _stopped(stack: Stack, service: Service) -> Check:
 
 def _foreign_holder(stack: Stack, service: Service) -> PortHolder | None:
     """Who keeps a service from its port; one that an earlier run of this stack left behind is ended at the start."""
-    holder = stack.context.host.port_holder(stack.settings.stack.bind, service.port)
+    holder = stack.context.host.port_holder(service.bind, service.port)
     return holder if holder and holder.stack != str(stack.paths.state) else None
 
 
@@ -111,7 +111,7 @@ def check_run(stack: Stack, service: Service, process: Process) -> list[Check]:
     """How a running one fares; nothing for one that does not run."""
     if not process.state.running:
         return []
-    checks = [_settings(stack, service)]
+    checks = [_settings(stack, service), _exposure(stack, service)]
     if process.crashes is not None:
         checks.append(_restarts(stack, service, process.crashes))
     if process.usage:
@@ -130,6 +130,12 @@ def _settings(stack: Stack, service: Service) -> Check:
             f"inv {service.label}.start restarts it with those",
         ),
     )
+
+
+def _exposure(stack: Stack, service: Service) -> Check:
+    """Who can reach it: nothing is wrong with a service that is open, but nobody should find out by chance."""
+    exposure = stack.settings.exposure(service.label)
+    return Check(name=EXPOSURE, text=exposure or "listens on loopback alone", value=bool(exposure))
 
 
 def _restarts(stack: Stack, service: Service, crashes: list[Crash]) -> Check:

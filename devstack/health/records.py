@@ -14,6 +14,10 @@ Remedy = Literal["", "start", "resume", "restart", "settle", "reload", "unpause"
 """What ``inv dev.heal`` does about it; nothing where only a person can."""
 
 
+EXPOSURE = "exposure"
+"""Name of the check whose value is whether others than this machine can reach a service."""
+
+
 class Check(Struct, frozen=True, kw_only=True):
     """One thing that was looked at. A verdict that is not healthy has a cause and a fix."""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from devstack import console
 from devstack.errors import addressed
-from devstack.health.records import Check, Health, ServiceHealth, Verdict
+from devstack.health.records import EXPOSURE, Check, Health, ServiceHealth, Verdict
 
 TITLES = {"db": ("🗄️ ", "Database"), "pgb": ("🔄", "PgBouncer"), "api": ("🚀", "API Server")}
 # each takes two columns on every terminal; those with a variation selector, as ⚠️ has, do not
@@ -66,6 +66,9 @@ def _service(service: ServiceHealth, style: Style, details: bool) -> list[str]:
     if service.verdict != "healthy":
         lines += _labelled("because" if service.because_of else "cause", service.cause)
         lines += _labelled("fix", addressed(service.fix))
+    exposure = service.check(EXPOSURE)
+    if exposure and exposure.value and not details:
+        lines += _labelled("note", exposure.text)
     more = (
         [c for c in service.checks if c.verdict == "degraded" and c.cause not in service.cause] if not details else []
     )

@@ -187,7 +187,7 @@ def _data_source(project: Project) -> Plan:
     name = project.name("database")
     path = project.folder / ".idea" / "dataSources.xml"
     s = project.stack.settings
-    place = with_port(reachable_address(s.stack.bind), s.db.port)
+    place = with_port(reachable_address(s.db.bind), s.db.port)
     url = f"jdbc:postgresql://{place}/{quote(s.db.name, safe='')}?user={quote(s.db.user, safe='')}"
     uid = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{MARK}/{name}"))
     element = "\n".join(

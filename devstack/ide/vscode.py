@@ -90,7 +90,7 @@ def _connection(project: Project) -> dict[str, Any]:
         "name": project.name("database"),
         "group": MARK,
         "driver": "PostgreSQL",
-        "server": reachable_address(settings.stack.bind),
+        "server": reachable_address(settings.db.bind),
         "port": settings.db.port,
         "database": settings.db.name,
         "username": settings.db.user,

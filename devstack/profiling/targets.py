@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
-import ipaddress
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -85,15 +83,12 @@ def transaction(sql: str, *, write: bool) -> str:
 
 def check_bind(stack: Stack) -> None:
     """:raises UsageError: the stack is open to others than this machine."""
-    bind = stack.settings.stack.bind
-    with contextlib.suppress(ValueError):
-        if bind == "localhost" or ipaddress.ip_address(bind).is_loopback:
-            return
-    raise UsageError(
-        f"dev.load is for a stack on this machine alone; stack.bind is {bind}",
-        why=f"it is from {stack.settings.origin('stack.bind')}; a load on an address that others reach may hit theirs",
-        fix="stack.bind: 127.0.0.1, then inv dev.up",
-    )
+    for path, bind in stack.settings.open_binds.items():
+        raise UsageError(
+            f"dev.load is for a stack on this machine alone; {path} is {bind}",
+            why=f"it is from {stack.settings.origin(path)}; a load on an address that others reach may hit theirs",
+            fix=f"{path}: 127.0.0.1, then inv dev.up",
+        )
 
 
 def check_path(path: str) -> None:
@@ -131,7 +126,7 @@ def check_sql(stack: Stack, sql: str, *, write: bool) -> None:
 def of(stack: Stack, keys: Sequence[str], sql: str, path: str, *, write: bool) -> list[Target]:
     """The targets with these keys."""
     statement = transaction(sql, write=write)
-    address = reachable_address(stack.settings.stack.bind)
+    address = reachable_address(stack.api.bind)
 
     def session(port: int) -> Channel:
         return Session(stack.db.connect(port=port), statement)

@@ -24,6 +24,8 @@ class Inside(Struct, frozen=True):
     image: str
     ports: Mapping[int, int] = field(default_factory=dict)
     """The port on the host by the port inside."""
+    bind: str = "127.0.0.1"
+    """The host's address that they are published on."""
     volumes: Mapping[str, str] = field(default_factory=dict)
     """The path inside by the volume's name."""
     folders: Mapping[Path, str] = field(default_factory=dict)

@@ -49,10 +49,9 @@ class Containers(ABC):
     named: bool
     """Whether containers find each other by name."""
 
-    def __init__(self, paths: Paths, *, network: str, bind: str) -> None:
+    def __init__(self, paths: Paths, *, network: str) -> None:
         self.paths = paths
         self.network = network
-        self.bind = bind
 
     @property
     def label(self) -> str:
@@ -129,7 +128,8 @@ class Containers(ABC):
     def published(self, spec: ServiceSpec) -> list[str]:
         """Ports on the host's side, always with an address: without one they would be open to the network."""
         assert spec.inside
-        host = f"[{self.bind}]" if ":" in self.bind else self.bind
+        bind = "127.0.0.1" if spec.inside.bind == "localhost" else spec.inside.bind
+        host = f"[{bind}]" if ":" in bind else bind
         return [f"--publish={host}:{port}:{inside}" for inside, port in spec.inside.ports.items()]
 
     def mounted(self, spec: ServiceSpec) -> list[str]:

@@ -36,6 +36,10 @@ class Service(Protocol):
     def port(self) -> int: ...
 
     @property
+    def bind(self) -> str:
+        """The address that it listens on, on the machine of the stack."""
+
+    @property
     def address(self) -> str:
         """What a person opens or connects to."""
 

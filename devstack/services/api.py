@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import string
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,8 +25,12 @@ from devstack.shell import Command
 ANSWER_BYTES = 16 << 20
 """More than any application says of itself; a path that streams for ever would fill the memory."""
 
+HOSTS_VARIABLE = "NINAIVALAIGAL_HOSTS"
+"""Where the default application reads the names that it answers to."""
+
 UNSET = (*LIBPQ_VARIABLES, "PYTHONHOME", "VIRTUAL_ENV")
-"""The caller's variables that the application must not see."""
+"""Variables that the application must not see, whoever has set them. The caller's other ones for Python do not come
+that far: the supervisor is started without them, and a container has an environment of its own."""
 
 
 class Beside(Struct, frozen=True):
@@ -56,9 +61,13 @@ class Api:
         return self.settings.api.port
 
     @property
+    def bind(self) -> str:
+        return self.settings.api.bind
+
+    @property
     def address(self) -> str:
         """The URL for a browser on this machine."""
-        return f"http://{with_port(shown_host(self.settings.stack.bind), self.port)}"
+        return f"http://{with_port(shown_host(self.bind), self.port)}"
 
     @property
     def folder(self) -> Path:
@@ -85,8 +94,9 @@ class Api:
 
     def urls(self, *, direct: bool = False) -> dict[str, str]:
         """What commands on this machine reach the database by; with ``direct``, all of it leads past PgBouncer."""
-        reach = reachable_address(self.settings.stack.bind)
-        return self._urls((reach, self.settings.db.port), None if direct else (reach, self.settings.pgb.port))
+        db, pgb = self.settings.db, self.settings.pgb
+        pooler = (reachable_address(pgb.bind), pgb.port)
+        return self._urls((reachable_address(db.bind), db.port), None if direct else pooler)
 
     def _urls(self, db: tuple[str, int], pooler: tuple[str, int] | None) -> dict[str, str]:
         scheme, password, settings = self.settings.api.url_scheme, self.credentials.db_password, self.settings.db
@@ -119,7 +129,7 @@ class Api:
     @property
     def listens(self) -> tuple[str, int]:
         """What uvicorn itself binds to."""
-        return self.settings.stack.bind, self.port
+        return self.bind, self.port
 
     def environment(self, *, direct: bool = False) -> dict[str, str]:
         """The application's variables: those of ``.env``, the specification's, and ``api.env``, which wins."""
@@ -130,7 +140,7 @@ class Api:
         return self._environment(self.urls(direct=direct), self.places_here(), self.folder)
 
     def _environment(self, urls: Mapping[str, str], places: Mapping[str, str], folder: Path) -> dict[str, str]:
-        api = self.settings.api
+        api, hosts = self.settings.api, ",".join(self._hosts())
         known = {**urls, "jwt_secret": self.credentials.jwt_secret, "dir": str(folder)}
         env = {
             **self.settings.dotenv,
@@ -140,6 +150,7 @@ class Api:
             "MEMORY_PROVIDER": api.memory_provider,
             "NINAIVALAIGAL_DEBUG": str(int(api.debug)),
             "LOG_LEVEL": api.log_level,
+            **({HOSTS_VARIABLE: hosts} if hosts else {}),
             "PYTHONUNBUFFERED": "1",
             **places,
         }
@@ -154,6 +165,11 @@ class Api:
                     fix=f"use one of {', '.join('$' + name for name in known)}; a dollar sign itself is $$",
                 ) from None
         return env
+
+    def _hosts(self) -> list[str]:
+        """The names by which the default application may be called, besides ``localhost`` and its addresses."""
+        reached = [socket.gethostname()] if self.settings.exposure(self.label) else []
+        return [*self.settings.api.hosts, *reached]
 
     def server_words(self) -> list[str]:
         """The arguments of uvicorn."""
@@ -245,7 +261,7 @@ class Api:
         """
         import http.client
 
-        connection = http.client.HTTPConnection(reachable_address(self.settings.stack.bind), self.port, timeout=seconds)
+        connection = http.client.HTTPConnection(reachable_address(self.bind), self.port, timeout=seconds)
         try:
             connection.request("GET", path)
             response = connection.getresponse()

@@ -94,6 +94,7 @@ class ContainedPostgres(Postgres):
         inside = Inside(
             image=db.image,
             ports={DB_PORT: db.port},
+            bind=db.bind,
             volumes={self.volume: str(VOLUME)},
             files={
                 str(self.rules / "pg_hba.conf"): self._hba(),
@@ -200,7 +201,7 @@ class ContainedPgBouncer(PgBouncer):
 
     def spec(self) -> ServiceSpec:
         spec, pgb = super().spec(), self.settings.pgb
-        inside = Inside(image=self.programs.image, ports={PGB_PORT: pgb.port}, memory_mb=pgb.memory_mb)
+        inside = Inside(image=self.programs.image, ports={PGB_PORT: pgb.port}, bind=pgb.bind, memory_mb=pgb.memory_mb)
         return replace(spec, cwd=Path("/"), inside=inside)
 
     def questions(self) -> Sequence[Command]:
@@ -279,6 +280,7 @@ class ContainedApi(Api):
         inside = Inside(
             image=self.images.api(),
             ports={self.port: self.port},
+            bind=api.bind,
             folders={self.folder: str(self.inside)},
             files=files,
             memory_mb=api.memory_mb,

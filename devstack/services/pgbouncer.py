@@ -59,8 +59,12 @@ class PgBouncer:
         return self.settings.pgb.port
 
     @property
+    def bind(self) -> str:
+        return self.settings.pgb.bind
+
+    @property
     def address(self) -> str:
-        return with_port(self.settings.stack.bind, self.port)
+        return with_port(self.bind, self.port)
 
     @property
     def ini(self) -> Path:
@@ -78,12 +82,12 @@ class PgBouncer:
     @property
     def listens(self) -> tuple[str, int]:
         """What PgBouncer itself binds to."""
-        return self.settings.stack.bind, self.port
+        return self.bind, self.port
 
     @property
     def peer(self) -> tuple[str, int]:
         """What the application reaches it by."""
-        return reachable_address(self.settings.stack.bind), self.port
+        return reachable_address(self.bind), self.port
 
     # the service
 
@@ -245,7 +249,7 @@ class PgBouncer:
 
         try:
             connection = psycopg2.connect(
-                host=reachable_address(self.settings.stack.bind),
+                host=reachable_address(self.bind),
                 port=self.port,
                 user=ADMIN,
                 password=self.credentials.pgbouncer_password,

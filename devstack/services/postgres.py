@@ -95,8 +95,12 @@ class Postgres:
         return self.settings.db.port
 
     @property
+    def bind(self) -> str:
+        return self.settings.db.bind
+
+    @property
     def address(self) -> str:
-        return with_port(self.settings.stack.bind, self.port)
+        return with_port(self.bind, self.port)
 
     @property
     def data(self) -> Path:
@@ -135,12 +139,12 @@ class Postgres:
     @property
     def listens(self) -> tuple[str, int]:
         """What the server itself binds to."""
-        return self.settings.stack.bind, self.port
+        return self.bind, self.port
 
     @property
     def peer(self) -> tuple[str, int]:
         """What the other services reach it by."""
-        return reachable_address(self.settings.stack.bind), self.port
+        return reachable_address(self.bind), self.port
 
     # the service
 
@@ -346,7 +350,7 @@ class Postgres:
         import psycopg2
 
         connection = psycopg2.connect(
-            host=reachable_address(self.settings.stack.bind),
+            host=reachable_address(self.bind),
             port=port or self.port,
             user=self.settings.db.user,
             password=self.credentials.db_password if password is None else password,

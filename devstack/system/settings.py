@@ -23,13 +23,16 @@ def ports(stack: Stack) -> list[Fact]:
 
 
 def _port(stack: Stack, service: Service, *, running: bool) -> Fact:
+    exposure = stack.settings.exposure(service.label)
+
     def fact(value: str, advice: str = "") -> Fact:
+        value = f"{value}; {exposure}" if exposure else value
         return Fact("ports", str(service.port), value, not advice, advice, bool(advice), service.port)
 
     if running:
         return fact(f"in use by {service.name}")
     try:
-        holder = stack.context.host.port_holder(stack.settings.stack.bind, service.port)
+        holder = stack.context.host.port_holder(service.bind, service.port)
     except StackError as error:
         return fact(f"{error.what}: {error.why}", "; ".join(error.fix))
     if holder is None:

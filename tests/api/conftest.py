@@ -76,7 +76,11 @@ def sql(database_url: str) -> Iterator[Sql]:
 
 @pytest.fixture
 def environ(database_url: str) -> dict[str, str]:
-    return {"NINAIVALAIGAL_DATABASE_URL": database_url, "NINAIVALAIGAL_JWT_SECRET": JWT_SECRET}
+    return {
+        "NINAIVALAIGAL_DATABASE_URL": database_url,
+        "NINAIVALAIGAL_JWT_SECRET": JWT_SECRET,
+        "NINAIVALAIGAL_HOSTS": "testserver",
+    }
 
 
 @pytest.fixture

@@ -150,7 +150,9 @@ def started(service: Path) -> list[str]:
 
 ODD_UNITS = {
     **HOSTILE,
-    "INVOKE_STACK_BIND": "::1",
+    "INVOKE_DB_BIND": "::1",
+    "INVOKE_PGB_BIND": "::1",
+    "INVOKE_API_BIND": "::1",
     "INVOKE_API_IMAGE": "registry.example:5000/api:1",
     "NV_ENV": "odd-1",
 }

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from devstack.services.postgres import LIBPQ_VARIABLES
+from devstack.inherited import LIBPQ_VARIABLES
 from devstack.settings import SPECIFIED, URL_VARIABLE
 from tests.conftest import user_registry
 

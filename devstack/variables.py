@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from devstack.errors import StackError
+from devstack.inherited import LIBPQ_VARIABLES
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -20,9 +21,10 @@ database's."""
 DIGITS = 12
 PLAIN = re.compile(r"[\w./:@%+,=-]*", re.ASCII)
 
-MISLEADING = ("PGHOSTADDR", "PGOPTIONS", "PGPASSFILE", "PGSERVICE", "PGSERVICEFILE", "PGSSLMODE")
-"""Variables of libpq that would lead elsewhere, beside those that are given
-(https://www.postgresql.org/docs/current/libpq-envars.html)."""
+REQUIRED_AUTH = "scram-sha-256"
+"""How a client must be asked for the password: the one way by which the server proves itself too, and which shows a
+listener that is not the server nothing. libpq obeys ``PGREQUIREAUTH`` from version 16 on; older ones ignore it. It is
+no part of the URLs: drivers such as asyncpg refuse a parameter that they do not know."""
 
 
 def variables(stack: Stack, *, direct: bool = False) -> dict[str, str]:
@@ -55,7 +57,7 @@ def surroundings(stack: Stack, environ: Mapping[str, str], *, direct: bool = Fal
     """The whole environment of a command that is to run as the application does: its variables, its modules, and the
     programs of its own interpreter before others, where it has one."""
     api = stack.api
-    left_out = {*MISLEADING, *(("VIRTUAL_ENV", "PYTHONHOME") if stack.settings.api.python else ())}
+    left_out = {*LIBPQ_VARIABLES, *(("VIRTUAL_ENV", "PYTHONHOME") if stack.settings.api.python else ())}
     kept = {name: value for name, value in environ.items() if name not in left_out}
     places = api.places_here()
     if not stack.settings.api.python:
@@ -65,7 +67,7 @@ def surroundings(stack: Stack, environ: Mapping[str, str], *, direct: bool = Fal
 
 def elsewhere(given: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
     """The whole environment of a command here whose stack is on another host, which has given these variables."""
-    return {**{name: value for name, value in environ.items() if name not in MISLEADING}, **given}
+    return {**{name: value for name, value in environ.items() if name not in LIBPQ_VARIABLES}, **given}
 
 
 def _check_secrets(stack: Stack) -> None:

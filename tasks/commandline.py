@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+import os
 import re
 import shutil
 import sys
@@ -131,6 +132,7 @@ class StackProgram(Program):
         gc.enable()  # tasks.py has turned it off
         if session.has_root() and (problem := session.distrust()):
             raise problem
+        session.clean_environment(os.environ)
         tasks, hosts = list(self.tasks), forwarding.take_hosts(self)
         try:
             for host in hosts or [""]:

@@ -33,20 +33,24 @@ _named: list[str] = []
 _stack: list[Stack] = []
 
 
-def take_environment(environ: MutableMapping[str, str]) -> None:
-    """Keep the environment as it was, then take out what would be misread.
-
-    Invoke casts the variables of our settings by their default's type (``false`` becomes true) and ends in a
-    traceback when it can't; the variables of libpq would point psycopg2 and psql at other servers.
-    """
-    from devstack.services.postgres import LIBPQ_VARIABLES
+def take_environment(environ: Mapping[str, str]) -> None:
+    """Keep the environment as it is."""
     from devstack.variables import without_answers
 
     _environ.update(without_answers(environ))
     speak_for(_environ.get("INVOKE_STACK_ENV") or _environ.get("NV_ENV") or "")
-    for name in list(environ):
-        if name.startswith(VARIABLE_PREFIXES) or name in LIBPQ_VARIABLES:
-            del environ[name]
+
+
+def clean_environment(environ: MutableMapping[str, str]) -> None:
+    """Take out what this process and what it starts would misread, when a command begins to run.
+
+    Invoke casts the variables of our settings by their default's type (``false`` becomes true) and ends in a
+    traceback when it can't; the variables of libpq would lead psycopg2 and psql elsewhere, or break them, and those
+    of Python every interpreter that is started.
+    """
+    from devstack.inherited import take_out
+
+    take_out(environ, VARIABLE_PREFIXES)
 
 
 def heed_the_terminal() -> None:

@@ -10,6 +10,7 @@ from invoke import Context
 from devstack import console
 from devstack import variables as given
 from devstack.errors import StackError, UsageError
+from devstack.inherited import LIBPQ_VARIABLES
 from tasks import commandline, forwarding, session
 
 FORMATS = ("shell", "dotenv", "json")
@@ -25,8 +26,8 @@ def show(c: Context, form: str, *, direct: bool) -> None:
     elif form == "dotenv":
         text = "\n".join(given.dotenv_lines(found))
     else:
-        environ = session.environment()
-        text = "\n".join(given.shell_lines(found, [name for name in given.MISLEADING if name in environ]))
+        gone = [name for name in LIBPQ_VARIABLES if name in session.environment() and name not in found]
+        text = "\n".join(given.shell_lines(found, gone))
     print(text, flush=True)  # as it is: no word of a value is a command of ours
 
 

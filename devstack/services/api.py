@@ -15,10 +15,10 @@ from msgspec import Struct
 from devstack.container import ContainerContext
 from devstack.credentials import Credentials
 from devstack.errors import UsageError
+from devstack.inherited import POSTGRES_VARIABLES, without_foreign
 from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
 from devstack.services.configuration import items_of
-from devstack.services.postgres import LIBPQ_VARIABLES
 from devstack.settings import URL_VARIABLE, Settings, database_url, reachable_address, shown_host, with_port
 from devstack.shell import Command
 
@@ -28,7 +28,7 @@ ANSWER_BYTES = 16 << 20
 HOSTS_VARIABLE = "NINAIVALAIGAL_HOSTS"
 """Where the default application reads the names that it answers to."""
 
-UNSET = (*LIBPQ_VARIABLES, "PYTHONHOME", "VIRTUAL_ENV")
+UNSET = (*POSTGRES_VARIABLES, "PYTHONHOME", "VIRTUAL_ENV")
 """Variables that the application must not see, whoever has set them. The caller's other ones for Python do not come
 that far: the supervisor is started without them, and a container has an environment of its own."""
 
@@ -217,7 +217,7 @@ class Api:
     def beside(self, command: str, environ: Mapping[str, str], extra: Mapping[str, str]) -> Iterator[Beside]:
         """A shell command of the application's own, with its packages and variables and ``extra``. It speaks to the
         database itself, not to PgBouncer."""
-        kept = {name: value for name, value in environ.items() if name not in UNSET}
+        kept = {name: value for name, value in without_foreign(environ).items() if name not in UNSET}
         yield Beside(Command(command), self.folder, {**kept, **self.environment(direct=True), **extra})
 
     def check(self) -> None:

@@ -14,11 +14,12 @@ from msgspec import Struct
 from devstack.container import ContainerContext
 from devstack.credentials import ADMIN, Credentials, admin_verifier, proves
 from devstack.errors import StackError
+from devstack.inherited import POSTGRES_VARIABLES
 from devstack.providers import Programs
 from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
 from devstack.services.configuration import items_of
-from devstack.services.postgres import LIBPQ_VARIABLES, Postgres
+from devstack.services.postgres import Postgres
 from devstack.settings import Settings, reachable_address, with_port
 from devstack.shell import Command
 from devstack.templates import render
@@ -102,7 +103,7 @@ class PgBouncer:
             argv=[self.programs.path("pgbouncer"), str(self.folder / self.ini.name)],
             cwd=self.context.paths.state,
             env={**self.programs.env, "TZ": "UTC"},  # its log has the local time, whose zone's name says too little
-            unset=LIBPQ_VARIABLES,
+            unset=POSTGRES_VARIABLES,
             own_account=True,
             stop_signal=self.stop_signal,
             stop_seconds=10,

@@ -17,6 +17,7 @@ from devstack import console
 from devstack.container import ContainerContext
 from devstack.credentials import Credentials, proves
 from devstack.errors import UsageError
+from devstack.inherited import POSTGRES_VARIABLES
 from devstack.providers import PLANS, STATEMENTS, Programs, search_postgres
 from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
@@ -29,12 +30,6 @@ from devstack.threads import run_at_once
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812
-
-LIBPQ_VARIABLES = (
-    *("PGDATA", "PGDATABASE", "PGHOST", "PGHOSTADDR", "PGOPTIONS", "PGPASSFILE", "PGPASSWORD", "PGPORT"),
-    *("PGSERVICE", "PGSERVICEFILE", "PGSSLMODE", "PGUSER"),
-)
-"""https://www.postgresql.org/docs/current/libpq-envars.html: the user's own would point elsewhere."""
 
 SUPERUSER = "postgres"
 READER = "nv_reader"
@@ -172,7 +167,7 @@ class Postgres:
             argv=words,
             cwd=self.context.paths.state,
             env=self.programs.env,
-            unset=LIBPQ_VARIABLES,
+            unset=POSTGRES_VARIABLES,
             own_account=True,
             stop_signal=self.stop_signal,
             stop_seconds=int(self.settings.stack.stop_timeout),

@@ -35,15 +35,11 @@ def root_of(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def surroundings() -> Iterator[None]:
-    """For a while, an environment without what would be misread: libpq's variables, Invoke's, and the run's own."""
-    from devstack.services.postgres import LIBPQ_VARIABLES
+    """For a while, an environment without what is not for us: libpq's variables, Python's, Invoke's, the run's own."""
+    from devstack.inherited import take_out
     from devstack.settings import VARIABLE_PREFIXES
 
-    gone = {
-        name: os.environ.pop(name)
-        for name in list(os.environ)
-        if name in LIBPQ_VARIABLES or name.startswith((*VARIABLE_PREFIXES, *OF_THE_RUN))
-    }
+    gone = take_out(os.environ, (*VARIABLE_PREFIXES, *OF_THE_RUN))
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, TRANSACTION_STAT
 from psycopg2.extensions import connection as Connection  # noqa: N812 - psycopg2 names its class in lower case
 
 from .errors import DatabaseUnavailableError
+from .settings import login
 
 log = logging.getLogger(__name__)
 
@@ -156,8 +157,8 @@ class Database:
             return self._idle.pop() if self._idle else None
 
     def _connect(self, deadline: Deadline) -> Connection:
-        connection = psycopg2.connect(
-            self._url, async_=True, client_encoding="UTF8", fallback_application_name="nv-api"
+        connection: Connection = psycopg2.connect(
+            self._url, async_=True, client_encoding="UTF8", fallback_application_name="nv-api", **login(self._url)
         )
         try:
             _wait(connection, deadline)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg2
-from psycopg2.extensions import parse_dsn
+from psycopg2.extensions import libpq_version, parse_dsn
 
 from .errors import StartupError
 
 URL_VARIABLES = ("NINAIVALAIGAL_DATABASE_URL", "DATABASE_URL")
 HOSTS_VARIABLE = "NINAIVALAIGAL_HOSTS"
 URL_SCHEMES = ("postgresql", "postgres")
+LIBPQ_REQUIRES_AUTH = 160000
+"""The first version of libpq that takes ``require_auth``."""
 MEMORY_PROVIDERS = ("native",)
 LOG_LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
 SWITCH = {**dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False)}
@@ -46,6 +49,17 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
 def hosts_from(environ: Mapping[str, str]) -> list[str]:
     """The names that the application answers to besides ``localhost``: words separated by commas."""
     return [name.strip() for name in environ.get(HOSTS_VARIABLE, "").split(",") if name.strip()]
+
+
+def login(url: str) -> dict[str, Any]:
+    """Parameters of :func:`psycopg2.connect` besides the URL: a listener that is not the database gets no password.
+
+    With SCRAM the server proves that it knows the password too, and nobody is shown it. Whose database has another way
+    says so in the URL: ``?require_auth=md5``. A libpq older than 16 can't be told.
+    """
+    if libpq_version() < LIBPQ_REQUIRES_AUTH or "require_auth" in parse_dsn(url):
+        return {}
+    return {"require_auth": "scram-sha-256"}
 
 
 def database_url(environ: Mapping[str, str]) -> str:

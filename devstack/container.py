@@ -46,6 +46,8 @@ ENGINE_SECONDS = 10.0
 """For the engine to end, which has nothing left to stop."""
 NOT_FOUND = 127
 """A shell's exit code for a program that is not there (POSIX, 2.8.2)."""
+PROVEN_SECONDS = 0.3
+"""For which a listener that was found to be a service counts as that: a load opens hundreds of connections a second."""
 CHUNK = 1 << 18
 """Bytes that a stream holds at a time."""
 
@@ -106,6 +108,10 @@ class ContainerContext:
         self._log_lock = threading.Lock()
         self._engine_up: bool | None = None
         self._addresses: dict[str, str] = {}
+        self._states: dict[str, ServiceState] = {}
+        """What the engine has said last of each service."""
+        self._proven: dict[tuple[str, int], float] = {}
+        """Until when a service counts as listening on a port, on the monotonic clock."""
         self._asked: dict[Command, _Asked] = {}
 
     @property
@@ -446,7 +452,36 @@ class ContainerContext:
         # an engine of containers always runs; their network is there as long as one of them is
         self._engine_up = any(s.running for s in states.values()) if self.runtime.contained else bool(result.ok)
         self._addresses.update({name: state.address for name, state in states.items()})
+        self._states.update(states)
         return states
+
+    def has_port(self, name: str, address: str, port: int) -> bool:
+        """Check whether it is a service of the stack that listens on a port of an address of this machine.
+
+        What the engine has said in this command serves as long as it fits: each service has one process that listens,
+        and many connections.
+
+        :raises StackError: the engine does not answer as it should.
+        """
+        if time.monotonic() < self._proven.get((name, port), 0.0):
+            return True
+        known = self._states.get(name)
+        found = bool(known and self._listens(known, address, port)) or self._listens(
+            self.states([name])[name], address, port
+        )
+        if found:
+            self._proven[name, port] = time.monotonic() + PROVEN_SECONDS
+        return found
+
+    def _forget(self, name: str) -> None:
+        """What was known of a service is no longer so."""
+        self._states.pop(name, None)
+        self._proven.clear()
+
+    def _listens(self, state: ServiceState, address: str, port: int) -> bool:
+        if self.runtime.contained:
+            return state.running and (not state.ports or port in state.ports)
+        return state.running and self.host.listens(state.pid, address, port)
 
     def ask_states_ahead(self, names: Sequence[str]) -> None:
         """Begin to ask for :meth:`states`, together with what is asked of a volume."""
@@ -583,11 +618,14 @@ class ContainerContext:
         :raises StackError: the engine refused.
         """
         self._addresses.pop(spec.name, None)
+        self._forget(spec.name)
         try:
             self._checked(self.runtime.run(spec, defined=defined), self.runtime.check_run, f"start {spec.name}")
         finally:
             if isinstance(self.runtime, Containers) and not self.dry:
                 self.host.remove(self.runtime.env_file(spec.name))  # the engine has read it
+        if self.runtime.contained:  # the engine has published its port by now
+            self._states[spec.name] = ServiceState(spec.name, "running")
 
     def stop(self, name: str, *, signal: str = "", seconds: int = 10) -> None:
         """Tell a service to stop; it has once :meth:`states` says so. Patience, and a signal without which it is the
@@ -596,6 +634,7 @@ class ContainerContext:
         :raises StackError: the engine refused.
         """
         self._addresses.pop(name, None)
+        self._forget(name)
         steps = self.runtime.stop(name, signal=signal, seconds=seconds)
         self._checked(steps, self.runtime.check_stop, f"stop {name}")
 

@@ -12,7 +12,7 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -409,6 +409,23 @@ class Host:
                 process.kill()
                 process.wait(seconds)
 
+    def listens(self, pid: int, address: str, port: int) -> bool:
+        """Check whether a process listens on a port of an address.
+
+        Where this user may not look into it, as root in a container without further capabilities, whoever listens
+        there has to be of the process's own account.
+        """
+        import psutil
+
+        try:
+            process = psutil.Process(pid)
+            try:
+                return not {address, *WILDCARDS}.isdisjoint(_listening(process, port))
+            except psutil.AccessDenied:
+                return _accounts_at(port) == {process.uids().real}
+        except psutil.Error:
+            return False
+
     def port_holder(self, bind: str, port: int) -> PortHolder | None:
         """Who keeps a service from this port on ``bind`` or on localhost's other family; None if it is free."""
         taken = [a for a in dict.fromkeys((bind, "127.0.0.1", "::1")) if _is_taken(a, port)]
@@ -469,19 +486,43 @@ def _is_taken(address: str, port: int) -> bool:
     return False
 
 
+WILDCARDS = ("0.0.0.0", "::")
+"""What a service listens on that listens on every address."""
+
+
+def _listening(process: psutil.Process, port: int) -> Iterator[str]:
+    """The addresses on which a process listens on a port."""
+    import psutil
+
+    connections = getattr(process, "net_connections", None) or process.connections
+    for connection in connections(kind="tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+            yield connection.laddr.ip
+
+
+def _accounts_at(port: int) -> set[int]:
+    """The accounts whose sockets listen on a port, as Linux tells everybody (proc_net_tcp.rst of its documentation)."""
+    found = set()
+    for file in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(file).read_text().splitlines()[1:]:
+                _, local, _, state, *rest = line.split()
+                if state == "0A" and int(local.rpartition(":")[2], 16) == port:
+                    found.add(int(rest[3]))
+    return found
+
+
 def _holder(address: str, port: int) -> PortHolder:
     import psutil
 
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            connections = getattr(process, "net_connections", None) or process.connections
-            for connection in connections(kind="tcp"):
-                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
-                    command = " ".join(process.cmdline()) or process.name()
-                    stack = ""
-                    with contextlib.suppress(psutil.Error):
-                        stack = process.environ().get("NV_STACK", "")
-                    return PortHolder(
-                        address, port, process.pid, command if len(command) <= 80 else command[:79] + "…", stack
-                    )
+            if any(_listening(process, port)):
+                command = " ".join(process.cmdline()) or process.name()
+                stack = ""
+                with contextlib.suppress(psutil.Error):
+                    stack = process.environ().get("NV_STACK", "")
+                return PortHolder(
+                    address, port, process.pid, command if len(command) <= 80 else command[:79] + "…", stack
+                )
     return PortHolder(address, port)

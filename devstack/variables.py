@@ -44,6 +44,7 @@ def variables(stack: Stack, *, direct: bool = False) -> dict[str, str]:
         "PGUSER": here["db_user"],
         "PGPASSWORD": here["db_password"],
         "PGDATABASE": here["db_name"],
+        "PGREQUIREAUTH": REQUIRED_AUTH,
         "API_URL": api.address,
         **api.environment_here(direct=direct),
     }

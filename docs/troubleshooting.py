@@ -36,7 +36,7 @@ AREAS = (
     Area(
         "The database",
         "",
-        ("devstack/services/postgres.py", "devstack/services/statistics.py"),
+        ("devstack/services/postgres.py", "devstack/services/login.py", "devstack/services/statistics.py"),
     ),
     Area("PgBouncer", "", ("devstack/services/pgbouncer.py", "tasks/pgb.py")),
     Area("The application", "", ("devstack/services/api.py",)),

@@ -83,6 +83,7 @@ def test_what_they_are(stack: Project) -> None:
         "PGUSER": "nina",
         "PGPASSWORD": secret["db_password"],
         "PGDATABASE": "nina",
+        "PGREQUIREAUTH": "scram-sha-256",
         "API_URL": f"http://localhost:{stack.api_port}",
         "OF_MINE": "a b",
         "NINAIVALAIGAL_DATABASE_URL": f"{server}:{stack.pgb_port}/nina",

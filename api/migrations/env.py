@@ -3,12 +3,12 @@
 import logging
 import os
 
-import psycopg2
+import psycopg2.extensions
 from alembic import context
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from api.settings import database_url
+from api.settings import database_url, login
 
 LOCK = 0x6E762D617069  # "nv-api"
 
@@ -24,7 +24,10 @@ if context.is_offline_mode():
         context.run_migrations()
 else:
     # a creator: SQLAlchemy knows fewer forms of a URL than libpq
-    engine = create_engine("postgresql+psycopg2://", creator=lambda: psycopg2.connect(url), poolclass=NullPool)
+    def connect() -> psycopg2.extensions.connection:
+        return psycopg2.connect(url, **login(url))
+
+    engine = create_engine("postgresql+psycopg2://", creator=connect, poolclass=NullPool)
     with engine.begin() as connection:
         # The second of two processes waits here, then finds nothing left to do. A lock of the transaction, not
         # of the session: it goes away with it, and works through a pooler in transaction mode.

@@ -48,6 +48,11 @@ class Address:
         return is_loopback(self.host)
 
     @property
+    def is_encrypted(self) -> bool:
+        """Whether the URL asks for encryption: by default libpq goes without where the other end has none."""
+        return dict(self.parameters).get("PGSSLMODE") in ("require", "verify-ca", "verify-full")
+
+    @property
     def server(self) -> str:
         return with_port(self.host, self.port)
 

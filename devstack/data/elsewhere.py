@@ -28,6 +28,10 @@ CONNECT_SECONDS = 10
 OLDEST = 13
 """Major version of a server; what it is asked needs this."""
 
+NO_CLEARTEXT = "!password"
+"""For ``PGREQUIREAUTH``, which libpq obeys from version 16 on: any way of logging in that an external server may have,
+apart from the password in clear, which anybody on its port or on the way could ask for."""
+
 PASSFILE = "pgpass-elsewhere"
 
 OPTIONS = f"{PIN} -c client_min_messages=warning"
@@ -118,6 +122,7 @@ class Elsewhere(Postgres):
             "PGOPTIONS": OPTIONS,
             "PGCLIENTENCODING": "UTF8",
             "LC_ALL": "C",
+            **({} if self.target.is_encrypted else {"PGREQUIREAUTH": NO_CLEARTEXT}),
             **dict(self.target.parameters),
         }
 
@@ -258,6 +263,16 @@ def refused(db: Elsewhere, error: StackError) -> StackError:
     address, said = db.target, "\n".join(error.evidence)
     what = f"{address} can't be used"
     server, role = address.server, address.user
+    if "authentication method requirement" in said:
+        return StackError(
+            what,
+            why=f"{server} asks for the password in clear, or in another way than the URL allows; it was not sent",
+            evidence=error.evidence,
+            fix=[
+                "see that it is that server; then have the connection encrypted: ?sslmode=require at the URL's end",
+                "(verify-full proves the server too), or say that it is meant: ?require_auth=password",
+            ],
+        )
     if "password authentication failed" in said:
         return StackError(
             what,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from devstack import console
 from devstack.data.journal import restoring
 from devstack.data.schedule import overdue
+from devstack.errors import StackError
 from devstack.health.findings import Findings, Probe
 from devstack.health.records import Check, slow
 from devstack.services.postgres import Postgres
@@ -65,6 +66,9 @@ def probe_database(db: Postgres) -> Probe:
         try:
             with findings.waiting_for(f"its login at {db.address}"):
                 connection = db.connect(seconds=2)
+        except StackError as error:
+            findings.add(_unproven(db, error))
+            return
         except psycopg2.OperationalError as error:
             findings.add(refused(db, db.context.mask(str(error).strip())))
             return
@@ -84,6 +88,15 @@ def probe_database(db: Postgres) -> Probe:
             connection.close()
 
     return probe
+
+
+def _unproven(db: Postgres, error: StackError) -> Check:
+    return Check(
+        name="login",
+        verdict="unhealthy",
+        cause=db.context.mask(f"{error.what}: {error.why}"),
+        fix="; ".join(error.fix),
+    )
 
 
 def refused(db: Postgres, error: str) -> Check:

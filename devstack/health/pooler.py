@@ -163,13 +163,15 @@ def probe_backend(pgb: PgBouncer) -> Probe:
         try:
             with findings.waiting_for(f"a connection to the database through {pgb.address}"):
                 began = time.perf_counter()
-                connection = pgb.database.connect(port=pgb.port, seconds=2)
+                connection = pgb.database.connect(pooled=True, seconds=2)
                 try:
                     with connection.cursor() as cursor:
                         cursor.execute("SELECT 1")
                 finally:
                     connection.close()
                 ms = (time.perf_counter() - began) * 1000
+        except StackError as error:
+            findings.add(_unreachable(pgb, f"{error.what}: {error.why}"))
         except psycopg2.Error as error:
             findings.add(_unreachable(pgb, pgb.context.mask(str(error).strip())))
         else:

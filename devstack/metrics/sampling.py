@@ -174,6 +174,8 @@ def sample_database(db: Postgres) -> DatabaseSample:
                 why = why_no_statements(db, error)
         finally:
             connection.close()
+    except StackError as error:
+        raise NotReady(f"{error.what}: {error.why}") from None
     except psycopg2.Error as error:
         raise NotReady(str(error).strip() or type(error).__name__) from None
     return DatabaseSample(dict(counters), connections, active, maximum, size, statements, why)

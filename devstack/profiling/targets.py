@@ -128,12 +128,12 @@ def of(stack: Stack, keys: Sequence[str], sql: str, path: str, *, write: bool) -
     statement = transaction(sql, write=write)
     address = reachable_address(stack.api.bind)
 
-    def session(port: int) -> Channel:
-        return Session(stack.db.connect(port=port), statement)
+    def session(*, pooled: bool) -> Channel:
+        return Session(stack.db.connect(pooled=pooled), statement)
 
     known = {
-        "db": Target("db", DIRECT, lambda: session(stack.db.port)),
-        "pgb": Target("pgb", POOLED, lambda: session(stack.pgb.port)),
+        "db": Target("db", DIRECT, lambda: session(pooled=False)),
+        "pgb": Target("pgb", POOLED, lambda: session(pooled=True)),
         "api": Target("api", f"GET {path}", lambda: Http(address, stack.api.port, path)),
     }
     return [known[key] for key in keys]

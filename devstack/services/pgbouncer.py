@@ -209,12 +209,14 @@ class PgBouncer:
         import psycopg2
 
         try:
-            connection = self.database.connect(port=self.port)
+            connection = self.database.connect(pooled=True)
             try:
                 with connection.cursor() as cursor:
                     cursor.execute("SELECT 1")
             finally:
                 connection.close()
+        except StackError as error:
+            raise NotReady(f"{error.what}: {error.why}") from None
         except psycopg2.Error as error:
             text = str(error).strip()
             if drifted := "SASL authentication failed" in text or "password authentication failed" in text:
@@ -248,14 +250,16 @@ class PgBouncer:
         """
         import psycopg2
 
+        from devstack.services.login import log_in, pooler_of
+
         try:
-            connection = psycopg2.connect(
-                host=reachable_address(self.bind),
-                port=self.port,
+            connection = log_in(
+                self.context,
+                pooler_of(self.settings),
                 user=ADMIN,
                 password=self.credentials.pgbouncer_password,
-                dbname="pgbouncer",
-                connect_timeout=seconds,
+                database="pgbouncer",
+                seconds=seconds,
             )
         except psycopg2.OperationalError as error:
             raise StackError(

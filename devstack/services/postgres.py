@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from devstack import console
 from devstack.container import ContainerContext
 from devstack.credentials import Credentials, proves
-from devstack.errors import UsageError
+from devstack.errors import StackError, UsageError
 from devstack.inherited import POSTGRES_VARIABLES
 from devstack.providers import PLANS, STATEMENTS, Programs, search_postgres
 from devstack.runtimes import ServiceSpec
@@ -330,29 +330,30 @@ class Postgres:
             self.connect(password="", seconds=2).close()
         except psycopg2.OperationalError as error:
             return any(state in str(error) for state in ("is starting up", "in recovery mode", "not yet accepting"))
+        except StackError:  # somebody else listens there
+            return False
         return False
 
     # asking it
 
     def connect(
-        self, *, port: int | None = None, password: str | None = None, database: str | None = None, seconds: int = 5
+        self, *, pooled: bool = False, password: str | None = None, database: str | None = None, seconds: int = 5
     ) -> Connection:
         """A connection as the application's role, in autocommit; its own password and database unless another is given.
-        Logging in may take ``seconds``, at least 2.
+        ``pooled``: through PgBouncer. Logging in may take ``seconds``, at least 2.
 
+        :raises StackError: it is not the service that listens there.
         :raises psycopg2.OperationalError: it could not be made.
         """
-        import psycopg2
+        from devstack.services.login import database_of, log_in, pooler_of
 
-        connection = psycopg2.connect(
-            host=reachable_address(self.bind),
-            port=port or self.port,
+        connection = log_in(
+            self.context,
+            (pooler_of if pooled else database_of)(self.settings),
             user=self.settings.db.user,
             password=self.credentials.db_password if password is None else password,
-            passfile=str(self.context.paths.config / "none"),  # not the user's ~/.pgpass
-            dbname=database or self.settings.db.name,
-            connect_timeout=seconds,
-            application_name="nv-devstack",
+            database=database or self.settings.db.name,
+            seconds=seconds,
         )
         connection.autocommit = True
         return connection
@@ -375,6 +376,8 @@ class Postgres:
         try:
             # none is sent, so that the server's log gets no failed login
             self.connect(password="").close()
+        except StackError as error:
+            raise NotReady(f"{error.what}: {error.why}") from None
         except psycopg2.OperationalError as error:
             if "no password supplied" not in str(error):
                 raise NotReady(str(error).strip()) from None
@@ -388,6 +391,8 @@ class Postgres:
 
         try:
             self._query()
+        except StackError as error:
+            raise NotReady(f"{error.what}: {error.why}") from None
         except psycopg2.Error as error:
             text = str(error).strip()
             if drifted := "password authentication failed" in text:
@@ -444,7 +449,7 @@ class Postgres:
                     found = dict(cursor.fetchall())
             finally:
                 connection.close()
-        except psycopg2.Error:
+        except (psycopg2.Error, StackError):
             return False
         return extensions <= found.keys() and all(found.values())
 

@@ -1,0 +1,279 @@
+"""Whoever listens on the port of a service that does not run gets no password, and is named.
+
+The listener is a process of another account, as on a machine that several people use: as root, of ``nobody``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from api.database import Database
+from api.errors import DatabaseUnavailableError
+from api.settings import login as api_login
+from devstack.errors import StackError
+from devstack.host import Host
+from devstack.paths import Paths
+from devstack.services import login
+from tests import fakes
+from tests.conftest import Project, free_ports, wait_for
+
+KINDS = ("cleartext", "md5", "scram", "none")
+SECRET = "canary-4711-passphrase"
+
+
+@pytest.fixture(scope="module")
+def stack(workspace: Path, stack: Project) -> Project:
+    """A stack that has run; these tests stop and start parts of it."""
+    stack.inv("dev.up")
+    return stack
+
+
+class Listener:
+    """A fake of another account, and what it was sent."""
+
+    def __init__(self, folder: Path, kind: str, port: int, target: int = 0) -> None:
+        self.path = folder / "seen"
+        self.path.touch()
+        program = folder / "fakes.py"
+        shutil.copy(fakes.__file__, program)
+        owner = "nobody" if os.getuid() == 0 else None
+        folder.chmod(0o755)
+        if owner:
+            shutil.chown(self.path, owner)
+        # an interpreter that another account can run: this one may be in root's own home
+        python = next(path for name in ("/usr/bin/python3", sys.executable) if (path := shutil.which(name)))
+        self.process = subprocess.Popen(
+            [python, str(program), kind, str(port), str(self.path), str(target)],
+            cwd="/",
+            user=owner,
+            env={},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout
+        assert self.process.stdout.readline() == "listening\n"
+
+    def seen(self) -> bytes:
+        return self.path.read_bytes()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@contextlib.contextmanager
+def listening(folder: Path, kind: str, *ports: int, target: int = 0) -> Iterator[list[Listener]]:
+    made: list[Listener] = []
+    try:
+        for port in ports:
+            below = folder / f"{kind}-{port}"
+            below.mkdir(parents=True)
+            made.append(Listener(below, kind, port, target))
+        yield made
+    finally:
+        for listener in made:
+            listener.end()
+
+
+@pytest.fixture
+def shared(workspace: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder that another account may enter."""
+    folder = workspace / f"fakes-{request.node.name.translate(str.maketrans('[]', '--'))}"
+    folder.mkdir()
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def secrets_in(stack: Project, seen: bytes) -> list[str]:
+    """What of the passwords, or made from them, is among what was sent."""
+    secrets = stack.secrets()
+    forms = {
+        "the database's password": secrets["db_password"],
+        "the console's password": secrets["pgbouncer_password"],
+        "a digest of the database's": fakes.digest_of(secrets["db_password"], "nina"),
+        "a digest of the console's": fakes.digest_of(secrets["pgbouncer_password"], "nv_admin"),
+        "a SCRAM exchange": "n,,n=",
+    }
+    return [what for what, form in forms.items() if form.encode() in seen]
+
+
+COMMANDS = (
+    "db.stats",
+    "pgb.stats",
+    "pgb.reload",
+    "metrics --interval 0.2",
+    "dev.status",
+    "health",
+    "db.shell --command SELECT",
+    "db.profile --seconds 1",
+    "dev.load --seconds 1 --only db --only pgb",
+    "data.generate memories --rows 1",
+    "data.backup",
+    "dev.up",
+)
+NAMES_THEM = ("db.stats", "pgb.stats", "health", "dev.up")
+"""The commands that look at the ports whatever the runtime says of the services."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_listener_in_the_place_of_a_stopped_stack_gets_no_password(stack: Project, shared: Path, kind: str) -> None:
+    stack.inv("dev.down")
+    with listening(shared, kind, stack.db_port, stack.pgb_port) as listeners:
+        for command in COMMANDS if kind == "cleartext" else COMMANDS[:2]:
+            process = stack.popen(*command.split())
+            said = "".join(process.communicate(timeout=100))
+            assert process.returncode != 0, (command, said)
+            assert "Traceback" not in said, (command, said)
+            for listener in listeners:
+                assert secrets_in(stack, listener.seen()) == [], (command, said)
+            if command in NAMES_THEM:
+                assert any(is_named(listener, said) for listener in listeners), (command, said)
+            if command == "db.stats":
+                assert f"what listens on 127.0.0.1:{stack.db_port} has not proven to be nv-db" in said
+                assert f"sudo ss -ltnp 'sport = :{stack.db_port}'" in said
+
+
+def is_named(listener: Listener, said: str) -> bool:
+    """Whether a command says who listens: root sees the process, others that there is one."""
+    return f"pid {listener.process.pid}" in said if os.getuid() == 0 else "port" in said
+
+
+def test_a_listener_in_the_place_of_pgbouncer_can_not_pass_a_login_on_to_the_database(
+    stack: Project, shared: Path
+) -> None:
+    """SCRAM alone would let it: the role has one password on both, and the exchange can be handed on."""
+    stack.inv("pgb.stop", "db.start")
+    with listening(shared, "relay", stack.pgb_port, target=stack.db_port) as (relay,):
+        for command in (
+            "dev.status",
+            "pgb.stats",
+            "health",
+            "metrics --interval 0.2",
+            "dev.load --seconds 1 --only pgb",
+        ):
+            process = stack.popen(*command.split())
+            said = "".join(process.communicate(timeout=100))
+            assert "Traceback" not in said, (command, said)
+            assert secrets_in(stack, relay.seen()) == [], (command, said)
+        assert f"pid {relay.process.pid}" in stack.inv("pgb.start", expect=1).stderr or os.getuid() != 0
+
+
+def test_pgbouncer_has_nothing_to_show_a_listener_in_the_place_of_the_database(stack: Project, shared: Path) -> None:
+    stack.inv("pgb.start")
+    conf = stack.state / "config" / "supervisord.conf"
+    stop = [sys.executable, "-m", "supervisor.supervisorctl", "-s", f"unix://{socket_of(stack)}", "stop", "nv-db:*"]
+    subprocess.run(stop, check=True, capture_output=True, cwd=conf.parent)
+    for kind in ("cleartext", "md5"):
+        with listening(shared, kind, stack.db_port) as (listener,):
+            with pytest.raises(psycopg2.OperationalError):
+                stack.query("SELECT 1", stack.pgb_port)
+            assert b"nina" in wait_for(listener.seen)  # PgBouncer has come
+            assert secrets_in(stack, listener.seen()) == []
+
+
+def socket_of(stack: Project) -> Path:
+    """The supervisor's socket: in a short folder, where the state's path is too long for one."""
+    return Path(re.search(r"^file *= *(\S+)$", (stack.state / "config/supervisord.conf").read_text(), re.MULTILINE)[1])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", ["cleartext", "md5", "none"])
+def test_a_command_with_our_variables_shows_a_listener_nothing(stack: Project, shared: Path, kind: str) -> None:
+    stack.inv("dev.down")
+    script = "import psycopg2\ntry: psycopg2.connect('')\nexcept psycopg2.Error as error: print(error)"
+    with listening(shared, kind, stack.db_port) as (listener,):
+        said = stack.inv("dev.exec", "--", sys.executable, "-c", script).stdout
+        assert secrets_in(stack, listener.seen()) == []
+    assert "authentication method requirement" in said
+
+
+class Claimed:
+    """A context whose runtime says that the listener is the service, or that it is not."""
+
+    def __init__(self, folder: Path, *, ours: bool) -> None:
+        self.paths = Paths(root=folder, state=folder, cache=folder, run=folder, log=folder)
+        self.host = Host()
+        self.ours = ours
+
+    def has_port(self, name: str, address: str, port: int) -> bool:
+        return self.ours
+
+    def mask(self, text: str) -> str:
+        return text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("libpq", ["this one", "an old one"])
+def test_libpq_takes_scram_alone_and_an_old_one_only_our_own_process(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, kind: str, libpq: str
+) -> None:
+    """The listener passes for ours with a libpq that can be told, and does not with one that can't."""
+    if libpq == "an old one":
+        monkeypatch.setattr(login, "libpq_version", lambda: 150000)
+    (port,) = free_ports(1)
+    context: Any = Claimed(shared, ours=libpq == "this one")
+    place = login.Place("db", "nv-db", "127.0.0.1", port)
+    with listening(shared, kind, port) as (listener,):
+        with pytest.raises((StackError, psycopg2.OperationalError)) as caught:
+            login.log_in(context, place, user="nina", password=SECRET, database="nina", seconds=2)
+        seen = listener.seen()
+    assert SECRET.encode() not in seen
+    assert fakes.digest_of(SECRET, "nina").encode() not in seen
+    if libpq == "an old one":
+        assert seen == b""
+    if kind != "scram":  # that one goes silent in the middle of the exchange, which has shown it no password
+        assert isinstance(caught.value, StackError)
+        assert f"what listens on 127.0.0.1:{port} has not proven to be nv-db" in caught.value.text()
+
+
+@pytest.mark.parametrize("kind", ["cleartext", "md5", "none"])
+def test_the_default_application_shows_a_listener_nothing(shared: Path, kind: str) -> None:
+    (port,) = free_ports(1)
+    url = f"postgresql://nina:{SECRET}@127.0.0.1:{port}/nina"
+    with listening(shared, kind, port) as (listener,):
+        with (
+            contextlib.closing(Database(url, size=1, timeout_s=5)) as database,
+            pytest.raises(DatabaseUnavailableError),
+        ):
+            database.fetch("SELECT 1")
+        seen = listener.seen()
+    assert SECRET.encode() not in seen
+    assert fakes.digest_of(SECRET, "nina").encode() not in seen
+    assert api_login(url + "?require_auth=md5") == {}
+
+
+def test_an_external_server_gets_a_password_in_clear_only_if_the_url_says_so(stack: Project, shared: Path) -> None:
+    (port,) = free_ports(1)
+    url = f"postgresql://app:{SECRET}@127.0.0.1:{port}/shop"
+    with listening(shared, "cleartext", port) as (listener,):
+        said = stack.inv("data.backup", "--url", url, expect=1).stderr
+        assert SECRET.encode() not in listener.seen()
+        assert f"127.0.0.1:{port} asks for the password in clear" in said
+        assert "?sslmode=require" in said
+        assert SECRET not in said
+        assert stack.popen("data.backup", "--url", f"{url}?sslmode=require").wait(60) == 1  # it has no TLS
+        assert SECRET.encode() not in listener.seen()
+        stack.popen("data.backup", "--url", f"{url}?require_auth=password&connect_timeout=2").wait(60)
+        assert SECRET.encode() in listener.seen()  # as the person wants it
+
+
+def test_a_connection_of_ours_is_made_in_one_place_alone() -> None:
+    root = Path(__file__).resolve().parent.parent
+    made = [
+        str(path.relative_to(root))
+        for folder in ("devstack", "tasks", "api")
+        for path in (root / folder).rglob("*.py")
+        if "psycopg2.connect(" in path.read_text()
+    ]
+    assert sorted(made) == ["api/database.py", "api/migrations/env.py", "devstack/services/login.py"]

@@ -14,8 +14,9 @@ from msgspec import Struct
 from devstack.errors import UsageError
 from devstack.settings import Settings
 
-UNFIT = re.compile(r"[\x00-\x1f;#,\"*?\[\]]")
-"""What Supervisor's file format, or a list of directories for sockets, can't hold."""
+UNFIT = re.compile(r"[\x00-\x1f;#,\"*?\[\]]|%\(here\)s")
+"""What Supervisor's file format, or a list of directories for sockets, can't hold. Supervisor replaces ``%(here)s``
+before it looks at ``%%``: nothing escapes it."""
 RUN_NAMES = 64
 """Names that are tried for a directory in /tmp."""
 SOCKET_ROOM = 80
@@ -138,7 +139,7 @@ def paths_of(settings: Settings, *, home: Path, xdg: dict[str, str], uid: int) -
     if UNFIT.search(str(base)):
         raise UsageError(
             f"the state can't live in {str(base)!r}",
-            why="the folder's name has one of the characters ; # , \" * ? [ ] or a control character",
+            why="the folder's name has one of the characters ; # , \" * ? [ ], a control character, or %(here)s",
             fix="set stack.state_dir to another folder",
         )
     digest = hashlib.sha256(str(root).encode()).hexdigest()[:8]

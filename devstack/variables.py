@@ -12,6 +12,7 @@ from devstack.errors import StackError
 from devstack.inherited import LIBPQ_VARIABLES
 
 if TYPE_CHECKING:
+    from devstack.settings import Settings
     from devstack.stack import Stack
 
 ANSWERS = "NV_ANSWERS"
@@ -64,6 +65,32 @@ def surroundings(stack: Stack, environ: Mapping[str, str], *, direct: bool = Fal
     if not stack.settings.api.python:
         del places["PATH"]
     return {**kept, **places, **variables(stack, direct=direct)}
+
+
+GIVEN = {
+    *("DIRECT_URL", "PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "API_URL", ANSWERS),
+    *("NINAIVALAIGAL_DATABASE_URL", "DATABASE_URL", "NINAIVALAIGAL_JWT_SECRET"),
+    *("MEMORY_PROVIDER", "NINAIVALAIGAL_DEBUG", "LOG_LEVEL"),
+}
+"""What a stack gives of itself. None of them names a program, or code that one runs."""
+
+
+def from_host(found: object, settings: Settings) -> dict[str, str]:
+    """Return what a host says that leads to its stack, as far as a host may say it: a command here gets these, or a
+    shell. Of ``.env`` and ``api.env`` names and fixed values are those of the files here.
+
+    :raises StackError: it is nothing of the kind.
+    """
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(value, str) and "\0" not in value for name, value in found.items()
+    ):
+        raise StackError(
+            "the host gives no variables", why="what it answered is something else", fix="inv remote.check"
+        )
+    fixed = {name: str(value) for name, value in settings.api.env.items() if "$" not in str(value)}
+    filled = {name for name in settings.api.env if name not in fixed}
+    given = {name: value for name, value in found.items() if name in GIVEN | filled}
+    return {**settings.dotenv, **given, **fixed}
 
 
 def elsewhere(given: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HERE = {
     *("data.list", "data.pin", "data.unpin"),
-    *("dev.init", "dev.export", "dev.ide", "dev.completion", "dev.exec"),
+    *("dev.init", "dev.export", "dev.ide", "dev.completion", "dev.env", "dev.exec"),
     *("remote.accept", "remote.bootstrap", "remote.check", "remote.tunnel"),
 }
 """What is about this machine, or about files that are here."""
@@ -369,14 +369,16 @@ def json_of(config: Any, words: Sequence[str]) -> Any:
         code, printed = host.output([*words, *env], settings=Path(file).read_text() if file else "")
     if code:
         raise Exit(code=code)
-    return json.loads(printed)
+    try:
+        return json.loads(printed)
+    except (ValueError, RecursionError):
+        raise StackError(
+            f"{host_of(config)} does not answer as expected", why=f"{words[0]} printed no JSON", fix="inv remote.check"
+        ) from None
 
 
-def variables(config: Any, *, direct: bool) -> dict[str, str]:
-    """What leads to the stack on its host, through the tunnel.
-
-    :raises Exit: it is not known there.
-    """
+def check_tunnel(config: Any) -> None:
+    """:raises StackError: there is no tunnel to the stack's host."""
     from devstack.remote import tunnel as tunnels
 
     settings = settings_of(config)
@@ -387,8 +389,17 @@ def variables(config: Any, *, direct: bool) -> dict[str, str]:
             why="what a command here reaches on localhost would be something else",
             fix="inv remote.tunnel",
         )
-    found: dict[str, str] = json_of(config, ["dev.env", "--format=json", *(["--direct"] if direct else [])])
-    return found
+
+
+def variables(config: Any, *, direct: bool) -> dict[str, str]:
+    """Return what leads to the stack on its host, for a command or a shell here.
+
+    :raises Exit: it is not known there.
+    """
+    from devstack.variables import from_host
+
+    found = json_of(config, ["dev.env", "--format=json", *(["--direct"] if direct else [])])
+    return from_host(found, settings_of(config))
 
 
 def take_hosts(program: Any) -> list[str]:

@@ -20,7 +20,10 @@ def show(c: Context, form: str, *, direct: bool) -> None:
     """Print them, secrets and all: they are what is asked for."""
     if form not in FORMATS:
         raise UsageError(f"--format {form!r} is not known", fix=f"one of {', '.join(FORMATS)}")
-    found = given.variables(session.stack(c, looking=True), direct=direct)
+    if forwarding.host_of(c.config):  # a shell evaluates them here
+        found = forwarding.variables(c.config, direct=direct)
+    else:
+        found = given.variables(session.stack(c, looking=True), direct=direct)
     if form == "json":
         text = console.json_of(found)
     elif form == "dotenv":
@@ -43,6 +46,7 @@ def run(c: Context, *, direct: bool) -> None:
     if later := named[named.index("dev.exec") + 1 :]:
         raise UsageError(f"{later[0]} would never run", why="dev.exec becomes its command", fix="put dev.exec last")
     if forwarding.host_of(c.config):
+        forwarding.check_tunnel(c.config)
         env = given.elsewhere(forwarding.variables(c.config, direct=direct), session.environment())
         interpreter = "python"
     else:

@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from devstack.settings import read_dotenv
-from devstack.variables import ANSWERS, dotenv_lines, shell_lines, without_answers
-from tests.conftest import Project, wait_for
+from devstack.errors import StackError
+from devstack.settings import load, read_dotenv, yaml_entries
+from devstack.variables import ANSWERS, dotenv_lines, from_host, shell_lines, without_answers
+from tests.conftest import ROOT, Project, wait_for
 
 NASTY = {
     "A": 'it\'s "quoted" `date` $HOME ${HOME} $(date) \\\\ \\n ! # ~ * é',
@@ -23,6 +25,43 @@ NASTY = {
     "D": "plain-1.2/x",
 }
 SHELLS = [name for name in ("bash", "dash", "zsh", "sh", "busybox") if shutil.which(name)]
+
+
+def test_a_host_names_no_variable_that_a_program_here_would_obey() -> None:
+    yaml = {"api": {"env": {"DSN": "$direct_url", "CACHE": "redis://here"}}, "stack": {}}
+    settings = replace(load(yaml_entries(yaml, "a test"), ROOT), dotenv={"GREETING": "hello", "LOG_LEVEL": "INFO"})
+    evil = (
+        "LD_PRELOAD",
+        "PATH",
+        "BASH_ENV",
+        "ENV",
+        "PS4",
+        "PYTHONPATH",
+        "PYTHONSTARTUP",
+        "GIT_SSH_COMMAND",
+        "PGSERVICEFILE",
+    )
+    said = {
+        **dict.fromkeys((*evil, "GREETING", "CACHE", "x;touch PWNED;y", "PGSSLKEY", "IFS"), "$(touch PWNED)"),
+        "DATABASE_URL": "postgresql://nina:it's@localhost/nina",
+        "DSN": "postgresql://nina@localhost/nina",
+        "LOG_LEVEL": "DEBUG",
+        "PGHOST": "localhost",
+    }
+    assert from_host(said, settings) == {
+        "GREETING": "hello",
+        "CACHE": "redis://here",
+        "DATABASE_URL": "postgresql://nina:it's@localhost/nina",
+        "DSN": "postgresql://nina@localhost/nina",
+        "LOG_LEVEL": "DEBUG",
+        "PGHOST": "localhost",
+    }
+
+
+@pytest.mark.parametrize("said", [[], "x", None, {"PGHOST": 1}, {"PGHOST": "a\0b"}, {"PGHOST": {"a": "b"}}])
+def test_what_a_host_gives_that_is_no_variables_is_refused(said: object) -> None:
+    with pytest.raises(StackError, match="gives no variables"):
+        from_host(said, load(yaml_entries({"stack": {}}, "a test"), ROOT))
 
 
 @pytest.mark.parametrize("shell", SHELLS)

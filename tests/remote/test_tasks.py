@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from devstack.variables import GIVEN
 from tests.conftest import wait_for
 from tests.engines.test_everywhere import read_until
 from tests.remote.host import Remote
@@ -41,6 +42,14 @@ def test_what_is_answered_in_json_is_json_alone(up: Remote) -> None:
     made = json.loads(up.inv("data.backup", "--json", "--label", "a 'quoted' $(touch PWNED) `touch PWNED`").stdout)
     assert made["label"] == "a 'quoted' $(touch PWNED) `touch PWNED`"
     assert not [*up.folder.rglob("PWNED"), *Path.home().glob("PWNED")]
+
+
+def test_a_shell_here_gets_what_leads_to_the_stack_there_and_nothing_else(up: Remote) -> None:
+    lines = up.inv("dev.env").stdout.splitlines()
+    names = {line.removeprefix("export ").partition("=")[0] for line in lines}
+    assert {"DATABASE_URL", "DIRECT_URL", "PGPASSWORD"} <= names
+    assert names <= GIVEN
+    assert set(json.loads(up.inv("dev.env", "--json").stdout)) == names
 
 
 def test_a_backup_comes_here_and_goes_there_to_be_restored(up: Remote) -> None:

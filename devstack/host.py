@@ -132,7 +132,7 @@ class Host:
         """Give a path to the services' account; it is ours otherwise."""
         if self.is_root and account:
             entry = self._entry()
-            os.chown(path, entry.pw_uid, entry.pw_gid)
+            os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
 
     def make_dir(self, path: Path, mode: int, *, account: bool = False) -> None:
         """Make a directory with its parents, and give it mode and owner; existing parents keep theirs.

@@ -129,7 +129,7 @@ def _fill(other: Stack, made: Backup | None) -> Restored | None:
         other.start(service.label)
     if made is None:
         return None
-    source = Source.of(made)
+    source = Source.of(other, made)
     restore.check_target(other, source)
     done = restore.replace(other, source, backed_up=False, say=lambda _: None)
     other.start("api")

@@ -68,6 +68,11 @@ class Paths(Struct, frozen=True):
         return self.state / "secrets.json"
 
     @property
+    def signing_key(self) -> Path:
+        """Key that signs the manifests of backups; a reset leaves it, as it leaves the backups."""
+        return self.state / "signing-key"
+
+    @property
     def choices(self) -> Path:
         return self.state / "choices.json"
 

@@ -140,8 +140,10 @@ def clear(stack: Stack) -> None:
 
 
 def _going(paths: Paths) -> Iterator[Path]:
-    """What the state's folder has, apart from what outlives a reset: held locks, the ports and the schedule."""
-    stays = {path.name for path in (paths.lock, paths.data_lock, paths.ports, paths.schedule, paths.aside)}
+    """What the state's folder has, apart from what outlives a reset: held locks, the ports, the schedule, and the key
+    that backups are signed with."""
+    kept = (paths.lock, paths.data_lock, paths.ports, paths.schedule, paths.signing_key, paths.aside)
+    stays = {path.name for path in kept}
     stays |= {f"{name}-holder" for name in (paths.lock.name, paths.data_lock.name)}
     if paths.state.is_dir():
         yield from (path for path in sorted(paths.state.iterdir()) if path.name not in stays)

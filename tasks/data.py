@@ -8,6 +8,11 @@ from devstack import console
 from devstack.errors import FAILED, UsageError
 from tasks import filling, hooks, inventory, lifecycle, moving, replacement, session
 
+AS_SUPERUSER = (
+    "restore also what is not the owner's, as it was: the dump's functions, checks and triggers run as superuser"
+)
+TRUST_CLUSTER = "take a cluster's files that another environment made: the server obeys all that is in them"
+
 
 @task(
     pre=[hooks.pre_backup],
@@ -68,7 +73,7 @@ def backup(
         stack = replacement.begin(c)
         made = (increments if incremental else backups).create(stack, request)
     if made and json:
-        console.data(inventory.data(made))
+        console.data(inventory.data(stack, made))
     elif made:
         inventory.made(stack, made)
 
@@ -79,18 +84,30 @@ def backup(
         "file": "a backup's name or path; latest, as without it: the newest full dump",
         "all": "every backup of this environment",
         "deep": "restore it into a database of its own and count the rows",
+        "as_superuser": AS_SUPERUSER,
+        "trust_cluster": TRUST_CLUSTER,
         "json": "the answer as JSON",
     },
 )
-def verify(c: Context, file: str = "latest", all: bool = False, deep: bool = False, json: bool = False) -> None:  # noqa: A002
+def verify(
+    c: Context,
+    file: str = "latest",
+    all: bool = False,  # noqa: A002
+    deep: bool = False,
+    as_superuser: bool = False,
+    trust_cluster: bool = False,
+    json: bool = False,
+) -> None:
     """Prove that a backup is whole."""
     from devstack.data import catalogue
     from devstack.data import verify as proof
 
+    if (as_superuser or trust_cluster) and not deep:
+        raise UsageError("--as-superuser and --trust-cluster go with --deep", fix="add --deep, or leave them out")
     stack = replacement.begin(c, running=deep)
     folder = catalogue.prepare(stack)
     found = catalogue.backups(folder) if all else [catalogue.pick(stack.settings, file)]
-    results = proof.verify_all(stack, found, deep=deep)
+    results = proof.verify_all(stack, found, deep=deep, as_superuser=as_superuser, trust_cluster=trust_cluster)
     if not inventory.verified(stack, results, as_json=json):
         raise Exit(code=FAILED)
 
@@ -104,7 +121,7 @@ def list_(c: Context, json: bool = False) -> None:
     folder = catalogue.folder_of(stack.settings)
     found = catalogue.backups(folder)
     if json:
-        console.data({"folder": str(folder), "backups": [inventory.data(b) for b in found]})
+        console.data({"folder": str(folder), "backups": [inventory.data(stack, b) for b in found]})
     else:
         inventory.listing(stack, found, folder)
 
@@ -128,6 +145,8 @@ def list_(c: Context, json: bool = False) -> None:
         "clean": "replace the database; this is what happens without flags",
         "merge": "add the backup's rows to what is there instead",
         "force": "also a dump without a manifest, or of a database with another name",
+        "as_superuser": AS_SUPERUSER,
+        "trust_cluster": TRUST_CLUSTER,
         "no_safety_backup": "do not back up what is there first",
         "url": "into another database: postgresql://USER@HOST:5432/DATABASE; or @FILE, whose first line has that",
         "yes": "with --url: replace a database that is not this environment's",
@@ -144,6 +163,8 @@ def restore(
     clean: bool = False,
     merge: bool = False,
     force: bool = False,
+    as_superuser: bool = False,
+    trust_cluster: bool = False,
     no_safety_backup: bool = False,
     url: str = "",
     yes: bool = False,
@@ -160,6 +181,12 @@ def restore(
             "--url and --merge exclude each other",
             why="a merge compares rows inside this environment's own server",
             fix="merge them into the stack, make a backup of that, and restore that with --url",
+        )
+    if as_superuser and (url or merge):
+        raise UsageError(
+            f"--as-superuser and {'--url' if url else '--merge'} exclude each other",
+            why="it is for the whole of this environment's own database",
+            fix="leave it out",
         )
     if clean and merge:
         raise UsageError("--clean and --merge exclude each other", fix="leave both out to replace the database")
@@ -178,7 +205,9 @@ def restore(
         raise Exit(code=0)  # what follows is for the environment's own database
     stack = replacement.begin(c, changes=True, running=False)
     picked = inventory.choose(stack) if choose else file
-    found = source.choose(stack, file=picked, at=at, force=force)
+    found = source.choose(
+        stack, file=picked, at=at, force=force, as_superuser=as_superuser, trust_cluster=trust_cluster
+    )
     if merge and (found.kind == "schema" or found.layout == "cluster"):
         raise UsageError(f"{found.name} has no rows to merge", fix="name a full or a data backup")
     stack.quiet = True

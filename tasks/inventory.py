@@ -47,11 +47,14 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def data(backup: Backup) -> dict[str, Any]:
-    """A backup as JSON: its manifest with its path."""
+def data(stack: Stack, backup: Backup) -> dict[str, Any]:
+    """A backup as JSON: its manifest with its path, and whether this environment has signed it."""
     import msgspec
 
-    return {"path": str(backup.path), **msgspec.to_builtins(backup.manifest)}
+    from devstack.data import catalogue
+
+    signed = catalogue.is_signed(stack, backup)
+    return {"path": str(backup.path), **msgspec.to_builtins(backup.manifest), "signed": signed}
 
 
 def age(backup: Backup) -> str:
@@ -66,14 +69,17 @@ def listing(stack: Stack, found: list[Backup], folder: Path) -> None:
     if not found:
         console.out(addressed(f"there is no backup in {shown(stack, folder)}; make one: inv data.backup"))
         return
+    from devstack.data import catalogue
+
     rows = []
     for backup in found:
         m = backup.manifest
+        foreign = "" if catalogue.is_signed(stack, backup) else "foreign"
         verified = f"{HOW[m.verified.how]} {m.verified.when[:16].replace('T', ' ')}" if m.verified else "no"
         state = backup.damage and console.paint(f"damaged: {backup.damage}", "bad")
         of = f"of {m.origin}" if m.origin else ""
         notes = ", ".join(
-            filter(None, [m.label, of, m.parent and f"on {m.parent}", "pinned" if m.pinned else "", state])
+            filter(None, [m.label, of, foreign, m.parent and f"on {m.parent}", "pinned" if m.pinned else "", state])
         )
         count = f"{m.rows:,}" if m.layout != "cluster" else "-"
         rows.append(
@@ -94,14 +100,16 @@ def listing(stack: Stack, found: list[Backup], folder: Path) -> None:
 
 def verified(stack: Stack, results: list[tuple[Backup, StackError | None]], *, as_json: bool) -> bool:
     """What proving came to; whether all are whole."""
+    from devstack.data.verify import Damaged
+
     if as_json:
-        rows = [{**data(b), "damage": error.why if error else None} for b, error in results]
+        rows = [{**data(stack, b), "damage": error.why if error else None} for b, error in results]
         console.data({"backups": rows})
     else:
         for backup, error in results:
             m = backup.manifest
             if error:
-                word = console.paint("damaged", "bad")
+                word = console.paint("damaged" if isinstance(error, Damaged) else "not verified", "bad")
             else:
                 assert m.verified
                 word = {"read": "whole", "restore": "whole, restored and counted"}[m.verified.how]
@@ -112,7 +120,7 @@ def verified(stack: Stack, results: list[tuple[Backup, StackError | None]], *, a
 def removed(stack: Stack, gone: list[Backup], *, days: int, dry: bool, as_json: bool) -> None:
     """What a cleanup removed, or would."""
     if as_json:
-        console.data({"dry_run": dry, "removed": [data(b) for b in gone]})
+        console.data({"dry_run": dry, "removed": [data(stack, b) for b in gone]})
         return
     for backup in gone:
         console.out(f"{backup.name}  {'would be removed' if dry else 'removed'}  ({age(backup)} old)")

@@ -203,14 +203,15 @@ def check_tools(case: Case) -> None:
         programs=programs,
         name="nv-db",
         data=case.paths.volumes / "nv-db-data",
-        as_superuser=lambda words, database: argv([case.show, *words]),
+        reading=lambda words, own: argv([case.show, *words]),
     )
     log = str(case.paths.run / "try/log")
     assert is_plain(Path(log)), "pg_ctl opens its log by a shell, with the name in double quotes"
     got = case.shell(Folders(db).pg_ctl("copy", ["-l", log, "start"]))
     assert got == ["-D", ".", "-l", log, "start", f"in {os.path.realpath(case.paths.volumes / 'copy')}"]
     manifest = '{"WAL-Ranges": [{"Timeline": 1, "Start-LSN": "0/2000028", "End-LSN": "0/2000120"}]}'
-    wal_check.check(SimpleNamespace(db=db, context=context), case.data, manifest, "verify it")  # type: ignore[arg-type]
+    stack: Any = SimpleNamespace(db=db, context=context)
+    wal_check.check(stack, case.data, manifest, "verify it", own=True)
     verify, waldump = map(case.shell, asked)
     assert verify == ["pg_verifybackup", "-q", "-n", str(case.data), "in /"]
     options = ["--timeline=1", "--start=0/2000028", "--end=0/2000120"]

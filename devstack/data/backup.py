@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from devstack import console
-from devstack.data import catalogue, census, following, verify
+from devstack.data import catalogue, census, following, load, privileged, signing, verify
 from devstack.data.aside import Aside, aside, sweep
 from devstack.data.catalogue import Backup
 from devstack.data.manifest import Kind, Layout, Manifest, Verified, now, stamp
@@ -44,8 +44,6 @@ IDENTIFIER = "SELECT system_identifier::text FROM pg_control_system()"
 ASKED_BY_ALL = "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')"
 """Not everywhere: whoever runs a server for others may have taken it from them."""
 
-SCHEMAS = "SELECT extname AS name, nspname AS schema FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
-
 
 class Request(Struct, frozen=True):
     """What is asked for. ``output`` is a file or an existing folder; empty: the environment's folder."""
@@ -66,7 +64,10 @@ class Request(Struct, frozen=True):
                 why="pg_dump writes one file by one process; several need a folder",
                 fix="add --format directory",
             )
-        if any(ord(c) < 32 or ord(c) == 127 or "\ud800" <= c <= "\udfff" for c in self.label) or len(self.label) > 200:
+        if (
+            any(ord(c) < 32 or 127 <= ord(c) < 160 or "\ud800" <= c <= "\udfff" for c in self.label)
+            or len(self.label) > 200
+        ):
             raise UsageError("the label can't be kept", why="it is longer than 200 characters, or not plain text")
 
 
@@ -101,7 +102,13 @@ def create(stack: Stack, request: Request) -> Backup | None:
                 manifest = changed(manifest, verified=Verified(stamp(now()), "read"))
             sequence = 1 + max((b.manifest.sequence for b in catalogue.backups(folder)), default=0)
             path, manifest = partial.publish(
-                name, lambda file: changed(manifest, file=file, sequence=sequence, seconds=since(began))
+                name,
+                lambda file: signing.sign(stack, changed(manifest, file=file, sequence=sequence, seconds=since(began))),
+            )
+        if manifest.needs_superuser and not (request.safety or stack.db.origin):
+            console.note(
+                f"a restore gives to {manifest.owner}, or leaves out: {privileged.shown(manifest.needs_superuser)};"
+                " inv data.restore --as-superuser restores it as it was"
             )
     except FileExistsError as error:
         raise UsageError(f"{error.filename or error} exists", fix="name another file; none is replaced") from None
@@ -155,8 +162,8 @@ def _write(
     ):
         sql.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
         about = about_of(sql)
-        if db.origin:
-            about["extension_schemas"] = {row["name"]: row["schema"] for row in sql.rows(SCHEMAS)}
+        about["extension_schemas"] = {row["name"]: row["schema"] for row in sql.rows(load.EXTENSIONS)}
+        about["needs_superuser"] = privileged.found(sql, about["owner"])
         if request.kind != "schema":
             _check_room(partial.path.parent, request.layout, about["database_bytes"], db.origin)
         tables = census.table_names(sql)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from devstack import console
-from devstack.data import aside
+from devstack.data import aside, signing
 from devstack.data.manifest import Manifest, decode, encode, path_of
 from devstack.errors import StackError, UsageError
 
@@ -81,12 +81,20 @@ def prepare(stack: Stack) -> Path:
     return folder
 
 
+def is_signed(stack: Stack, backup: Backup) -> bool:
+    """Check whether this environment has made a backup."""
+    return signing.is_signed(stack.paths, backup.manifest)
+
+
 def change(stack: Stack, backup: Backup, **changes: object) -> Backup:
-    """The same backup with something else in its manifest, as that is now."""
+    """The same backup with something else in its manifest, as that is now. What another environment has signed, or
+    none, does not get a signature of this one's."""
     import msgspec
 
     current = read(backup.path) or backup
     manifest = msgspec.structs.replace(current.manifest, **changes)
+    if is_signed(stack, current):
+        manifest = signing.sign(stack, manifest)
     stack.context.host.write_file(path_of(backup.path), encode(manifest), 0o600)
     return Backup(backup.path, manifest)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,13 +24,25 @@ from devstack.data.incremental import LINEAGE, chain
 from devstack.data.journal import Previous
 from devstack.data.manifest import now, stamp
 from devstack.data.restore import Restored, Undone
-from devstack.data.session import Session
+from devstack.data.session import PIN, Session
 from devstack.errors import StackError
+from devstack.services.postgres import MAINTENANCE, PSQL, reader_script
 from devstack.shell import argv
 
 if TYPE_CHECKING:
     from devstack.data.load import Source
     from devstack.stack import Stack
+
+
+SETTINGS = """\
+# as initdb writes it; the environment's own settings are in db.parameters of invoke.yaml
+datestyle = 'iso, mdy'
+default_text_search_config = 'pg_catalog.english'
+"""
+"""Of a restored cluster, where there was none before."""
+
+MOST = 1 << 16
+"""Bytes of a configuration file that are looked at."""
 
 
 class Swap(Struct, frozen=True, kw_only=True):
@@ -65,7 +79,7 @@ def replace(stack: Stack, source: Source, safety: str) -> Restored:
     """
     began = now()
     backup = catalogue.read(source.path)
-    assert backup
+    assert backup  # whether it is trusted was judged when it was chosen
     members = check(stack, backup)
     data = stack.db.data
     plan = Swap(
@@ -157,17 +171,43 @@ def recover(stack: Stack) -> None:
 
 
 def _combine_and_try(stack: Stack, members: list[Backup], incoming: str) -> census.Census:
-    context, programs, folders = stack.context, stack.db.as_superuser, stack.db.folders
+    context, folders = stack.context, stack.db.folders
+    own = all(catalogue.is_signed(stack, member) for member in members)
     folders.remove(incoming)
+    folders.make(incoming)
     target = str(folders.path(incoming))
     with contextlib.ExitStack() as passages:
-        inside = [str(passages.enter_context(stack.db.inward(member.path))) for member in members]
+        inside = [str(passages.enter_context(stack.db.inward(member.path, own=own))) for member in members]
         words = ["pg_combinebackup", "-o", target, *inside]
-        context.run(programs(words, "postgres"), f"combine {len(members)} backups")
+        context.run(stack.db.reading(words, own=own), f"combine {len(members)} backups")
     manifest = folders.read(incoming, "backup_manifest")
-    wal_check.check(stack, folders.path(incoming), manifest, "verify the combined backup")
+    wal_check.check(stack, folders.path(incoming), manifest, "verify the combined backup", own=own)
     folders.finish(incoming, LINEAGE, f"{secrets.token_hex(16)}\n")
+    _take_own_settings(stack, members[-1], incoming)
     return _try(stack, incoming)
+
+
+def _take_own_settings(stack: Stack, backup: Backup, incoming: str) -> None:
+    """Have the cluster start with this environment's settings alone: those in a copy name libraries and commands, and
+    no checksum covers them."""
+    folders = stack.db.folders
+    own = folders.read(stack.db.data.name, "postgresql.conf") if stack.db.data_is_there() else ""
+    lines = [line for line in own.splitlines() if not re.match(r"\s*include", line)]
+    folders.finish(incoming, "postgresql.conf", "\n".join(lines or [SETTINGS]) + "\n")
+    dropped = _set_in(backup.path / "postgresql.auto.conf")
+    folders.finish(incoming, "postgresql.auto.conf", "")
+    if dropped - {"summarize_wal"}:
+        names = ", ".join(sorted(dropped))
+        console.note(f"not taken over from {backup.name}: what ALTER SYSTEM has set there ({names})")
+
+
+def _set_in(path: Path) -> set[str]:
+    """Names of the parameters that a configuration file sets."""
+    try:
+        text = path.read_bytes()[:MOST].decode(errors="replace")
+    except OSError:
+        return set()
+    return set(re.findall(r"^\s*([A-Za-z_][\w.]{0,62})\s*=", text, re.MULTILINE))
 
 
 def _try(stack: Stack, incoming: str) -> census.Census:
@@ -183,10 +223,14 @@ def _try(stack: Stack, incoming: str) -> census.Census:
         except StackError as error:
             log = folders.log(sockets)[-10:]
             raise StackError(error.what, why="nothing was changed", evidence=[*error.evidence, *log]) from None
-        ask = ["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]
-        psql = stack.db.as_superuser(ask, stack.settings.db.name, {"PGHOST": str(sockets)})
+        here = {"PGHOST": str(sockets)}
+        make = stack.db.as_superuser([*PSQL, "-f", "-"], MAINTENANCE, here)
+        context.stream_in(make, [reader_script().encode()], "make the role that reads the restored cluster")
+        psql = stack.db.as_reader(PSQL, stack.settings.db.name, here)
         with context.talk(psql, "read the restored cluster") as (stdin, stdout):
-            counted = census.take(Session(stdin, stdout))
+            sql = Session(stdin, stdout)
+            sql.run(PIN)
+            counted = census.take(sql)
         context.run(folders.pg_ctl(incoming, ["-w", "-m", "fast", "stop"]), "stop the restored cluster")
         return counted
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 
-from devstack.credentials import pgpass_line
+from devstack.credentials import pgpass_line, scram_verifier
 from devstack.data.address import Address
+from devstack.data.manifest import now, stamp
 from devstack.data.session import session
 from devstack.errors import StackError, UsageError
-from devstack.services.postgres import MAINTENANCE, PIN, Postgres, identifier
+from devstack.services.postgres import MAINTENANCE, PIN, Postgres, identifier, literal
 from devstack.shell import Command
 
 if TYPE_CHECKING:
@@ -34,6 +38,12 @@ apart from the password in clear, which anybody on its port or on the way could 
 
 PASSFILE = "pgpass-elsewhere"
 
+LOADER = "nv_load_"
+"""Beginning of the names of roles that load dumps."""
+
+LOADER_HOURS = 12
+"""Hours in which such a role may log in, if it is left behind."""
+
 OPTIONS = f"{PIN} -c client_min_messages=warning"
 """Sent at the login. A pooler does not take such, and nothing here may go through one: a session must stay one."""
 
@@ -41,7 +51,8 @@ ABOUT = """
 SELECT current_setting('server_version_num')::int / 10000 AS major,
        split_part(current_setting('server_version'), ' ', 1) AS version,
        pg_is_in_recovery() AS standby, pg_get_userbyid(d.datdba) AS owner,
-       r.rolsuper OR r.rolcreatedb AS creates, r.rolsuper OR pg_has_role(d.datdba, 'MEMBER') AS owns
+       r.rolsuper AS superuser, r.rolsuper OR r.rolcreatedb AS creates,
+       r.rolsuper OR pg_has_role(d.datdba, 'MEMBER') AS owns
   FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = current_user
 """
 
@@ -65,6 +76,7 @@ class About(Struct, frozen=True):
     major: int
     standby: bool
     owner: str
+    superuser: bool
     creates: bool
     """Whether it may create databases."""
     owns: bool
@@ -78,8 +90,10 @@ class Elsewhere(Postgres):
         self.local = local
         self.target = address
         self.account = local.account
-        self.about = About("", 0, False, address.user, False, False)
+        self.about = About("", 0, False, address.user, False, False, False)
         """What the server says of itself, once it was asked."""
+        self._loader = ""
+        """Role that dumps are loaded by, while one is."""
 
     @property
     def server_major(self) -> int:
@@ -138,17 +152,61 @@ class Elsewhere(Postgres):
     def as_owner(
         self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None, *, tty: bool = False
     ) -> Command:
-        return self.as_superuser(words, database, env, tty=tty)
+        """Return the same with all that is made belonging to the database's owner."""
+        own = self.env(database)
+        options = [OPTIONS, f"-c role={_option(self.about.owner)}", (env or {}).get("PGOPTIONS", "")]
+        own["PGOPTIONS"] = " ".join(options).strip()
+        if self._loader:
+            own |= {"PGUSER": self._loader, "PGPASSFILE": str(self._loader_passfile)}
+        return self._program(words, own, tty=tty)
+
+    def apart(self, command: Command) -> Command:
+        """Leave it as it is: the certificates that it connects with may be ours alone."""
+        return command
+
+    @property
+    def _loader_passfile(self) -> Path:
+        return self.local.rules / f"{PASSFILE}-load"
 
     @contextlib.contextmanager
-    def inward(self, path: Path) -> Iterator[Path]:
-        with self.local.inward(path) as inside:
+    def loading(self, database: str) -> Iterator[None]:
+        """Where the URL's role is a superuser, load a dump by a role that is made for it and may do what the owner may:
+        from ``SET ROLE`` alone, the dump could go back to the superuser."""
+        if not self.about.superuser:
+            yield
+            return
+        loader, password = f"{LOADER}{secrets.token_hex(4)}", secrets.token_urlsafe(24)
+        verifier = scram_verifier(password, secrets.token_bytes(16))
+        role, owner = identifier(loader), identifier(self.about.owner)
+        until = literal(stamp(now() + timedelta(hours=LOADER_HOURS)))
+        self.local.context.hide(password)
+        anywhere = dict.fromkeys(("host", "port", "name", "user"), "*")
+        try:
+            self.local.write_passfile(pgpass_line({**anywhere, "password": password}), self._loader_passfile)
+            with session(self, MAINTENANCE, f"make a role that loads the dump into {self.origin}") as sql:
+                sql.run(f"CREATE ROLE {role} LOGIN IN ROLE {owner} PASSWORD {literal(verifier)} VALID UNTIL {until}")
+            self._loader = loader
+            yield
+        finally:
+            self._loader = ""
+            self.local.remove_passfile(self._loader_passfile)
+            with contextlib.suppress(StackError), session(self, database, "remove the role that loaded it") as sql:
+                sql.run(f"REASSIGN OWNED BY {role} TO {owner}; DROP OWNED BY {role}; DROP ROLE {role}")
+
+    @contextlib.contextmanager
+    def inward(self, path: Path, *, own: bool = False) -> Iterator[Path]:
+        with self.local.inward(path, own=own) as inside:
             yield inside
 
     @contextlib.contextmanager
     def outward(self, folder: Path) -> Iterator[Path]:
         with self.local.outward(folder) as inside:
             yield inside
+
+
+def _option(value: str) -> str:
+    """Quote a value in PGOPTIONS (https://www.postgresql.org/docs/current/libpq-connect.html, options)."""
+    return re.sub(r"([\\\s])", r"\\\1", value)
 
 
 def is_own(stack: Stack, address: Address) -> bool:

@@ -20,6 +20,8 @@ from msgspec import Struct
 
 from devstack import console
 from devstack.data.manifest import now, stamp
+from devstack.data.sqltext import restricted
+from devstack.data.streams import chunks
 from devstack.errors import StackError, UsageError
 from devstack.services.postgres import identifier, literal
 
@@ -164,15 +166,21 @@ def _apply(stack: Stack, connection: Any, fixture: Fixture, before: tuple[str, s
 
 
 def _apply_sql(stack: Stack, fixture: Fixture) -> None:
-    """Through psql, which knows the COPY blocks of dumps, as the application's role."""
+    """Apply SQL through psql, which knows the COPY blocks of dumps, as the application's role. A fixture is data: none
+    of psql's own commands is obeyed."""
+    stack.db.check_restricts()
     words = ["psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-1"]
     words += ["-c", MARK, "-f", "-", "-c", STILL, "-c", fixture.record]
-    command = stack.db.as_owner(words, stack.settings.db.name)
+    command = stack.db.apart(stack.db.as_owner(words, stack.settings.db.name))
     try:
         with fixture.path.open("rb") as file:
-            stack.context.stream_in(command, iter(lambda: file.read(1 << 18), b""), f"apply {fixture.name}")
+            stack.context.stream_in(command, restricted(chunks(file)), f"apply {fixture.name}")
     except StackError as error:
-        lines = [line.replace("psql:<stdin>:", f"{fixture.path.name}:") for line in error.evidence]
+        # the first line that psql reads is ours
+        lines = [
+            re.sub(r"psql:<stdin>:(\d+):", lambda m: f"{fixture.path.name}:{int(m[1]) - 1}:", line)
+            for line in error.evidence
+        ]
         if "ends the transaction" in "\n".join(lines):
             raise StackError(
                 f"{fixture.name} was not applied as one",

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from devstack import console
 from devstack.container import CHUNK
-from devstack.data import backup, catalogue, verify
+from devstack.data import backup, catalogue, signing, verify
 from devstack.data.aside import Aside, aside
 from devstack.data.catalogue import Backup
 from devstack.data.manifest import Manifest, Verified, now, stamp
@@ -76,8 +76,11 @@ def create(stack: Stack, request: backup.Request) -> Backup | None:
             names = backup.names(folder, made.kind, made.layout, now())
             path, made = partial.publish(
                 lambda: next(names),
-                lambda file: backup.changed(
-                    made, file=file, sequence=sequence, created=stamp(created), seconds=backup.since(began)
+                lambda file: signing.sign(
+                    stack,
+                    backup.changed(
+                        made, file=file, sequence=sequence, created=stamp(created), seconds=backup.since(began)
+                    ),
                 ),
             )
     except OSError as error:
@@ -185,7 +188,7 @@ def _copy(stack: Stack, partial: Aside, parent: Backup | None, why: str) -> Back
 
 def _run(stack: Stack, folder: Path, parent: Backup | None) -> None:
     with contextlib.ExitStack() as passages:
-        since = passages.enter_context(stack.db.inward(parent.path / LIST)) if parent else None
+        since = passages.enter_context(stack.db.inward(parent.path / LIST, own=True)) if parent else None
         inside = passages.enter_context(stack.db.outward(folder))
         with stack.context.stream_out(_command(stack, inside, since), "copy the cluster"):
             pass
@@ -236,6 +239,8 @@ def _manifest(
     stack: Stack, request: backup.Request, path: Path, parent: Backup | None, about: dict[str, Any], saved: int
 ) -> Manifest:
     digest = sha256_of(path / LIST)
+    # PostgreSQL's list has no checksum of them, and the server obeys what is in them when it starts
+    logs = {str(file.relative_to(path)): sha256_of(file) for file in sorted(path.glob("pg_wal/*")) if file.is_file()}
     return Manifest(
         file="",
         sequence=0,
@@ -247,7 +252,7 @@ def _manifest(
         sha256=digest,
         bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) - saved,
         raw_bytes=0,
-        files={LIST: digest},
+        files={LIST: digest, **logs},
         environment=stack.settings.stack.env,
         database=stack.settings.db.name,
         tool_version=stack.db.programs.version,

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from devstack.data.dumptext import Rows, pieces
-from devstack.data.session import Session, SessionEnded, session
+from devstack.data.session import Role, Session, SessionEnded, session
 from devstack.errors import StackError
 from devstack.services.postgres import literal
 
@@ -43,9 +43,11 @@ TABLE = re.compile(rb'COPY ((?:[^"\s(]|"(?:[^"]|"")*")+)')
 class Lane:
     """A session that takes rows."""
 
-    def __init__(self, stack: Stack, name: str, beside: ThreadPoolExecutor, first: str) -> None:
+    def __init__(self, stack: Stack, name: str, beside: ThreadPoolExecutor, first: str, role: Role) -> None:
         self._held = contextlib.ExitStack()
-        self._sql: Session = self._held.enter_context(session(stack.db, name, "restore rows"))
+        self._sql: Session = self._held.enter_context(session(stack.db, name, "restore rows", role=role))
+        if role == "superuser":
+            self._sql.restrict()  # the owner's sessions are
         self._sql.run(first)
         self._beside = beside
         self._rows: queue.Queue[bytes | None] = queue.Queue(WAITING)
@@ -109,9 +111,9 @@ class Lane:
 
 
 @contextlib.contextmanager
-def shared(stack: Stack, name: str, chunks: Iterable[bytes], *, first: str = "") -> Iterator[Iterator[bytes]]:
+def shared(stack: Stack, name: str, chunks: Iterable[bytes], *, role: Role) -> Iterator[Iterator[bytes]]:
     """A dump for the session that restores it into database ``name``, without the rows that others take meanwhile: they
-    come into a large table only about in their order. ``first`` is SQL that the others begin with.
+    come into a large table only about in their order. ``role`` is who the others are.
 
     :raises StackError: one of them could not.
     """
@@ -121,7 +123,7 @@ def shared(stack: Stack, name: str, chunks: Iterable[bytes], *, first: str = "")
         def more(header: bytes) -> list[Lane]:
             while len(lanes) < _others():
                 sets = b"\n".join(HEADER.findall(header)).decode()
-                lanes.append(Lane(stack, name, beside, f"{sets}\nSET synchronous_commit = off; {first}"))
+                lanes.append(Lane(stack, name, beside, f"{sets}\nSET synchronous_commit = off", role))
             return lanes
 
         try:

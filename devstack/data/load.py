@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import Struct
 
 from devstack import console
-from devstack.data import census, journal, lanes
+from devstack.data import catalogue, census, journal, lanes, privileged
+from devstack.data.archives import Contents, archive, list_file, listed
 from devstack.data.catalogue import Backup
 from devstack.data.journal import Journal
 from devstack.data.manifest import Kind, Layout, Manifest, now, stamp
 from devstack.data.ownership import owned
 from devstack.data.reading import Wrong, sql_chunks
-from devstack.data.session import Session, session
-from devstack.data.sqltext import Outline, restricted
+from devstack.data.session import Role, Session, session
+from devstack.data.sqltext import restricted
 from devstack.data.streams import Digested, chunks, meter
 from devstack.errors import StackError
-from devstack.services.postgres import SUPERUSER, identifier, literal
+from devstack.services.postgres import PINNED, identifier, literal
 from devstack.shell import Command
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
 
-OPTIONS_OF_LOADS = "-c maintenance_work_mem=256MB -c synchronous_commit=off"
+OPTIONS_OF_LOADS = (
+    "-c maintenance_work_mem=256MB -c synchronous_commit=off"
+    " -c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0"
+)
 """An HNSW index that fits into this memory is built in two thirds of the time. Nobody waits for the disk: the switch to
-the new database does, for all that was written before it."""
+the new database does, for all that was written before it. What the role's own settings say is for the application."""
 
 PSQL = ["psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-f", "-"]
 
@@ -50,6 +53,14 @@ SELECT concat_ws(' ', format('ENCODING %L LC_COLLATE %L LC_CTYPE %L', pg_encodin
 """
 """CREATE DATABASE's options of a database; the columns differ between PostgreSQL 14, 15 and 17."""
 
+AVAILABLE = """
+SELECT name, requires FROM pg_available_extension_versions JOIN pg_available_extensions USING (name)
+ WHERE version = default_version
+"""
+"""Extensions that the server has, each with those that it builds on."""
+
+EXTENSIONS = "SELECT extname AS name, nspname AS schema FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
+
 WITH_FIGURES = """
 SELECT format('%I.%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
@@ -64,20 +75,42 @@ WITHOUT_FIGURES = f"""
 
 
 class Source(Struct, frozen=True):
-    """A dump to restore. Without a manifest it is somebody else's, and not trusted."""
+    """A dump to restore. Whoever made it, it is loaded as the database's owner."""
 
     path: Path
     layout: Layout
     kind: Kind = "full"
     manifest: Manifest | None = None
-    outline: Outline | None = None
     extensions: tuple[tuple[str, str], ...] = ()
-    """Of an untrusted dump, and of one from elsewhere: the extensions that it wants, each with its schema."""
+    """Extensions that it wants, each with its schema."""
+    signed: bool = False
+    """Whether this environment has made it: its roles are those of this server."""
+    as_superuser: bool = False
+    """Whether to load it as the superuser, with everything as it was. The dump's functions, checks and triggers run as
+    that then."""
 
     @staticmethod
-    def of(backup: Backup) -> Source:
+    def of(stack: Stack, backup: Backup) -> Source:
         m = backup.manifest
-        return Source(backup.path, m.layout, m.kind, m, extensions=tuple(m.extension_schemas.items()))
+        extensions = tuple((name, m.extension_schemas.get(name, "public")) for name in m.extensions)
+        return Source(backup.path, m.layout, m.kind, m, extensions, catalogue.is_signed(stack, backup))
+
+    def for_superuser(self) -> Source:
+        """Return the same, to be loaded as the superuser.
+
+        :raises StackError: this environment has not made it, or not of its own database.
+        """
+        if not self.signed or self.origin or self.layout == "cluster":
+            raise StackError(
+                f"{self.name} can't be restored with --as-superuser",
+                why="that is for dumps which this environment has made of its own database, and signed",
+                fix="leave --as-superuser out: it is loaded as the database's owner",
+            )
+        return msgspec.structs.replace(self, as_superuser=True)
+
+    @property
+    def role(self) -> Role:
+        return "superuser" if self.as_superuser else "owner"
 
     @property
     def origin(self) -> str:
@@ -167,25 +200,54 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
 
     :raises StackError: PostgreSQL refused something; the database is to be dropped then.
     """
-    if source.kind == "data":
-        _copy_schema(stack, name)
-    elif source.manifest is None or source.origin:
+    stack.db.check_restricts()
+    left: list[str] = []
+    if not source.as_superuser:
         _create_extensions(stack, source, name)
     try:
-        if source.origin or stack.db.origin:
-            _load_moved(stack, source, name)
-        elif source.layout == "directory":
-            _load_directory(stack, source, name)
-        else:
-            _load_file(stack, source, name)
+        with stack.db.loading(name):
+            _fill(stack, source, name, left)
     except Wrong as wrong:
         raise StackError(f"{source.name} is damaged", why=str(wrong), evidence=wrong.evidence) from None
-    with session(stack.db, name, "complete the restored database") as sql:
-        for extension in stack.settings.db.extensions:
-            sql.create_extension(extension)
+    except StackError as error:
+        raise _explained(stack, source, error) from None
+    if left:
+        console.note(f"left out, as only a superuser may create it: {privileged.shown(left)}")
+    if source.as_superuser:
+        with session(stack.db, name, "complete the restored database") as sql:
+            for extension in stack.settings.db.extensions:
+                sql.create_extension(extension)
     if analyze:
         with analyzed(stack, name):
             pass
+
+
+def _fill(stack: Stack, source: Source, name: str, left: list[str]) -> None:
+    if source.kind == "data":
+        _copy_schema(stack, source, name, "pre-data")
+    # pg_restore of 17 and later has a setting that an older server, which only an external one is, does not know
+    if source.layout == "sql" or stack.db.origin:
+        _load_script(stack, source, name, left)
+    else:
+        _load_archive(stack, source, name, left)
+    if source.kind == "data":
+        _copy_schema(stack, source, name, "post-data")
+
+
+def _explained(stack: Stack, source: Source, error: StackError) -> StackError:
+    """Return the error with a way on, if the database's owner may not do what the dump wants."""
+    refused = ("permission denied", "must be owner", "must be superuser", "superuser can", "able to SET ROLE")
+    if source.as_superuser or not any(word in line for line in error.evidence for word in refused):
+        return error
+    return StackError(
+        error.what,
+        why=f"a dump is loaded as the database's owner, {stack.settings.db.user}, who may not do this",
+        evidence=error.evidence,
+        fix=f"as it was, its functions and checks then run as the superuser: inv data.restore --file {source.name}"
+        " --as-superuser"
+        if source.signed and not source.origin
+        else "take it out of the dump",
+    )
 
 
 def _analyze(sql: Session, names: list[str]) -> None:
@@ -212,35 +274,25 @@ def analyzed(stack: Stack, name: str) -> Iterator[None]:
         done.result()
 
 
-def _load_file(stack: Stack, source: Source, name: str) -> None:
-    manifest = source.manifest
-    with (
-        source.path.open("rb") as file,
-        meter(f"restoring {source.name}", source.path.stat().st_size) as progress,
-    ):
-        digested = Digested(file, progress)
-        if source.layout == "custom":
-            words = ["pg_restore", "-w", "--exit-on-error", "-d", name]
-            content: AbstractContextManager[Iterator[bytes]] = contextlib.nullcontext(chunks(digested))  # type: ignore[arg-type]
-        else:
-            words = PSQL
-            content = _sql(stack, source, digested, name)
-        with content as sql, _command(stack, source, words, name) as command:
-            stack.context.stream_in(command, sql, f"restore {source.name}")
-        digested.rest()
-    if manifest and digested.sha256 != manifest.sha256:
-        raise Wrong("it changed while it was read")
-
-
-def _load_moved(stack: Stack, source: Source, name: str) -> None:
-    """From one server to another: what is in the dump belongs to the database's owner there. Here it is restored as the
-    application's role, since the superuser should not run what another server's users have made."""
+def _load_script(stack: Stack, source: Source, name: str, left: list[str]) -> None:
+    """Load the SQL of a dump. Several sessions take the rows of one that has a manifest, which is pg_dump's."""
     with _script(stack, source) as script:
-        content = owned(script, stack.settings.db.user, major=stack.db.server_major)
-        shared = lanes.shared(stack, name, content) if stack.db.origin else contextlib.nullcontext(content)
-        with shared as sql:
-            command = stack.db.as_owner(PSQL, name, {"PGOPTIONS": OPTIONS_OF_LOADS})
-            stack.context.stream_in(command, sql, f"restore {source.name}")
+        content = restricted(script)
+        if not source.as_superuser:
+            content = _owned(stack, source, content, left)
+        with (
+            lanes.shared(stack, name, content, role=source.role)
+            if source.manifest
+            else contextlib.nullcontext(content) as sql
+        ):
+            stack.context.stream_in(_program(stack, source, PSQL, name), sql, f"restore {source.name}")
+
+
+def _owned(stack: Stack, source: Source, content: Iterable[bytes], left: list[str]) -> Iterator[bytes]:
+    """Yield SQL as the database's owner can load it. Another environment's roles are not known here, or others."""
+    granted = source.signed and not source.origin and not stack.db.origin
+    major = stack.db.server_major
+    return owned(content, stack.settings.db.user, major=major, privileges=granted, left=left)
 
 
 @contextlib.contextmanager
@@ -250,77 +302,101 @@ def _script(stack: Stack, source: Source) -> Iterator[Iterator[bytes]]:
     :raises Wrong: at the end, when it is not what it was.
     """
     if source.layout == "sql":
-        size = source.path.stat().st_size
-        with source.path.open("rb") as file, meter(f"restoring {source.name}", size) as progress:
-            digested = Digested(file, progress)
+        with _digested(source) as digested:
             yield sql_chunks(digested)
-            digested.rest()
-        if source.manifest and digested.sha256 != source.manifest.sha256:
-            raise Wrong("it changed while it was read")
         return
-    with stack.db.inward(source.path) as inside:
-        command = stack.db.as_superuser(["pg_restore", "-f", "-", str(inside)], "")
-        with stack.context.stream_out(command, f"read {source.name}") as out:
-            yield chunks(out)
-
-
-def _sql(stack: Stack, source: Source, digested: Digested, name: str) -> AbstractContextManager[Iterator[bytes]]:
-    """The SQL for psql; a dump that is trusted has others help with its rows."""
-    content = sql_chunks(digested)
-    if not source.manifest:
-        assert source.outline
-        own = secrets.token_hex(16).encode()
-        return contextlib.nullcontext(restricted(content, source.outline.restrict_token, own))
-    # triggers and foreign keys have had their say when rows without a schema were written first
-    first = "SET session_replication_role = replica;\n" if source.kind == "data" else ""
-    return lanes.shared(stack, name, itertools.chain([first.encode()], content), first=first)
-
-
-def _load_directory(stack: Stack, source: Source, name: str) -> None:
-    words = ["pg_restore", "-w", "-Fd", "--exit-on-error", "-j", str(min(4, os.cpu_count() or 1)), "-d", name]
-    with (
-        stack.db.inward(source.path) as inside,
-        _command(stack, source, [*words, str(inside)], name) as command,
-        stack.context.stream_out(command, f"restore {source.name}"),
-    ):
-        pass
+    with archive(stack, source.path, ["-f", "-"], f"read {source.name}") as out:
+        yield chunks(out)
 
 
 @contextlib.contextmanager
-def _command(stack: Stack, source: Source, words: list[str], name: str) -> Iterator[Command]:
-    """As the superuser, who can make everything as it was; somebody else's dump as the application's role."""
-    if source.manifest:
-        if source.kind == "data" and words[0] == "pg_restore":
-            words = [*words, "--disable-triggers", "--superuser", SUPERUSER]
-        yield stack.db.as_superuser(words, name, {"PGOPTIONS": OPTIONS_OF_LOADS})
-    elif words[0] == "pg_restore":
-        with stack.db.inward(stack.paths.config / "restore-list") as listing:
-            words = [*words, "--no-owner", "--no-privileges", "-L", str(listing)]
-            yield stack.db.as_owner(words, name, {"PGOPTIONS": OPTIONS_OF_LOADS})
+def _digested(source: Source) -> Iterator[Digested]:
+    """The bytes of a file.
+
+    :raises Wrong: at the end, when they are not what they were.
+    """
+    size = source.path.stat().st_size
+    with source.path.open("rb") as file, meter(f"restoring {source.name}", size) as progress:
+        digested = Digested(file, progress)
+        yield digested
+        digested.rest()
+    if source.manifest and digested.sha256 != source.manifest.sha256:
+        raise Wrong("it changed while it was read")
+
+
+def _load_archive(stack: Stack, source: Source, name: str, left: list[str]) -> None:
+    """Load an archive by pg_restore, the owner's as far as the list of its contents says; what depends on whose
+    an object is goes through psql, which can go on where that is refused."""
+    words = ["pg_restore", "-w", "--exit-on-error", "-d", name]
+    what = f"restore {source.name}"
+    with contextlib.ExitStack() as held:
+        contents = Contents([], [], [])
+        if not source.as_superuser:
+            contents = listed(stack, source.path, {schema for _, schema in source.extensions})
+            left += contents.left
+            listing = held.enter_context(list_file(stack, contents.taken))
+            words += ["--no-owner", "--no-privileges", "--enable-row-security", "-L", str(listing)]
+        if source.layout == "directory":
+            inside = held.enter_context(stack.db.inward(source.path))
+            words += ["-Fd", "-j", str(min(4, os.cpu_count() or 1)), str(inside)]
+            command = _program(stack, source, words, name)
+            with stack.context.stream_out(command, what):
+                pass
+        else:
+            digested = held.enter_context(_digested(source))
+            stack.context.stream_in(_program(stack, source, words, name), chunks(digested), what)  # type: ignore[arg-type]
+    if contents.attempted:
+        with (
+            list_file(stack, contents.attempted) as listing,
+            archive(stack, source.path, ["-f", "-", "-L", str(listing)], f"read {source.name}") as out,
+        ):
+            content = _owned(stack, source, restricted(chunks(out)), left)
+            stack.context.stream_in(_program(stack, source, PSQL, name), content, what)
+
+
+def _program(stack: Stack, source: Source, words: list[str], name: str) -> Command:
+    """Return a program that loads a dump; where we are root, under the services' account."""
+    if source.as_superuser:
+        command = stack.db.as_superuser(words, name, {"PGOPTIONS": f"{PINNED} {OPTIONS_OF_LOADS}"})
     else:
-        yield stack.db.as_owner(words, name, {"PGOPTIONS": OPTIONS_OF_LOADS})
+        command = stack.db.as_owner(words, name, {"PGOPTIONS": OPTIONS_OF_LOADS})
+    return stack.db.apart(command)
 
 
 def _create_extensions(stack: Stack, source: Source, name: str) -> None:
-    """Those of the settings, which only the superuser can create, where the dump wants them."""
-    wanted = dict(source.extensions)
+    """Create the extensions that the dump wants and the server has, and those of the settings. Only a superuser may,
+    and the database must be empty: their scripts can't meet an object of the dump."""
+    wanted = {**dict.fromkeys(stack.settings.db.extensions, "public"), **dict(source.extensions)}
+    if source.kind == "data":
+        with session(stack.db, stack.settings.db.name, "read the extensions of the database in use") as sql:
+            wanted |= {row["name"]: row["schema"] for row in sql.rows(EXTENSIONS)}
+    owner = identifier(stack.settings.db.user)
     with session(stack.db, name, "create the extensions of the restored database") as sql:
-        for extension in stack.settings.db.extensions:
-            schema = wanted.get(extension, "public")
-            owner = identifier(stack.settings.db.user)
-            sql.run(
-                "SET client_min_messages = warning;"
-                f" CREATE SCHEMA IF NOT EXISTS {identifier(schema)} AUTHORIZATION {owner}"
-            )
+        needs = {row["name"]: row["requires"] or [] for row in sql.rows(AVAILABLE)}
+        missing = [extension for extension in wanted if extension in needs]
+        while missing:
+            # those first that others build on
+            extension = next((e for e in missing if not {*needs[e]} & {*missing}), missing[0])
+            missing.remove(extension)
+            if (schema := wanted[extension]) != "pg_catalog":
+                sql.run(
+                    "SET client_min_messages = warning;"
+                    f" CREATE SCHEMA IF NOT EXISTS {identifier(schema)} AUTHORIZATION {owner}"
+                )
             sql.create_extension(extension, schema)
 
 
-def _copy_schema(stack: Stack, name: str) -> None:
-    """The tables of the database in use, for a backup that has data alone."""
-    dump = stack.db.as_superuser(["pg_dump", "-w", "-s", "--lock-wait-timeout=60000"], stack.settings.db.name)
-    load_it = [*PSQL, "-1"]
+def _copy_schema(stack: Stack, source: Source, name: str, section: str) -> None:
+    """Copy the tables of the database in use, for a backup that has data alone: first what rows need, after them what
+    would be in their way: keys, indexes, triggers, rules."""
+    words = ["pg_dump", "-w", f"--section={section}", "--lock-wait-timeout=60000"]
+    dump = stack.db.as_superuser(words, stack.settings.db.name)
     with stack.context.stream_out(dump, "read the database's schema") as schema:
-        stack.context.stream_in(stack.db.as_superuser(load_it, name), chunks(schema), "copy the database's schema")
+        content = restricted(chunks(schema))
+        if not source.as_superuser:
+            major = stack.db.server_major
+            content = owned(content, stack.settings.db.user, major=major, privileges=True, left=[])
+        stack.context.stream_in(_program(stack, source, PSQL, name), content, "copy the database's schema")
 
 
 def count(stack: Stack, name: str) -> census.Census:

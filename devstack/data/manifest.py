@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,9 @@ Layout = Literal["sql", "custom", "directory", "cluster"]
 
 FORMAT = 1
 """Of the manifest; one with a higher number is not understood."""
+
+NAME = re.compile(r"(?![.-])[\w.-]+", re.ASCII)
+"""Name of a backup that this tool chose."""
 
 
 class Verified(Struct, frozen=True):
@@ -54,7 +58,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Of pg_dump."""
     extensions: dict[str, str] = field(default_factory=dict)
     extension_schemas: dict[str, str] = field(default_factory=dict)
-    """Of a database elsewhere: where its extensions are."""
+    """Schema of each extension."""
+    needs_superuser: list[str] = field(default_factory=list)
+    """What the database's owner can't restore as it was, in words; see :mod:`devstack.data.privileged`."""
     tables: dict[str, int] = field(default_factory=dict)
     """Quoted names with their rows, counted in the dump's own snapshot."""
     sequences: dict[str, int | None] = field(default_factory=dict)
@@ -68,6 +74,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     pinned: bool = False
     safety: bool = False
     """Made by a restore before it began: for the way back, not what `latest` means."""
+    signature: str = ""
+    """HMAC-SHA256 by the environment that made it; see :mod:`devstack.data.signing`."""
 
     @property
     def time(self) -> datetime:
@@ -95,13 +103,30 @@ def decode(content: bytes) -> Manifest:
     try:
         manifest = msgspec.json.decode(content, type=Manifest)
         assert manifest.time.tzinfo
-        if any(name.startswith("/") or ".." in name.split("/") for name in (manifest.file, *manifest.files)):
-            raise ValueError("it names a file outside of its folder")
+        _check_names(manifest)
     except (msgspec.MsgspecError, ValueError, AssertionError) as error:
         raise ValueError(str(error) or "its time has no zone") from None
     if manifest.format > FORMAT:
         raise ValueError(f"it has format {manifest.format}, this is for {FORMAT}: made by a newer nv-devstack")
     return manifest
+
+
+def _check_names(manifest: Manifest) -> None:
+    """Check that a manifest names files inside of its own directory alone.
+
+    :raises ValueError: it names others.
+    """
+    if manifest.file in (".", "..") or re.search(r"[/\x00\x1b\x7f-\x9f]", manifest.file):
+        raise ValueError(f"{manifest.file!r} is not the name of a file")
+    for text in (manifest.label, manifest.environment, manifest.database, manifest.origin, manifest.server_version):
+        if re.search(r"[\x00-\x1f\x7f-\x9f]", text):
+            raise ValueError(f"{text!r} is not the name of anything")
+    if manifest.parent and not NAME.fullmatch(manifest.parent):
+        raise ValueError(f"{manifest.parent!r} is not the name of a backup")
+    for name in manifest.files:
+        # neither the parent directory, nor a flag, nor a line of its own in a list
+        if not all(re.fullmatch(r"(?!-|\.\.?$)[^\x00-\x1f\x7f]+", part) for part in name.split("/")):
+            raise ValueError(f"{name!r} is not the name of a file in a backup")
 
 
 def now() -> datetime:

@@ -56,7 +56,7 @@ def read_archive(stack: Stack, digested: Digested) -> None:
 
     :raises Wrong: pg_restore can't read it.
     """
-    command = stack.db.as_superuser(["pg_restore", "-f", "/dev/null"], "")
+    command = stack.db.reading(["pg_restore", "-f", "/dev/null"])
     try:
         stack.context.stream_in(command, chunks(io.BufferedReader(digested, CHUNK)), "read the dump")
     except StackError as error:
@@ -67,7 +67,7 @@ def read_directory(stack: Stack, path: Path) -> None:
     """:raises Wrong: pg_restore can't read it."""
     try:
         with stack.db.inward(path) as inside:
-            command = stack.db.as_superuser(["pg_restore", "-Fd", "-f", "/dev/null", str(inside)], "")
+            command = stack.db.reading(["pg_restore", "-Fd", "-f", "/dev/null", str(inside)])
             with stack.context.stream_out(command, "read the dump"):
                 pass
     except StackError as error:

@@ -10,6 +10,7 @@ from devstack.data.elsewhere import PASSFILE
 from devstack.data.journal import Previous
 from devstack.data.manifest import now, stamp
 from devstack.errors import StackError
+from devstack.services.postgres import STAGING
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -25,7 +26,10 @@ def begin(stack: Stack, *, changes: bool) -> None:
     if changes:
         stack.lock.acquire()
     stack.data_lock.acquire()
-    stack.context.host.remove(stack.paths.config / PASSFILE)
+    for left in stack.paths.config.glob(f"{PASSFILE}*"):
+        stack.context.host.remove(left)
+    for left in stack.paths.state.glob(f"{STAGING}*"):
+        stack.context.host.remove(left)
     if stack.paths.journal.exists():
         if not changes:
             stack.data_lock.release()

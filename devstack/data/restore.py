@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from devstack import console
-from devstack.data import backup, census, journal, load, switch
+from devstack.data import backup, census, journal, load, privileged, switch
 from devstack.data.catalogue import Backup
 from devstack.data.journal import Journal
 from devstack.data.load import Mismatch, Source
@@ -163,6 +163,11 @@ def replace(stack: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
         load.abandon(stack, made)
         raise
     settle(stack, plan)
+    if source.manifest and source.manifest.needs_superuser and not source.as_superuser:
+        changed = privileged.shown(source.manifest.needs_superuser)
+        console.note(
+            f"given to {stack.settings.db.user}, or left out, as it is not {source.manifest.owner}'s: {changed}"
+        )
     return Restored(
         source=source.name,
         database=made.database,

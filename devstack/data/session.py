@@ -103,7 +103,11 @@ def session(db: Postgres, database: str, what: str, *, role: Role = "superuser")
     """
     ended = False
     program = {"superuser": db.as_superuser, "reader": db.as_reader, "owner": db.as_owner}[role]
-    with db.context.talk(program(PSQL, database), what) as (stdin, stdout):
+    command = program(PSQL, database)
+    if role == "owner":
+        db.check_restricts()
+        command = db.apart(command)
+    with db.context.talk(command, what) as (stdin, stdout):
         try:
             opened = Session(stdin, stdout)
             if role == "owner":

@@ -9,7 +9,11 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from devstack import console
 from devstack.data import catalogue, verify
+from devstack.data.archives import ROOM, archive, list_file, listed
 from devstack.data.catalogue import Backup
 from devstack.data.load import Source
 from devstack.data.manifest import decode, path_of
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from devstack.stack import Stack
 
 EXTENSION = re.compile(rb'^CREATE EXTENSION IF NOT EXISTS ("(?:[^"]|"")+"|\w+) WITH SCHEMA ("(?:[^"]|"")+"|\w+);', re.M)
+UNSIGNED = "not signed by this environment: made by another one, or before signatures existed"
 OTHER_FORMATS = {
     b"\x89PNG": "a PNG image",
     b"PK\x03\x04": "a zip archive",
@@ -34,7 +39,15 @@ OTHER_FORMATS = {
 }
 
 
-def choose(stack: Stack, *, file: str, at: str, force: bool) -> Source:
+def choose(
+    stack: Stack,
+    *,
+    file: str,
+    at: str,
+    force: bool,
+    as_superuser: bool = False,
+    trust_cluster: bool = False,
+) -> Source:
     """The dump that is meant, judged as far as that goes without a database.
 
     :raises StackError: it is not there, not whole, or not trusted.
@@ -42,16 +55,38 @@ def choose(stack: Stack, *, file: str, at: str, force: bool) -> Source:
     folder = catalogue.folder_of(stack.settings)
     if file and at:
         raise UsageError("--file and --at exclude each other", fix="name a file, or a moment")
-    if at:
-        return _own(stack, catalogue.dump(catalogue.backups(folder), folder, at=at), force=force)
-    if file in ("", "latest"):
-        return _own(stack, catalogue.pick(stack.settings, "latest"), force=force)
-    path = _path(folder, file)
-    if backup := catalogue.read(path):
-        return _own(stack, backup, force=force)
-    if _is_file_of_kind(path):
-        _check_manifest(path, force=force)
-    return _foreign(stack, path)
+    if at or file in ("", "latest"):
+        backup = _newest(stack, folder, at)
+    else:
+        path = _path(folder, file)
+        found = catalogue.read(path)
+        if found is None:
+            if _is_file_of_kind(path):
+                _check_manifest(path, force=force)
+            foreign = _foreign(stack, path)
+            return foreign.for_superuser() if as_superuser else foreign
+        backup = found
+    source = _own(stack, backup, force=force, trust_cluster=trust_cluster)
+    return source.for_superuser() if as_superuser else source
+
+
+def _newest(stack: Stack, folder: Path, at: str) -> Backup:
+    """The newest full dump that this environment has made.
+
+    :raises StackError: there is none; it names one of another environment that could be meant.
+    """
+    found = catalogue.backups(folder)
+    try:
+        return catalogue.dump([b for b in found if catalogue.is_signed(stack, b)], folder, at=at)
+    except StackError as error:
+        other = catalogue.newest(found, before=catalogue.parse_moment(at) if at else None)
+        if other is None:
+            raise
+        raise StackError(
+            error.what,
+            why=f"{other.name} is {UNSIGNED}: such a one is taken where it is named alone",
+            fix=f"inv data.restore --file {other.name}",
+        ) from None
 
 
 def _path(folder: Path, file: str) -> Path:
@@ -61,16 +96,21 @@ def _path(folder: Path, file: str) -> Path:
     raise StackError(f"there is no file {file}", fix="see inv data.list")
 
 
-def _own(stack: Stack, backup: Backup, *, force: bool) -> Source:
+def _own(stack: Stack, backup: Backup, *, force: bool, trust_cluster: bool) -> Source:
     manifest, settings = backup.manifest, stack.settings
+    signed = catalogue.is_signed(stack, backup)
+    if manifest.layout == "cluster":
+        verify.check_trusted(stack, backup, trust_cluster=trust_cluster)
     if manifest.database != settings.db.name and not manifest.origin and not force:
         raise StackError(
             f"{backup.name} is a backup of database {manifest.database}, this is {settings.db.name}",
             fix="name another one, or add --force",
         )
     check_major(stack, backup.name, manifest.server_version)
-    verify.check_unchanged(stack, backup.path, manifest)
-    return Source.of(backup)
+    verify.check_unchanged(stack, backup)
+    if not signed:
+        console.note(f"{backup.name} is {UNSIGNED}")
+    return Source.of(stack, backup)
 
 
 def check_major(stack: Stack, name: str, version: str) -> None:
@@ -128,13 +168,13 @@ def _foreign(stack: Stack, path: Path) -> Source:
     try:
         if path.is_dir():
             read_directory(stack, path)
-            return _with_list(stack, Source(path, "directory"))
+            return _with_extensions(stack, Source(path, "directory"))
         with path.open("rb") as file, meter(f"reading {path.name}", path.stat().st_size) as progress:
             magic = file.read(512)
             file.seek(0)
             if magic.startswith(b"PGDMP"):
                 read_archive(stack, Digested(file, progress))
-                return _with_list(stack, Source(path, "custom"))
+                return _with_extensions(stack, Source(path, "custom"))
             if magic[257:262] == b"ustar":
                 raise Wrong("it is a tar archive; pg_restore -f FILE.sql makes SQL of one that pg_dump wrote")
             for mark, what in OTHER_FORMATS.items():
@@ -153,7 +193,7 @@ def _foreign(stack: Stack, path: Path) -> Source:
     if outline.from_pg_dump and (problem := outline.problem()):
         raise StackError(f"{path.name} can't be restored", why=problem, fix="use another one: inv data.list")
     check_major(stack, path.name, outline.server_version)
-    return Source(path, "sql", outline=outline, extensions=tuple(extensions.items()))
+    return Source(path, "sql", extensions=tuple(extensions.items()))
 
 
 def _name(quoted: bytes) -> str:
@@ -161,18 +201,15 @@ def _name(quoted: bytes) -> str:
     return text[1:-1].replace('""', '"') if text.startswith('"') else text
 
 
-def _with_list(stack: Stack, source: Source) -> Source:
-    """An archive with its table of contents written out, without what the application's role may not make.
-
-    https://www.postgresql.org/docs/current/app-pgrestore.html, -L
-    """
+def _with_extensions(stack: Stack, source: Source) -> Source:
+    """An archive with the extensions that it wants."""
+    contents = listed(stack, source.path, set())
+    check_major(stack, source.name, contents.version)
+    if not contents.extensions:
+        return source
     with (
-        stack.db.inward(source.path) as inside,
-        stack.context.stream_out(stack.db.as_superuser(["pg_restore", "-l", str(inside)], ""), "list the dump") as out,
+        list_file(stack, contents.extensions) as listing,
+        archive(stack, source.path, ["-f", "-", "-L", str(listing)], "read the dump's extensions") as out,
     ):
-        lines = out.read(1 << 26).decode(errors="replace").splitlines()
-    made = next((m[1] for line in lines if (m := re.match(r";\s+Dumped from database version: (\S+)", line))), "")
-    check_major(stack, source.name, made)
-    taken = [line for line in lines if not re.match(r"\d+; \d+ \d+ (EXTENSION - |COMMENT - EXTENSION )", line)]
-    stack.context.write_file(stack.paths.config / "restore-list", "\n".join(taken) + "\n")
-    return source
+        found = {_name(m[1]): _name(m[2]) for m in EXTENSION.finditer(out.read(ROOM))}
+    return msgspec.structs.replace(source, extensions=tuple(found.items()))

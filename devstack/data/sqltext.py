@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import secrets
 from collections.abc import Iterable, Iterator
 
 HEAD = 1 << 16
 TAIL = 1 << 12
+RESTRICTED = 1000
+"""Bytes in which a dump's own restriction begins."""
 HEADER = b"-- PostgreSQL database dump\n"
 TRAILER = b"-- PostgreSQL database dump complete\n"
 RESTRICT = re.compile(rb"^\\restrict (\w+)\r?$", re.MULTILINE)
@@ -45,9 +49,8 @@ class Outline:
 
     @property
     def restrict_token(self) -> bytes:
-        """What pg_dump has psql restricted by, from 15.14, 16.10, 17.6 and 18 on (CVE-2025-8714)."""
-        found = RESTRICT.search(self.head[:1000])
-        return found[1] if found else b""
+        """Key of the dump's own restriction; empty if it has none."""
+        return restrict_token(self.head)
 
     def problem(self) -> str:
         """What shows that it is not a whole dump of pg_dump; empty if nothing does."""
@@ -69,29 +72,37 @@ class Outline:
         return ""
 
 
-def restricted(chunks: Iterable[bytes], token: bytes, own: bytes) -> Iterator[bytes]:
-    """A dump's SQL in a restriction of our own, in which psql obeys no backslash command but its end: none that the
-    dump itself could end. The dump's own restriction goes: psql takes no second one.
+def restricted(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    r"""Yield a dump's SQL in a restriction of our own, in which psql obeys no backslash command but its end: one that
+    the dump, which does not know our random key, can't write. The dump's own restriction is left out: psql takes no
+    second one.
 
-    :raises ValueError: the dump has our own token, which is random, in it.
+    https://www.postgresql.org/docs/current/app-psql.html, \\restrict
     """
+    own = secrets.token_hex(16).encode()
     yield b"\\restrict " + own + b"\n"
-    first = True
-    end = b"\\unrestrict " + token
-    held = b""
-    for chunk in chunks:
-        if first:
-            first = False
-            chunk = RESTRICT.sub(b"", chunk, count=1) if token else chunk
+    stream, held = iter(chunks), b""
+    for chunk in stream:
+        held += chunk
+        if len(held) >= RESTRICTED:
+            break
+    if token := restrict_token(held):
+        held = RESTRICT.sub(b"", held, count=1)
+    end = b"\n\\unrestrict " + token
+    for chunk in itertools.chain([b""], stream):
         if not token:
-            yield chunk
+            yield held + chunk
+            held = b""
             continue
         # the end's line may lie across two chunks: as many bytes as it has are held back
-        held += chunk
-        held = held.replace(b"\n" + end + b"\n", b"\n\n")
-        keep = len(end) + 2
-        yield held[:-keep]
-        held = held[-keep:]
-    if token:
-        yield re.sub(rb"\n" + re.escape(end) + rb"\r?\n?\Z", b"\n", held)
+        held = (held + chunk).replace(end + b"\n", b"\n\n")
+        yield held[: -len(end) - 2]
+        held = held[-len(end) - 2 :]
+    yield re.sub(re.escape(end) + rb"\r?\n?\Z", b"\n", held) if token else b""
     yield b"\n\\unrestrict " + own + b"\n"
+
+
+def restrict_token(head: bytes) -> bytes:
+    """Return what pg_dump has psql restricted by, from 15.14, 16.10, 17.6 and 18 on (CVE-2025-8714)."""
+    found = RESTRICT.search(head[:RESTRICTED])
+    return found[1] if found else b""

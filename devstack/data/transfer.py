@@ -32,6 +32,14 @@ LEFT = (
     "SELECT datname AS name FROM pg_database WHERE datconnlimit = {mark} AND datname <> {name} AND datname LIKE {like}"
 )
 
+LOADERS = f"""
+SELECT rolname AS name FROM pg_roles r
+ WHERE rolname LIKE '{elsewhere.LOADER.replace("_", "!_")}%' ESCAPE '!' AND rolvaliduntil < now()
+   AND (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+   AND NOT EXISTS (SELECT FROM pg_shdepend d WHERE d.refobjid = r.oid AND d.refclassid = 'pg_authid'::regclass)
+"""
+"""Roles that killed restores have left."""
+
 SESSIONS = """
        FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid,
             LATERAL (SELECT m.rolsuper OR (NOT r.rolsuper AND (pg_has_role(r.oid, 'MEMBER')
@@ -176,6 +184,8 @@ def _alone(there: Stack) -> Iterator[None]:
         for row in sql.rows(LEFT.format(mark=MARK, name=literal(name), like=literal(like))):
             sql.run(f"DROP DATABASE {identifier(row['name'])} WITH (FORCE)")
             console.note(f"removed {row['name']} there, left behind by a restore that was cut off")
+        for row in sql.rows(LOADERS):
+            sql.run(f"DROP ROLE {identifier(row['name'])}")
         yield
 
 

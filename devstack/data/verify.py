@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from devstack import console
-from devstack.data import catalogue, load, wal_check
+from devstack.data import catalogue, load, signing, wal_check
 from devstack.data.catalogue import Backup
 from devstack.data.manifest import Layout, Manifest, Verified, now, stamp
 from devstack.data.reading import Wrong, read_archive, read_directory, read_sql
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 MANIFEST_BYTES = 500_000_000
 """Largest list of the files in a copy of a cluster: some 150 bytes for each file."""
+SIGNALS = ("recovery.signal", "standby.signal")
+"""Files that make a server run commands or follow another; pg_verifybackup does not look at them."""
 
 
 class Damaged(StackError):
@@ -39,11 +43,18 @@ class Damaged(StackError):
         )
 
 
-def verify(stack: Stack, backup: Backup, *, deep: bool = False) -> Backup:
+def verify(
+    stack: Stack, backup: Backup, *, deep: bool = False, as_superuser: bool = False, trust_cluster: bool = False
+) -> Backup:
     """Prove a backup, and note in its manifest when and how.
 
     :raises Damaged: it is not whole, or does not hold what its manifest says.
     """
+    if deep and backup.manifest.layout == "cluster":
+        check_trusted(stack, backup, trust_cluster=trust_cluster)
+    source = load.Source.of(stack, backup)
+    if as_superuser:
+        source = source.for_superuser()
     check_content(stack, backup.path, backup.manifest)
     if deep and backup.manifest.layout == "cluster":
         from devstack.data import cluster
@@ -52,7 +63,7 @@ def verify(stack: Stack, backup: Backup, *, deep: bool = False) -> Backup:
     elif deep:
         try:
             with load.scratch(stack, "verify", backup.name) as name:
-                load.load(stack, load.Source.of(backup), name)
+                load.load(stack, source, name)
                 load.check_counts(stack, backup.manifest, name)
         except load.Mismatch as error:
             why = "it was restored, and holds something else than its manifest says"
@@ -79,13 +90,14 @@ def check_content(stack: Stack, path: Path, manifest: Manifest) -> None:
         raise StackError(f"{name} can't be read", why=f"{path}: {error.strerror or error}") from None
 
 
-def check_unchanged(stack: Stack, path: Path, manifest: Manifest) -> None:
-    """The same before a restore, which reads everything once more: of a file that was proven when it was written, it is
-    enough that its bytes are still those.
+def check_unchanged(stack: Stack, backup: Backup) -> None:
+    """The same before a restore, which reads everything once more: of a file that was proven when it was written, as
+    its signed manifest says, it is enough that its bytes are still those.
 
     :raises Damaged: they are not.
     """
-    if not manifest.verified or manifest.layout not in ("sql", "custom"):
+    path, manifest = backup.path, backup.manifest
+    if not manifest.verified or not catalogue.is_signed(stack, backup) or manifest.layout not in ("sql", "custom"):
         return check_content(stack, path, manifest)
     try:
         with explained(manifest.file), meter(f"checking {manifest.file}", manifest.bytes) as progress:
@@ -164,24 +176,70 @@ def _check_directory(stack: Stack, path: Path, manifest: Manifest, progress: Met
     read_directory(stack, path)
 
 
+def check_trusted(stack: Stack, backup: Backup, *, trust_cluster: bool) -> None:
+    """Check that the files of a cluster may be given to a server: its superuser and its functions are in them, and
+    nothing can tell them from harmless ones.
+
+    :raises StackError: this environment has not made all of them, and nobody said that they are trusted.
+    """
+    from devstack.data.incremental import chain
+
+    members = chain(backup, catalogue.backups(backup.path.parent))
+    foreign = [member.name for member in members if not catalogue.is_signed(stack, member)]
+    if foreign and not trust_cluster:
+        raise StackError(
+            f"{foreign[0]} is a cluster's copy that this environment has not signed",
+            why="a server started on them obeys all that is in them, such as functions that run as the superuser; made"
+            " by another environment, or before signatures existed",
+            fix="if you trust whoever made it, and wherever it was kept:"
+            f" inv data.restore --file {backup.name} --trust-cluster",
+        )
+
+
 def _check_cluster(stack: Stack, path: Path, manifest: Manifest) -> None:
     """https://www.postgresql.org/docs/current/app-pgverifybackup.html"""
+    check_plain(path)
+    logs = {str(file.relative_to(path)) for file in path.glob("pg_wal/*") if file.is_file()}
+    noted = {name for name in manifest.files if name.startswith("pg_wal/")}
+    if noted and logs != noted:  # a manifest of before signatures has none
+        raise Wrong(f"{min(logs ^ noted)} is {'missing' if noted - logs else 'not in its manifest'}")
     for name, digest in manifest.files.items():
-        if (path / name).is_symlink() or sha256_of(path / name) != digest:
+        if sha256_of(path / name) != digest:
             raise Wrong(f"the SHA-256 of {name} is not the one in its manifest")
+    own = not manifest.file or signing.is_signed(stack.paths, manifest)
     try:
-        with stack.db.inward(path) as inside:
-            wal_check.check(stack, inside, read_regular(path / "backup_manifest", limit=MANIFEST_BYTES), "verify it")
+        with stack.db.inward(path, own=own) as inside:
+            list_of_files = read_regular(path / "backup_manifest", limit=MANIFEST_BYTES)
+            wal_check.check(stack, inside, list_of_files, "verify it", own=own)
     except StackError as error:
         raise Wrong("pg_verifybackup found it changed", error.evidence[:5]) from None
 
 
-def verify_all(stack: Stack, found: list[Backup], *, deep: bool) -> list[tuple[Backup, StackError | None]]:
+def check_plain(path: Path) -> None:
+    """Check that a cluster's copy has nothing but directories and files, and none that make a server follow another.
+
+    :raises Wrong: it has.
+    """
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            mode = os.lstat(os.path.join(folder, name)).st_mode
+            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                where = os.path.relpath(os.path.join(folder, name), path)
+                raise Wrong(f"{where} is neither a file nor a directory: a copy has no links, and no tablespaces")
+    for name in SIGNALS:
+        if os.path.lexists(path / name):
+            raise Wrong(f"{name} is in it, which no copy of this tool has")
+
+
+def verify_all(
+    stack: Stack, found: list[Backup], *, deep: bool, as_superuser: bool = False, trust_cluster: bool = False
+) -> list[tuple[Backup, StackError | None]]:
     """Each backup with what is wrong with it."""
     results: list[tuple[Backup, StackError | None]] = []
     for backup in found:
         try:
-            results.append((verify(stack, backup, deep=deep), None))
+            proven = verify(stack, backup, deep=deep, as_superuser=as_superuser, trust_cluster=trust_cluster)
+            results.append((proven, None))
         except StackError as error:
             console.note(error.text())
             results.append((backup, error))

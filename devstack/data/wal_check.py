@@ -20,18 +20,19 @@ LSN = re.compile(r"[0-9A-F]{1,8}/[0-9A-F]{1,8}")
 """https://www.postgresql.org/docs/current/datatype-pg-lsn.html"""
 
 
-def check(stack: Stack, copy: Path, manifest: bytes | str, what: str) -> None:
+def check(stack: Stack, copy: Path, manifest: bytes | str, what: str, *, own: bool) -> None:
     """Check the files of a copy against its manifest, and read the WAL that it needs.
 
     :param copy: its directory, as PostgreSQL's programs see it.
     :param manifest: the content of its ``backup_manifest``.
     :param what: what is done, as in "could not …".
+    :param own: whether this environment has made it.
     :raises StackError: something is missing or changed.
     """
-    run, program = stack.context.run, stack.db.as_superuser
-    run(program(["pg_verifybackup", "-q", "-n", str(copy)], "postgres"), what)
+    run, reading = stack.context.run, stack.db.reading
+    run(reading(["pg_verifybackup", "-q", "-n", str(copy)], own=own), what)
     for words in wal_ranges(manifest, what):
-        run(program(["pg_waldump", "--quiet", f"--path={copy / 'pg_wal'}", *words], "postgres"), what)
+        run(reading(["pg_waldump", "--quiet", f"--path={copy / 'pg_wal'}", *words], own=own), what)
 
 
 def wal_ranges(manifest: bytes | str, what: str) -> list[list[str]]:

@@ -1,13 +1,15 @@
 """Backups of a stack on a host: they come here, and go there when they are to be restored.
 
 The host keeps what it needs to go on: a copy of the cluster that the next incremental one builds on, and what its own
-schedule makes. What a broken link left there comes with the next command.
+schedule makes. What a command made there whose link broke comes with the next one.
+
+The host is not trusted: it can give a backup any content, but no name and no size that was not asked for, and nothing
+that comes from it is signed by this environment.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -82,19 +84,35 @@ class Exchange(Struct):
                 fix="set data.dir to a folder of the project, or unset stack.host",
             ) from None
 
+    @property
+    def _note(self) -> Path:
+        """What was on the host when a command began; gone when what it made has come."""
+        return self.remote.state / "exchange.json"
+
     def begin(self) -> None:
-        """Note which backups are on the host, and bring those that are not here: a link that broke left them."""
+        """Note which backups are on the host, and bring those that a command made whose link broke."""
         with self.remote.talk() as talk:
             self._take_back(talk)
             self.before = self._names(talk)
-            for made in self._missing(talk, self.before):
-                try:
+            left = self._missing(talk, self._left_behind())
+        for made in left:
+            try:
+                with self.remote.talk() as talk:  # one that went wrong leaves who knows what unread
                     self._announce(self._fetch(talk, made))
-                except StackError as error:
-                    # one that is damaged there must not be in the way of the next one
-                    if self.remote.link.gone():
-                        raise
-                    console.note(f"{made.file} on {self.remote.link.host} was not brought: {error.why or error.what}")
+            except StackError as error:
+                # one that is damaged there must not be in the way of the next one
+                if self.remote.link.gone():
+                    raise
+                console.note(f"{made.file} on {self.remote.link.host} was not brought: {error.why or error.what}")
+        self._note.write_bytes(msgspec.json.encode(sorted(self.before)))
+
+    def _left_behind(self) -> set[str]:
+        """Names of the backups that were made on the host by a command which could not bring them."""
+        try:
+            before = msgspec.json.decode(self._note.read_bytes(), type=list[str])
+        except (OSError, msgspec.MsgspecError):
+            return set()
+        return self.before - set(before)
 
     def end(self, *, keep: bool) -> None:
         """Bring what was made on the host; what no one there needs goes from there, unless it is to be kept."""
@@ -105,6 +123,7 @@ class Exchange(Struct):
                 self._announce(self._fetch(talk, one))
             for here, there in self.lent.items():
                 self._note_proof(here, made.get(there))
+            self._note.unlink(missing_ok=True)
             if not keep:
                 known = self._known()
                 own = (n for n, one in made.items() if key(one) in known and not _stays(one))
@@ -167,8 +186,7 @@ class Exchange(Struct):
     def _names(self, talk: Talk) -> set[str]:
         """The whole backups there."""
         found = self._listed(talk, self.there)
-        plain = {name for name in found if name.isprintable() and not name.startswith((".", "-"))}
-        return {name for name in plain if f"{name}{SUFFIX}" in found}
+        return {name for name in found if f"{name}{SUFFIX}" in found and manifest.NAME.fullmatch(name)}
 
     def _listed(self, talk: Talk, folder: str) -> set[str]:
         talk.ask("listing", dir=self.remote.folder, folders=[folder])
@@ -249,6 +267,10 @@ class Exchange(Struct):
                 whole.update(part)
                 file.write(part)
                 progress.add(len(part))
+                if progress.count > made.bytes:
+                    return f"the host sends more than the {made.bytes} bytes of its manifest"
+        if progress.count < made.bytes:
+            return f"{made.bytes - progress.count} bytes are missing"
         return "" if whole.hexdigest() == made.sha256 else "its checksum is not that of its manifest"
 
     def _fetch_folder(self, talk: Talk, made: Manifest, path: Path, progress: Meter) -> str:
@@ -278,8 +300,9 @@ class Exchange(Struct):
     def _note_proof(self, name: str, there: Manifest | None) -> None:
         """What the host has proven of a backup is noted here."""
         here = catalogue.read(self.folder / name)
-        if there and here and there.verified != here.manifest.verified:
-            changed = msgspec.structs.replace(here.manifest, verified=there.verified)
+        # what the host has signed anew it had made itself; it says nothing of the others
+        if there and here and there.signature != here.manifest.signature:
+            changed = msgspec.structs.replace(here.manifest, verified=there.verified, signature=there.signature)
             file = path_of(here.path)
             new = file.with_name(f".{file.name}.new")
             new.write_bytes(manifest.encode(changed))
@@ -338,11 +361,27 @@ def _stays(made: Manifest) -> bool:
 def _lacking(path: Path) -> str:
     """What a cluster's copy lacks of its list; empty if nothing."""
     try:
-        for entry in json.loads((path / LIST).read_bytes())["Files"]:
-            if "Path" in entry:
-                file = path / entry["Path"]
-                if not file.is_file() or file.stat().st_size != entry["Size"]:
-                    return f"{entry['Path']} is missing, or has another size than in {LIST}"
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return f"{LIST} can't be read"
+        entries = msgspec.json.decode((path / LIST).read_bytes(), type=_List).files
+    except (OSError, msgspec.MsgspecError) as error:
+        return f"{LIST} can't be read: {error}"
+    for entry in entries:
+        file = path / entry.path
+        if not entry.path:
+            continue
+        if not file.resolve().is_relative_to(path.resolve()):
+            return f"{LIST} names {entry.path!r}"
+        if not file.is_file() or file.stat().st_size != entry.size:
+            return f"{entry.path!r} is missing, or has another size than in {LIST}"
     return ""
+
+
+class _Entry(Struct, rename="pascal"):
+    path: str = ""
+    """Empty if its name is not UTF-8."""
+    size: int = 0
+
+
+class _List(Struct, rename="pascal"):
+    """PostgreSQL's list of a cluster's copy."""
+
+    files: list[_Entry]

@@ -153,7 +153,7 @@ class ContainedPostgres(Postgres):
         return self.context.exec(self.name, words, user=self.account)
 
     @contextlib.contextmanager
-    def inward(self, path: Path) -> Iterator[Path]:
+    def inward(self, path: Path, *, own: bool = False) -> Iterator[Path]:
         with passage.inward(self.context, self._run, VOLUME, path) as inside:
             yield inside
 

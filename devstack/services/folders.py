@@ -41,6 +41,10 @@ class Folders:
         finally:
             os.close(handle)
 
+    def make(self, name: str) -> None:
+        """Make an empty directory, which belongs to the server's account."""
+        self.context.make_dir(self.path(name), 0o700, account=True)
+
     def remove(self, name: str) -> None:
         """Remove a folder; none there is fine."""
         self.context.host.remove(self.path(name))
@@ -103,6 +107,9 @@ class VolumeFolders(Folders):
         script = 'cd "$1" && shift && while [ $# -gt 1 ]; do mv -T "$1" "$2" || exit 1; shift 2; done; sync'
         words = [name for pair in pairs for name in pair]
         self._run(script, str(self.db.data.parent), *words, what="rename folders in the volume")
+
+    def make(self, name: str) -> None:
+        """Let the programs make it: here they run as the server's account."""
 
     def remove(self, name: str) -> None:
         self._run('rm -rf "$1"', str(self.path(name)), what="remove a folder in the volume")

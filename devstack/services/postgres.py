@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import secrets
+import shutil
 import string
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +47,10 @@ PINNED = f"{PIN} -c role=none"
 MAINTENANCE = "postgres"
 """A database that every server has; no user's dump takes what is in it."""
 PRELOADED = "shared_preload_libraries"
+RESTRICTS = {14: 19, 15: 14, 16: 10, 17: 6}
+"""First minor versions whose psql knows \\restrict, by major version; all later ones do."""
+STAGING = ".read-"
+"""Beginning of the names of directories in the state directory that PostgreSQL's programs read from."""
 PSQL = ("psql", "-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1")
 LEFT_SECONDS = 10.0
 """For an ``initdb`` that nobody waits for to notice that its folder is gone."""
@@ -497,7 +504,7 @@ class Postgres:
         """Holds no password."""
         values = {
             "user": literal(self.settings.db.user),
-            "reader": READER,
+            "reader": reader_script(),
             "extensions": "\n".join(f"{creating(e)} \\gexec" for e in self.settings.db.extensions),
             "tracking": f"\\connect {MAINTENANCE}\nSET client_min_messages = warning;\n{creating(STATEMENTS)} \\gexec"
             if self.tracks_statements
@@ -555,10 +562,61 @@ class Postgres:
     def _program(self, words: Sequence[str], env: Mapping[str, str], *, tty: bool = False) -> Command:
         return self.context.exec(self.name, [self.programs.path(words[0]), *words[1:]], env, user=self.account, tty=tty)
 
+    def reading(self, words: Sequence[str], *, own: bool = False) -> Command:
+        """Return one of PostgreSQL's programs that reads files. Unless they are this environment's ``own``, it runs
+        under the services' account where we are root."""
+        command = self.as_owner(words, MAINTENANCE)
+        return command if own else self.context.runtime.as_account(command)
+
+    def apart(self, command: Command) -> Command:
+        """Have a program that loads a dump run under the services' account where we are root."""
+        return self.context.runtime.as_account(command)
+
+    def loading(self, database: str) -> AbstractContextManager[None]:
+        """Have the owner's sessions be those of a role that may do no more than the owner, for a dump."""
+        return contextlib.nullcontext()
+
+    def check_restricts(self) -> None:
+        """Check that psql can be kept from obeying the backslash commands of a dump.
+
+        :raises StackError: it is too old for that.
+        """
+        major, minor = (*map(int, re.findall(r"\d+", self.programs.version)[:2]), 0)[:2]
+        needed = RESTRICTS.get(major, 0 if major > max(RESTRICTS) else None)
+        if needed is None or minor < needed:
+            raise StackError(
+                f"psql {self.programs.version} is too old to read a dump",
+                why="it obeys commands that are hidden in one (CVE-2025-8714), and has no \\restrict against that",
+                fix="update PostgreSQL to 14.19, 15.14, 16.10, 17.6, 18 or a later version"
+                " (name it in db.bin_dir or db.image)",
+            )
+
     @contextlib.contextmanager
-    def inward(self, path: Path) -> Iterator[Path]:
-        """A file or folder of this machine, where PostgreSQL's programs find it."""
-        yield path
+    def inward(self, path: Path, *, own: bool = False) -> Iterator[Path]:
+        """A file or folder of this machine, where PostgreSQL's programs find it. As root a copy, which the services'
+        account can read, unless it is this environment's ``own``; see :meth:`reading`."""
+        host = self.context.host
+        if own or not host.is_root:
+            yield path
+            return
+        # ours alone until it is whole, and with a name that no shell and no program takes for something else
+        staging = self.context.paths.state / f"{STAGING}{secrets.token_hex(4)}"
+        inside = staging / "content"
+        try:
+            host.make_dir(staging, 0o700)
+            if path.is_dir():
+                shutil.copytree(path, inside, symlinks=True)
+            else:
+                shutil.copyfile(path, inside)
+            for folder, _, files in os.walk(inside):
+                for name in files:
+                    host.own(Path(folder) / name, account=True)
+                host.own(Path(folder), account=True)
+            host.own(inside, account=True)
+            host.own(staging, account=True)
+            yield inside
+        finally:
+            host.remove(staging)
 
     @contextlib.contextmanager
     def outward(self, folder: Path) -> Iterator[Path]:
@@ -616,6 +674,11 @@ def creating(extension: str, schema: str = "public") -> str:
     return CREATING.format(name=literal(extension), schema=literal(schema))
 
 
+def reader_script() -> str:
+    """Return what makes :data:`READER`, for psql."""
+    return string.Template(READER_SQL).substitute(reader=READER)
+
+
 def _ident_quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
@@ -638,15 +701,19 @@ SELECT format('CREATE DATABASE %I OWNER %I', $name, $user)
  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = $name) \\gexec
 """
 
+READER_SQL = """\
+SELECT 'CREATE ROLE $reader' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '$reader') \\gexec
+ALTER ROLE $reader LOGIN BYPASSRLS INHERIT NOCREATEDB NOCREATEROLE NOSUPERUSER NOREPLICATION PASSWORD NULL;
+GRANT pg_read_all_data TO $reader;
+"""
+
 DATABASE_SQL = """\
 SET client_min_messages = warning;
 SET pg_stat_statements.track = none;
 $extensions
 -- the statistics of all roles, for inv metrics and inv db.stats
 SELECT format('GRANT pg_monitor TO %I', $user) \\gexec
-SELECT 'CREATE ROLE $reader' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '$reader') \\gexec
-ALTER ROLE $reader LOGIN BYPASSRLS INHERIT NOCREATEDB NOCREATEROLE NOSUPERUSER NOREPLICATION PASSWORD NULL;
-GRANT pg_read_all_data TO $reader;
+$reader
 SELECT rolpassword FROM pg_authid WHERE rolname = $user;
 $tracking
 """

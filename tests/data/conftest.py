@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -59,14 +59,20 @@ class Data(Project):
             "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-f", "-", input=script, PGDATABASE=database
         ).strip()
 
-    def print_of(self, database: str = "nina") -> str:
+    def print_of(self, database: str = "nina", *, owners: bool = False) -> str:
         """All that is in a database: its schema, every table's rows in an order of their own, sequences, large
         objects, and the database's own properties."""
+        schema = self.schema_of(database, owners=owners)
+        return "\n".join([schema, self.rows_of(database), self.sql(PROPERTIES, database)])
+
+    def schema_of(self, database: str = "nina", *, owners: bool = False) -> str:
+        """The schema. Without ``owners`` what is the superuser's is taken for the owner's, as a restore makes it."""
         schema = self.program("pg_dump", "-s", PGDATABASE=database)
         schema = re.sub(r"^\\(un)?restrict .*$", "", schema, flags=re.MULTILINE)
+        if not owners:
+            schema = re.sub(r"(Owner: |OWNER TO )postgres\b", r"\1nina", schema)
         # where objects depend on each other in circles, their order is that of their making
-        schema = "\n--\n-- Name: ".join(sorted(schema.split("\n--\n-- Name: ")))
-        return "\n".join([schema, self.rows_of(database), self.sql(PROPERTIES, database)])
+        return "\n--\n-- Name: ".join(sorted(schema.split("\n--\n-- Name: ")))
 
     def rows_of(self, database: str = "nina", *, sequences: bool = True) -> str:
         """Every table's rows as a hash. After a crash a sequence may be a few values further."""
@@ -178,11 +184,14 @@ def fresh(workspace: Path, cache: Path) -> Iterator[Data]:
         yield made
 
 
+DataT = TypeVar("DataT", bound=Data)
+
+
 @contextlib.contextmanager
-def _project(workspace: Path, cache: Path) -> Iterator[Data]:
+def project_of(kind: type[DataT], workspace: Path, cache: Path) -> Iterator[DataT]:
     folder = Path(tempfile.mkdtemp(dir=workspace))
     folder.chmod(0o755)
-    made = Data(folder, cache)
+    made = kind(folder, cache)
     # it is killed, not the machine that it is on
     made.env["INVOKE_DB_PARAMETERS"] = '{"fsync": false}'
     made.env["RELOAD_ON_CHANGE"] = "false"
@@ -191,6 +200,10 @@ def _project(workspace: Path, cache: Path) -> Iterator[Data]:
     finally:
         made.end()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _project(workspace: Path, cache: Path) -> contextlib.AbstractContextManager[Data]:
+    return project_of(Data, workspace, cache)
 
 
 @contextlib.contextmanager

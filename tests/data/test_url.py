@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import hashlib
 import json
 import os
 import re
@@ -510,13 +512,13 @@ def test_a_dump_that_does_not_fit_leaves_the_target_as_it_was(data: Data, shop: 
     manifest = json.loads(Path(f"{path}.json").read_text())
     tables = {**manifest["tables"], "public.people": 1}
     Path(f"{path}.json").write_text(json.dumps({**manifest, "tables": tables}))
-    data.refused(
-        "data.restore", "--url", shop.url(user="boss"), "--yes", says="holds something else than its manifest says"
-    )
+    named = ("--yes", "--file", path.name)
+    says = "holds something else than its manifest says"
+    data.refused("data.restore", "--url", shop.url(user="boss"), *named, says=says)
     Path(f"{path}.json").write_text(json.dumps({**manifest, "extensions": {"not_there": "1"}}))
-    data.refused("data.restore", "--url", shop.url(), "--yes", says="needs the extension not_there")
+    data.refused("data.restore", "--url", shop.url(), *named, says="needs the extension not_there")
     Path(f"{path}.json").write_text(json.dumps({**manifest, "server_version": "99.1"}))
-    data.refused("data.restore", "--url", shop.url(), "--yes", says="was made by PostgreSQL 99.1")
+    data.refused("data.restore", "--url", shop.url(), *named, says="was made by PostgreSQL 99.1")
     assert shop.rows() == there
     assert shop.databases() == ["postgres", "shop"]
 
@@ -588,6 +590,31 @@ def test_an_older_server_is_read_and_filled_and_a_newer_one_refused(
         "data.backup", "--url", server.url(), says="pg_dump does not read a server newer", code=1, **old
     )
     assert "pg_dump here is 15." in said
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["CREATE ROLE intruder SUPERUSER;", "RESET ROLE; CREATE ROLE intruder SUPERUSER;", "SET ROLE boss;",
+     "SET SESSION AUTHORIZATION boss;\nCREATE ROLE intruder SUPERUSER;", "COPY (SELECT 1) TO PROGRAM 'true';"],
+)  # fmt: skip
+def test_a_superuser_in_the_url_does_not_make_the_dump_one(data: Data, shop: Server, line: str) -> None:
+    mine = data.backup()
+    path, there = mine.with_name("hostile.sql"), shop.rows()
+    text = gzip.decompress(mine.read_bytes()).decode()
+    content = text.replace("SET statement_timeout", f"{line}\nSET statement_timeout", 1).encode()
+    path.write_bytes(content)
+    manifest = json.loads(Path(f"{mine}.json").read_text())
+    changes = {"file": path.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    Path(f"{path}.json").write_text(json.dumps({**manifest, **changes, "raw_bytes": len(content)}))
+    url = shop.url(user="boss")
+    data.refused("data.restore", "--url", url, "--file", path.name, "--yes", says="permission denied")
+    assert (shop.rows(), shop.databases()) == (there, ["postgres", "shop"])
+    assert {name for (name,) in shop.sql("SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_'")} == {
+        "boss",
+        "app",
+        "poor",
+        "other_team",
+    }
 
 
 # what belongs to whom

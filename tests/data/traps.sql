@@ -129,6 +129,6 @@ SELECT pg_catalog.set_config('search_path', 'public,pg_catalog,x;create/**/role/
 ALTER DATABASE nina SET search_path FROM CURRENT;
 SET search_path = pg_catalog;
 ALTER ROLE nina IN DATABASE nina SET standard_conforming_strings = on;
-ALTER ROLE nina IN DATABASE nina SET search_path = pg_catalog, public;
+ALTER ROLE nina IN DATABASE nina SET search_path = public;
 CREATE TABLE public."a\'; CREATE ROLE ""of the name"" SUPERUSER; --" (id int4);
 CREATE SEQUENCE public."s\'; CREATE ROLE ""of the sequence"" SUPERUSER; --";

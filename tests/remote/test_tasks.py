@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pty
@@ -124,6 +125,66 @@ def test_a_name_that_is_another_backup_there_is_not_mistaken_for_it(up: Remote) 
     for name in up.backups_there:
         path = there / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_a_hostile_host_can_give_nothing_that_was_not_asked_for(up: Remote) -> None:
+    made = json.loads(up.inv("data.backup", "--keep-remote", "--json").stdout)
+    there, before = up.there / "backups", up.backups
+    model = json.loads((there / f"{made['file']}.json").read_text())
+
+    def offer(name: str, content: bytes, **changes: object) -> None:
+        (there / name).write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        manifest = {
+            **model,
+            "file": name,
+            "sha256": digest,
+            "bytes": len(content),
+            "created": "2999-01-01T00:00:00+00:00",
+        }
+        (there / f"{name}.json").write_text(json.dumps({**manifest, **changes}))
+
+    offer("backup-29990101-000001.sql.gz", b"not asked for")
+    up.inv("data.backup")
+    assert len(up.backups) == len(before) + 1, "that of the command alone"
+    # as if a command's link had broken, which had made all of these
+    (lock,) = up.state_base.rglob("exchange-lock")
+    note = lock.with_name("exchange.json")
+    assert not note.exists()
+    note.write_text(json.dumps([made["file"]]))
+    large = b"x" * 100_000
+    offer("backup-29990101-000002.sql.gz", large, bytes=1000)
+    offer("backup-29990101-000003.sql.gz", large, parent="../../x")
+    offer("backup-29990101-000004.sql.gz", large, file="../backup-29990101-000004.sql.gz")
+    offer("backup-29990101-\x1b[2J.sql.gz", large)
+    offer(".hidden.sql.gz", large)
+    offer("-rf.sql.gz", large)
+    folder = there / "backup-29990101-000005.dir"
+    folder.mkdir()
+    (folder / "toc.dat").symlink_to("/etc/passwd")
+    changes = {
+        **model,
+        "file": folder.name,
+        "layout": "directory",
+        "files": {"toc.dat": "0"},
+        "created": "2998" + model["created"][4:],
+    }
+    (there / f"{folder.name}.json").write_text(json.dumps(changes))
+    said = up.inv("data.backup").stderr
+    assert "brought from box" in said
+    assert "backup-29990101-000002.sql.gz on box was not brought: the host sends more than the 1000 bytes" in said
+    assert "backup-29990101-000005.dir on box was not brought: './toc.dat' can't be part of a backup" in said
+    assert "\x1b" not in said
+    came = {*up.backups} - {*before}
+    assert {name for name in came if name.startswith("backup-2999")} == {"backup-29990101-000001.sql.gz"}
+    assert not [*(up.root / "backups").glob(".nv-*"), *up.root.glob("*.sql.gz")]
+    assert not note.exists()
+    # it is foreign here, and what it says of itself is not believed
+    listed = {b["file"]: b for b in json.loads(up.inv("data.list", "--json").stdout)["backups"]}
+    assert not listed["backup-29990101-000001.sql.gz"]["signed"]
+    for place in (there, up.root / "backups"):
+        for path in [*place.glob("*2999*"), *place.glob(".hidden*"), *place.glob("-rf*")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def test_what_is_piped_into_a_shell_arrives_and_all_that_it_prints_comes(up: Remote) -> None:

@@ -1,0 +1,96 @@
+"""pg_dump's archives, of which pg_restore says what is in them.
+
+https://www.postgresql.org/docs/current/app-pgrestore.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from msgspec import Struct
+
+from devstack.shell import Command, argv
+
+if TYPE_CHECKING:
+    from devstack.stack import Stack
+
+ENTRY = re.compile(r"\d+; \d+ \d+ (.*)")
+EXTENSIONS = ("EXTENSION - ", "COMMENT - EXTENSION ")
+SUPERUSERS = re.compile(
+    r"(?:COMMENT - )?(EVENT TRIGGER|SUBSCRIPTION|FOREIGN DATA WRAPPER) (?:- )?(.*?)(?: \S+)?|(SECURITY LABEL) .*"
+)
+"""Entries that take a superuser, whatever they are about, and that nothing else depends on."""
+ATTEMPTED = ("ACL ", "DEFAULT ACL ", "PUBLICATION", "COMMENT - PUBLICATION ")
+"""Entries that the owner is allowed or not, depending on what they are about."""
+ROOM = 1 << 26
+"""Bytes that a list may have."""
+
+
+class Contents(Struct, frozen=True):
+    """Entries of an archive for the database's owner, as lines of its list."""
+
+    taken: list[str]
+    attempted: list[str]
+    left: list[str]
+    """What is left out, in words."""
+    extensions: list[str] = []
+    version: str = ""
+    """Of the server that it is from."""
+
+
+@contextlib.contextmanager
+def archive(stack: Stack, path: Path, words: list[str], what: str) -> Iterator[IO[bytes]]:
+    """The output of pg_restore on an archive, with no database."""
+    with contextlib.ExitStack() as held:
+        if path.is_dir():
+            inside = held.enter_context(stack.db.inward(path))
+            command = stack.db.reading(["pg_restore", "-Fd", *words, str(inside)])
+        else:
+            command = Command(f"{stack.db.reading(['pg_restore', '-Fc', *words])} < {argv([path])}")
+        yield held.enter_context(stack.context.stream_out(command, what))
+
+
+def listed(stack: Stack, path: Path, schemas: set[str]) -> Contents:
+    """Return what is in an archive. The ``schemas`` of extensions are there already.
+
+    :raises StackError: pg_restore can't read it.
+    """
+    with archive(stack, path, ["-l"], "list the dump") as out:
+        lines = out.read(ROOM).decode(errors="replace").splitlines()
+    contents = Contents([], [], [], [], _version(lines))
+    there = tuple(f"SCHEMA - {schema} " for schema in schemas)
+    for line in lines:
+        entry = (ENTRY.match(line) or [line, line])[1]
+        if entry.startswith(EXTENSIONS):
+            contents.extensions.append(line)
+        elif found := SUPERUSERS.fullmatch(entry):
+            what = " ".join(filter(None, [(found[1] or found[3]).lower(), found[2]]))
+            if what not in contents.left:
+                contents.left.append(what)
+        elif entry.startswith(ATTEMPTED):
+            contents.attempted.append(line)
+        elif not entry.startswith(there):
+            contents.taken.append(line)
+    return contents
+
+
+@contextlib.contextmanager
+def list_file(stack: Stack, lines: list[str]) -> Iterator[Path]:
+    """A list for pg_restore, where it can read it (https://www.postgresql.org/docs/current/app-pgrestore.html, -L)."""
+    path = stack.paths.config / f"restore-list-{secrets.token_hex(4)}"
+    stack.context.write_file(path, "\n".join(lines) + "\n")
+    try:
+        with stack.db.inward(path) as inside:
+            yield inside
+    finally:
+        stack.context.host.remove(path)
+
+
+def _version(lines: list[str]) -> str:
+    found = (re.match(r";\s+Dumped from database version: (\S+)", line) for line in lines)
+    return next((match[1] for match in found if match), "")

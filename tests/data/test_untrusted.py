@@ -1,0 +1,468 @@
+"""Attacks: dumps, manifests, copies of a cluster and fixtures that somebody else has made."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from devstack.data.manifest import Manifest, Verified, decode, encode
+from devstack.data.signing import is_signed, sign
+from devstack.data.streams import directory_hash, sha256_of
+from devstack.errors import StackError
+from devstack.host import Host
+from devstack.services.postgres import Postgres
+from tests.data.conftest import Data, project_of
+
+HARMLESS = """
+CREATE TABLE notes (id int PRIMARY KEY, text text);
+INSERT INTO notes SELECT g, 'note ' || g FROM generate_series(1, 20) g;
+"""
+
+EVIL = """
+CREATE FUNCTION public.act() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE wish text;
+BEGIN
+    FOREACH wish IN ARRAY ARRAY[
+        'COPY (SELECT 1) TO PROGRAM ''touch CANARY''', 'ALTER ROLE nina SUPERUSER', 'CREATE ROLE intruder SUPERUSER',
+        'ALTER SYSTEM SET archive_command = ''touch CANARY''', 'SET SESSION AUTHORIZATION postgres',
+        'SELECT pg_catalog.lo_export(1, ''CANARY'')'
+    ] LOOP
+        BEGIN
+            EXECUTE wish;
+        EXCEPTION WHEN OTHERS THEN
+            NULL;
+        END;
+    END LOOP;
+END $$;
+CREATE FUNCTION public.pure(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+    $$ BEGIN PERFORM public.act(); RETURN n; END $$;
+CREATE FUNCTION public.fired() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM public.act(); RETURN NEW; END $$;
+CREATE DOMAIN public.odd AS int CHECK (public.pure(VALUE) > 0) DEFAULT public.pure(1);
+CREATE TABLE notes (
+    id int PRIMARY KEY CHECK (public.pure(id) > 0), text text, odd public.odd DEFAULT public.pure(2),
+    twice int GENERATED ALWAYS AS (public.pure(id) * 2) STORED
+);
+INSERT INTO notes (id, text) SELECT g, 'note ' || g FROM generate_series(1, 30) g;
+CREATE INDEX ON notes (public.pure(id));
+CREATE TRIGGER fired BEFORE INSERT ON notes FOR EACH ROW EXECUTE FUNCTION public.fired();
+ALTER TABLE notes ENABLE ALWAYS TRIGGER fired;
+CREATE MATERIALIZED VIEW seen AS SELECT public.pure(1) AS one;
+CREATE RULE also AS ON INSERT TO notes DO ALSO SELECT public.pure(1);
+CREATE POLICY mine ON notes USING (public.pure(id) > 0);
+CREATE STATISTICS figures ON (public.pure(id)), text FROM notes;
+"""
+"""What a dump has that is evaluated when it is loaded, counted and analyzed. Its failures are not seen."""
+
+LOUD = {
+    r"\! touch CANARY": "restrict",
+    r"\copy notes to program 'touch CANARY'": "restrict",
+    r"\o |touch CANARY": "restrict",
+    r"SELECT 1 \g |touch CANARY": "restrict",
+    "COPY (SELECT 1) TO PROGRAM 'touch CANARY';": "permission denied",
+    "CREATE ROLE intruder SUPERUSER LOGIN;": "permission denied",
+    "ALTER SYSTEM SET archive_command = 'touch CANARY';": "permission denied",
+    "SET ROLE postgres; CREATE ROLE intruder;": "permission denied",
+    "SELECT pg_read_file('/etc/passwd');": "permission denied",
+    "DO $$ BEGIN EXECUTE 'CREATE EVENT TRIGGER t ON sql_drop EXECUTE FUNCTION f()'; END $$;": "permission denied",
+}
+"""Lines of a dump, and what is said of them."""
+
+LAYOUTS = ("sql", "sql.gz", "custom", "directory")
+
+
+class Victim(Data):
+    """A stack, and a folder that everybody may write to, in which nobody must."""
+
+    @property
+    def open(self) -> Path:
+        return self.folder / "open"
+
+    @property
+    def canary(self) -> Path:
+        return self.open / "canary"
+
+    def unharmed(self) -> None:
+        assert list(self.open.iterdir()) == []
+        assert self.sql("SELECT rolname FROM pg_roles WHERE rolsuper", "postgres") == "postgres"
+        assert self.sql("SELECT count(*) FROM pg_roles WHERE rolname = 'intruder'", "postgres") == "0"
+        assert self.sql("SELECT count(*) FROM pg_file_settings WHERE name = 'archive_command'", "postgres") == "0"
+
+    def as_nina(self, script: str, database: str = "nina") -> None:
+        self.program(
+            "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-f", "-", input=script, PGUSER="nina", PGDATABASE=database
+        )
+
+    def forged(self, layout: str, text: str, name: str, rows: int = 30) -> Path:
+        """A dump of a database with this content, and a manifest with the right hashes beside it."""
+        self.sql("CREATE DATABASE forge OWNER nina", "postgres")
+        try:
+            self.as_nina(text, "forge")
+            path = self.folder / f"{name}.{layout.replace('custom', 'dump').replace('directory', 'dir')}"
+            if layout == "directory":
+                written = self.open / "dumped"
+                self.program("pg_dump", "-Fd", "-f", str(written), PGDATABASE="forge")
+                shutil.move(written, path)
+            elif layout == "custom":
+                path.write_bytes(self.dumped("-Fc"))
+            else:
+                content = self.dumped()
+                path.write_bytes(gzip.compress(content) if layout == "sql.gz" else content)
+        finally:
+            self.sql("DROP DATABASE forge WITH (FORCE)", "postgres")
+        self.describe(path, layout, {"public.notes": rows})
+        return path
+
+    def dumped(self, *words: str) -> bytes:
+        file = self.open / "dumped"
+        self.program("pg_dump", *words, "-f", str(file), PGDATABASE="forge")
+        content = file.read_bytes()
+        file.unlink()
+        return content
+
+    def describe(self, path: Path, layout: str, tables: dict[str, int] | None = None) -> None:
+        """Write a manifest that fits, from a real one."""
+        model: dict[str, Any] = json.loads(next(self.backups.glob("backup-2*.sql.gz.json")).read_text())
+        raw = path.read_bytes() if path.is_file() else b""
+        raw = gzip.decompress(raw) if layout == "sql.gz" else raw
+        files = {p.name: sha256_of(p) for p in path.iterdir()} if path.is_dir() else {}
+        changes = {
+            "file": path.name,
+            "layout": "sql" if layout.startswith("sql") else layout,
+            "files": files,
+            "sha256": directory_hash(files) if files else sha256_of(path),
+            "bytes": sum(p.stat().st_size for p in path.iterdir()) if files else path.stat().st_size,
+            "raw_bytes": len(raw) if layout.startswith("sql") else 0,
+            "tables": tables or model["tables"],
+            "verified": {"when": model["created"], "how": "restore"},
+        }
+        Path(f"{path}.json").write_text(json.dumps({**model, **changes}))
+
+    def hostile(self, line: str) -> Path:
+        """A forged pair with one line put into the SQL of a real dump."""
+        whole = gzip.decompress(next(self.backups.glob("backup-2*.sql.gz")).read_bytes()).decode()
+        text = whole.replace("SET statement_timeout", f"{line}\nSET statement_timeout", 1)
+        path = self.folder / "hostile.sql.gz"
+        path.write_bytes(gzip.compress(text.replace("CANARY", str(self.canary)).encode()))
+        self.describe(path, "sql.gz")
+        return path
+
+
+@pytest.fixture(scope="module")
+def victim(workspace: Path, cache: Path) -> Iterator[Victim]:
+    with project_of(Victim, workspace, cache) as made:
+        made.open.mkdir()
+        made.open.chmod(0o777)
+        made.inv("dev.up")
+        made.as_nina(HARMLESS)
+        made.backup()
+        yield made
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_a_dump_has_evaluated_can_do_no_more_than_the_owner(victim: Victim, layout: str) -> None:
+    evil = EVIL.replace("CANARY", str(victim.canary))
+    path = victim.forged(layout, evil, "evil")
+    victim.unharmed()
+    said = victim.inv("data.verify", "--deep", "--file", str(path)).stdout
+    assert "whole" in said
+    victim.unharmed()
+    done = victim.inv("data.restore", "--file", str(path), "--no-safety-backup")
+    assert "not signed by this environment" in done.stderr
+    assert victim.sql("SELECT count(*) FROM notes") == "30"
+    victim.unharmed()
+    victim.inv("data.backup", "--output", str(victim.open))  # it is counted and dumped too
+    for file in victim.open.iterdir():
+        file.unlink()
+    victim.unharmed()
+    victim.inv("data.undo")
+    Path(f"{path}.json").unlink()
+    victim.inv("data.restore", "--force", "--file", str(path), "--no-safety-backup")
+    victim.unharmed()
+    victim.inv("data.undo")
+    assert victim.sql("SELECT count(*) FROM notes") == "20"
+
+
+def test_a_merge_of_a_hostile_dump_harms_nobody(victim: Victim) -> None:
+    evil = EVIL.replace("CANARY", str(victim.canary))
+    path = victim.forged("sql.gz", evil, "other")
+    victim.refused("data.restore", "--merge", "--file", str(path), "--no-safety-backup", says="does not fit")
+    victim.unharmed()
+    evil = re.sub(
+        r" odd public.odd.*?STORED", " CHECK (text <> '')", evil.replace("text text,", "text text"), flags=re.DOTALL
+    )
+    path = victim.forged("sql.gz", evil, "same")
+    victim.inv("data.restore", "--merge", "--file", str(path), "--no-safety-backup")
+    victim.unharmed()
+    assert victim.sql("SELECT count(*) FROM notes") == "30"
+    victim.sql("DELETE FROM notes WHERE id > 20")
+
+
+@pytest.mark.parametrize("line", LOUD)
+def test_what_takes_more_than_the_owner_is_refused(victim: Victim, line: str) -> None:
+    path = victim.hostile(line)
+    said = victim.refused("data.verify", "--deep", "--file", str(path), says="could not restore")
+    assert LOUD[line] in said
+    victim.unharmed()
+    victim.refused("data.restore", "--file", str(path), "--no-safety-backup", says="could not restore")
+    victim.unharmed()
+    assert [name for name in victim.databases() if not name.startswith("nina_old_")] == ["nina"]
+
+
+def test_event_triggers_and_their_like_are_left_out_and_that_is_said(victim: Victim) -> None:
+    path = victim.hostile(
+        "CREATE EVENT TRIGGER guard ON ddl_command_end EXECUTE FUNCTION public.f();\n"
+        "SET SESSION AUTHORIZATION 'postgres';\nALTER SUBSCRIPTION s ENABLE;\nGRANT postgres TO nina;"
+    )
+    said = victim.inv("data.verify", "--deep", "--file", str(path)).stderr
+    assert "left out, as only a superuser may create it: event trigger guard, subscription s" in said
+    victim.unharmed()
+
+
+def test_a_forged_signature_opens_nothing(victim: Victim) -> None:
+    path = victim.hostile("SELECT 1;")
+    manifest = json.loads(Path(f"{path}.json").read_text())
+    assert manifest["signature"], "it has that of a real backup"
+    for signature in (manifest["signature"], "0" * 64, "", "ü"):
+        Path(f"{path}.json").write_text(json.dumps({**manifest, "signature": signature}))
+        victim.refused("data.restore", "--as-superuser", "--file", str(path), says="can't be restored with --as-super")
+        victim.refused(
+            "data.verify", "--deep", "--as-superuser", "--file", str(path), says="can't be restored with --as-super"
+        )
+    victim.inv("data.pin", str(path))
+    assert not json.loads(victim.inv("data.verify", "--file", str(path), "--json").stdout)["backups"][0]["signed"]
+
+
+def test_a_foreign_backup_is_restored_by_its_name_alone(victim: Victim) -> None:
+    """Also when it is the newest one."""
+    mine = victim.backup()
+    foreign = victim.backups / "backup-29990101-000000.sql.gz"
+    shutil.copy(mine, foreign)
+    manifest = json.loads(Path(f"{mine}.json").read_text())
+    forged = {**manifest, "file": foreign.name, "label": "newer", "sequence": 10_000}
+    Path(f"{foreign}.json").write_text(json.dumps(forged))
+    try:
+        listed = {b["file"]: b["signed"] for b in victim.json("data.list")["backups"]}
+        assert (listed[mine.name], listed[foreign.name]) == (True, False)
+        assert re.search(rf"{foreign.name}.*newer, foreign", victim.inv("data.list").stdout)
+        assert victim.json("data.restore", "--no-safety-backup")["source"] == mine.name
+        aside = victim.folder / "aside"
+        shutil.copytree(victim.backups, aside)
+        for path in victim.backups.glob("*.json"):
+            path.write_text(json.dumps({**json.loads(path.read_text()), "signature": ""}))
+        victim.refused(
+            "data.restore", says=rf"not signed by this environment[^$]*inv data.restore --file {foreign.name}"
+        )
+        shutil.rmtree(victim.backups)
+        shutil.move(aside, victim.backups)
+    finally:
+        for path in victim.backups.glob(f"{foreign.name}*"):
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"file": "../x"},
+        {"file": ".."},
+        {"file": "\x1b[2J"},
+        {"label": "\x1b[2J"},
+        {"parent": "../../etc"},
+        {"parent": "-rf"},
+        {"parent": "a\nb"},
+        {"files": {"../x": "0"}},
+        {"files": {"/etc/passwd": "0"}},
+        {"files": {"a//b": "0"}},
+        {"files": {"-D": "0"}},
+        {"files": {"x\n": "0"}},
+    ],
+)
+def test_a_manifest_names_nothing_outside_of_its_folder(victim: Victim, changes: dict[str, Any]) -> None:
+    manifest = json.loads(next(victim.backups.glob("*.json")).read_text())
+    decode(json.dumps(manifest).encode())
+    with pytest.raises(ValueError, match="is not the name of"):
+        decode(json.dumps({**manifest, **changes}).encode())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [r"\! touch CANARY", r"\copy notes to program 'touch CANARY'", r"\o |touch CANARY", r"SELECT 1 \g |touch CANARY"],
+)
+def test_a_fixture_is_no_program(victim: Victim, line: str) -> None:
+    file = victim.folder / "seed.sql"
+    file.write_text(f"SELECT 1;\n\n{line.replace('CANARY', str(victim.canary))}\n")
+    said = victim.refused("data.seed", str(file), says="could not be applied")
+    assert "seed.sql:3:" in said, "the line is that of the file"
+    assert "restrict" in said
+    victim.unharmed()
+
+
+def test_a_fixture_may_be_a_dump(victim: Victim) -> None:
+    file = victim.folder / "dump.sql"
+    victim.sql("CREATE DATABASE forge OWNER nina", "postgres")
+    victim.as_nina("CREATE TABLE dumped AS SELECT 5 AS n", "forge")
+    file.write_bytes(victim.dumped())
+    victim.sql("DROP DATABASE forge", "postgres")
+    assert "\\restrict" in file.read_text()
+    victim.inv("data.seed", str(file))
+    assert victim.sql("SELECT n FROM dumped") == "5"
+    victim.sql("DROP TABLE dumped")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="where the tests are not run by root, nobody else is meant")
+def test_as_root_no_program_that_reads_a_dump_is_run_by_root(victim: Victim) -> None:
+    log = victim.root / "logs/devstack.log"
+    before = log.stat().st_size
+    for layout in ("sql.gz", "custom", "directory"):
+        path = victim.forged(layout, HARMLESS, "plain", rows=20)
+        victim.inv("data.verify", "--deep", "--file", str(path))
+    with log.open() as file:
+        file.seek(before)
+        lines = [line for line in file if re.search(r"pg_restore|psql.* -f -", line)]
+    assert len(lines) >= 6
+    assert [line for line in lines if "su -s /bin/sh" not in line] == []
+
+
+# a cluster's files
+
+
+SETTINGS = """
+archive_mode = on
+archive_command = 'touch CANARY'
+restore_command = 'touch CANARY'
+archive_cleanup_command = 'touch CANARY'
+recovery_end_command = 'touch CANARY'
+ssl = on
+ssl_passphrase_command = 'touch CANARY'
+shared_preload_libraries = 'no_such_library'
+session_preload_libraries = 'no_such_library'
+include_if_exists = 'more.conf'
+work_mem = '9MB'
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(victim: Victim) -> Path:
+    return victim.backup("--incremental")
+
+
+@pytest.fixture
+def copied(victim: Victim, cluster: Path) -> Iterator[Path]:
+    """A copy with settings that run commands, which no checksum covers."""
+    path = victim.folder / "backup-base-20200101-000000.cluster"
+    shutil.copytree(cluster, path)
+    manifest = json.loads(Path(f"{cluster}.json").read_text())
+    Path(f"{path}.json").write_text(json.dumps({**manifest, "file": path.name}))
+    (path / "postgresql.auto.conf").write_text(SETTINGS.replace("CANARY", str(victim.canary)))
+    yield path
+    shutil.rmtree(path)
+    Path(f"{path}.json").unlink()
+
+
+def unsign(path: Path) -> None:
+    manifest = json.loads(Path(f"{path}.json").read_text())
+    Path(f"{path}.json").write_text(json.dumps({**manifest, "signature": "0" * 64}))
+
+
+def test_a_clusters_copy_is_started_with_our_settings_alone(victim: Victim, copied: Path) -> None:
+    said = victim.inv("data.verify", "--deep", "--file", str(copied)).stderr
+    assert re.search(r"not taken over from .*: what ALTER SYSTEM has set there \(.*archive_command.*work_mem\)", said)
+    victim.unharmed()
+    victim.inv("data.restore", "--file", str(copied), "--no-safety-backup")
+    assert victim.sql("SHOW archive_command") != f"touch {victim.canary}"
+    assert victim.sql("SHOW work_mem") == "4MB"
+    assert victim.sql("SELECT count(*) FROM notes") == "20"
+    victim.unharmed()
+    victim.inv("data.undo")
+
+
+def test_a_clusters_copy_that_is_not_signed_wants_a_word(victim: Victim, copied: Path) -> None:
+    unsign(copied)
+    for words in (["data.verify", "--deep"], ["data.restore", "--no-safety-backup"]):
+        victim.refused(*words, "--file", str(copied), says="this environment has not signed[^$]*--trust-cluster")
+    victim.inv("data.verify", "--deep", "--trust-cluster", "--file", str(copied))
+    victim.unharmed()
+
+
+@pytest.mark.parametrize("what", ["link", "fifo", "recovery.signal", "standby.signal", "log"])
+def test_a_clusters_copy_with_more_in_it_than_files_is_damaged(victim: Victim, copied: Path, what: str) -> None:
+    if what == "link":
+        shutil.rmtree(copied / "pg_wal")
+        (copied / "pg_wal").symlink_to("/tmp")
+    elif what == "fifo":
+        os.mkfifo(copied / "base/1/fifo")
+    elif what == "log":
+        log = min((copied / "pg_wal").glob("0*"))
+        content = bytearray(log.read_bytes())
+        content[5000] ^= 1
+        log.write_bytes(content)
+    else:
+        (copied / what).touch()
+    for words in (["data.verify", "--deep"], ["data.restore", "--no-safety-backup"]):
+        victim.refused(*words, "--file", str(copied), "--trust-cluster", says="is damaged")
+    victim.unharmed()
+
+
+# what says whose a backup is
+
+
+def test_a_signature_is_of_all_that_a_manifest_says_of_the_dump(tmp_path: Path) -> None:
+    fake: Any = SimpleNamespace(
+        paths=SimpleNamespace(signing_key=tmp_path / "key"), context=SimpleNamespace(host=Host())
+    )
+    plain = Manifest(
+        file="a", sequence=1, kind="full", layout="sql", created="2026-01-01T00:00:00+00:00", seconds=1.5, sha256="0",
+        bytes=1, raw_bytes=1, environment="dev", database="nina", database_bytes=1, owner="nina", system_identifier="1",
+        server_version="18.1", tool_version="18.1", verified=Verified("2026-01-01T00:00:00+00:00", "read"),
+    )  # fmt: skip
+    assert not is_signed(fake.paths, plain), "there is no key yet"
+    signed = sign(fake, plain)
+    kept = decode(encode(signed))
+    assert is_signed(fake.paths, kept)
+    for field in msgspec.structs.fields(Manifest):
+        value = getattr(signed, field.name)
+        other: Any = {str: f"{value}x", int: 7, bool: not value, float: 7.5, dict: {"x": 1}, list: ["x"]}.get(
+            type(value)
+        )
+        changed = msgspec.structs.replace(signed, **{field.name: other})
+        assert is_signed(fake.paths, changed) == (field.name in ("file", "sequence", "pinned")), field.name
+    # a later version, whose manifests say more of other backups, understands this one
+    later = msgspec.defstruct("Later", [("more", list[str], msgspec.field(default_factory=list))], bases=(Manifest,),
+                              frozen=True, kw_only=True)  # fmt: skip
+    assert is_signed(fake.paths, msgspec.json.decode(encode(signed), type=later))  # type: ignore[arg-type]
+    (tmp_path / "key").write_bytes(b"x" * 32)
+    assert not is_signed(fake.paths, signed)
+    (tmp_path / "key").write_bytes(b"")
+    assert not is_signed(fake.paths, signed)
+    with pytest.raises(StackError, match="is damaged"):
+        sign(fake, plain)
+
+
+@pytest.mark.parametrize(
+    ("version", "restricts"),
+    [
+        *(("13.22", False), ("14.18", False), ("14.19", True), ("15.13", False), ("15.14", True), ("16.9", False)),
+        *(("16.10", True), ("17.5", False), ("17.6", True), ("18.0", True), ("18.1", True), ("19devel", True)),
+    ],
+)
+def test_a_psql_that_obeys_dumps_reads_none(version: str, restricts: bool) -> None:
+    db: Any = SimpleNamespace(programs=SimpleNamespace(version=version))
+    with contextlib.nullcontext() if restricts else pytest.raises(StackError, match="too old to read a dump"):
+        Postgres.check_restricts(db)
+
+
+def test_the_key_is_nobody_elses(victim: Victim) -> None:
+    key = victim.state / "signing-key"
+    assert (key.stat().st_mode & 0o777, len(key.read_bytes())) == (0o600, 32)
+    assert hashlib.sha256(key.read_bytes()).hexdigest() not in (victim.root / "logs/devstack.log").read_text()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from invoke.exceptions import Exit
 
-from devstack.console import safe
+from devstack.escapes import safe
 
 FAILED = 1
 """Exit code: the thing asked for failed or is unhealthy."""

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from paramiko import SSHException
 
-from devstack.console import COMMANDS
 from devstack.errors import StackError
+from devstack.escapes import COMMANDS
 from devstack.remote.agent import CHUNK
 from devstack.remote.link import Link
 from devstack.remote.talk import Talk, exit_code_of

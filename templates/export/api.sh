@@ -1,5 +1,6 @@
 # Becomes the application. Plain sh(1).
 set -eu
+ulimit -c 0 # no crash leaves a file with what is secret
 if [ -e /nv/words.sh ]; then . /nv/words.sh; fi
 . /nv/drop.sh
 mkdir -p /tmp/nv

@@ -1,6 +1,7 @@
 # Becomes PostgreSQL: makes the cluster where there is none, and has the role, the database and its extensions as the
 # settings say before anybody is let in. Plain sh(1); its values are the variables NV_*, its words the server's.
 set -eu
+ulimit -c 0 # no crash leaves a file with what is secret
 if [ -e /nv/words.sh ]; then . /nv/words.sh; fi
 mkdir -p "$NV_RULES"
 cp /nv/pg_hba.conf /nv/pg_ident.conf "$NV_RULES"

@@ -528,6 +528,9 @@ def test_the_version_and_the_packages_are_read_from_the_environment_s_files(tmp_
         "the virtual environment in .venv, Python 3.12.4"
     ]
     assert "alembic: .venv/bin/python does not have it" in missing(found)
+    (site / "more.pth").write_text("import os; os.mkdir('canary')\n../more\n")
+    (tmp_path / ".venv/lib/python3.12/more/alembic").mkdir(parents=True)
+    assert "alembic" not in missing(look(tmp_path, {}))
     (tmp_path / ".venv/pyvenv.cfg").unlink()
     assert "Python 3.12" in next(one.why for one in look(tmp_path, {}).settings if one.path == "api.python")
     assert not (tmp_path / "canary").exists()

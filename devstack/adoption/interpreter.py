@@ -142,7 +142,25 @@ def has(python: Path, *packages: str) -> tuple[str, list[str]]:
     if config.get("include-system-site-packages", "").lower() == "true":
         base = Path(config.get("home", "/usr/bin")).parent
         places += [*base.glob("lib/python3*/site-packages"), *base.glob("lib/python3*/dist-packages")]
+    places += [path for place in list(places) for path in _added(place)]
     return match[0], [package for package in packages if not any(_has(place, package) for place in places)]
+
+
+def _added(place: Path) -> Iterator[Path]:
+    """Yield the directories that the ``.pth`` files of one add to it; their code is left alone.
+
+    https://docs.python.org/3/library/site.html
+    """
+    for file in place.glob("*.pth"):
+        try:
+            lines = read_regular(file).decode("utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        yield from (
+            place / line
+            for line in lines
+            if line and "\0" not in line and not line.startswith(("#", "import ", "import\t"))
+        )
 
 
 def _has(place: Path, package: str) -> bool:

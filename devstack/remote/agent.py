@@ -624,10 +624,8 @@ def unpack(stream: Stream, folder: str) -> None:
 
     class Member(tarfile.TarInfo):
         def _proc_member(self, archive: Any) -> Any:
-            if self.type not in tarfile.SUPPORTED_TYPES or (
-                self.type not in tarfile.REGULAR_TYPES and self.size > LONGEST_HEADER
-            ):
-                raise Refused("a header is too long, or unknown")
+            if self.type not in tarfile.REGULAR_TYPES and self.size > LONGEST_HEADER:
+                raise Refused("a header is too long")
             return super()._proc_member(archive)  # type: ignore[misc]
 
     with tar(stream, "r|", tarinfo=Member) as archive:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import json
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devstack.data.manifest import Manifest
+from devstack.data.streams import directory_hash
 from devstack.errors import StackError
 from devstack.remote.backups import Exchange
 from devstack.remote.talk import Talk
@@ -167,6 +169,24 @@ def test_a_folder_that_is_no_archive_is_damage_and_not_a_crash(tmp_path: Path, s
     with pytest.raises(StackError, match="did not arrive whole"):
         exchange(tmp_path)._fetch(Hostile([answers({"here": True}), *parts, framed(b"")]), made)
     assert list((tmp_path / "backups").iterdir()) == []
+
+
+def test_a_folder_as_it_should_be_arrives_with_long_names_and_times(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    name = "x" * 120
+    (there / "below").mkdir(parents=True)
+    (there / "below" / name).write_bytes(b"content" * 500_000)
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        archive.add(there, ".")
+    digest = hashlib.sha256(b"content" * 500_000).hexdigest()
+    listed = {f"below/{name}": digest}
+    values = {**{f: getattr(MADE, f) for f in MADE.__struct_fields__}, "files": listed, "bytes": 3_500_000}
+    made = Manifest(**{**values, "sha256": directory_hash(listed)})
+    sent = out.getvalue()
+    frames = [framed(sent[at : at + 10_240]) for at in range(0, len(sent), 10_240)]
+    path = exchange(tmp_path)._fetch(Hostile([answers({"here": True}), *frames, framed(b"")]), made)
+    assert (path / "below" / name).read_bytes() == b"content" * 500_000
 
 
 def endless(first: bytes) -> Iterator[bytes]:

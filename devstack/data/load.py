@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -203,7 +203,8 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
     stack.db.check_restricts()
     left: list[str] = []
     if not source.as_superuser:
-        _create_extensions(stack, source, name)
+        in_use = extensions_in_use(stack) if source.kind == "data" else {}
+        create_extensions(stack, {**dict(source.extensions), **in_use}, name)
     try:
         with stack.db.loading(name):
             _fill(stack, source, name, left)
@@ -224,14 +225,14 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
 
 def _fill(stack: Stack, source: Source, name: str, left: list[str]) -> None:
     if source.kind == "data":
-        _copy_schema(stack, source, name, "pre-data")
+        copy_database(stack, name, as_superuser=source.as_superuser, section="pre-data")
     # pg_restore of 17 and later has a setting that an older server, which only an external one is, does not know
     if source.layout == "sql" or stack.db.origin:
         _load_script(stack, source, name, left)
     else:
         _load_archive(stack, source, name, left)
     if source.kind == "data":
-        _copy_schema(stack, source, name, "post-data")
+        copy_database(stack, name, as_superuser=source.as_superuser, section="post-data")
 
 
 def _explained(stack: Stack, source: Source, error: StackError) -> StackError:
@@ -285,7 +286,8 @@ def _load_script(stack: Stack, source: Source, name: str, left: list[str]) -> No
             if source.manifest
             else contextlib.nullcontext(content) as sql
         ):
-            stack.context.stream_in(_program(stack, source, PSQL, name), sql, f"restore {source.name}")
+            command = _program(stack, PSQL, name, as_superuser=source.as_superuser)
+            stack.context.stream_in(command, sql, f"restore {source.name}")
 
 
 def _owned(stack: Stack, source: Source, content: Iterable[bytes], left: list[str]) -> Iterator[bytes]:
@@ -339,37 +341,41 @@ def _load_archive(stack: Stack, source: Source, name: str, left: list[str]) -> N
         if source.layout == "directory":
             inside = held.enter_context(stack.db.inward(source.path))
             words += ["-Fd", "-j", str(min(4, os.cpu_count() or 1)), str(inside)]
-            command = _program(stack, source, words, name)
+            command = _program(stack, words, name, as_superuser=source.as_superuser)
             with stack.context.stream_out(command, what):
                 pass
         else:
             digested = held.enter_context(_digested(source))
-            stack.context.stream_in(_program(stack, source, words, name), chunks(digested), what)  # type: ignore[arg-type]
+            command = _program(stack, words, name, as_superuser=source.as_superuser)
+            stack.context.stream_in(command, chunks(digested), what)  # type: ignore[arg-type]
     if contents.attempted:
         with (
             list_file(stack, contents.attempted) as listing,
             archive(stack, source.path, ["-f", "-", "-L", str(listing)], f"read {source.name}") as out,
         ):
             content = _owned(stack, source, restricted(chunks(out)), left)
-            stack.context.stream_in(_program(stack, source, PSQL, name), content, what)
+            stack.context.stream_in(_program(stack, PSQL, name, as_superuser=False), content, what)
 
 
-def _program(stack: Stack, source: Source, words: list[str], name: str) -> Command:
+def _program(stack: Stack, words: list[str], name: str, *, as_superuser: bool) -> Command:
     """Return a program that loads a dump; where we are root, under the services' account."""
-    if source.as_superuser:
+    if as_superuser:
         command = stack.db.as_superuser(words, name, {"PGOPTIONS": f"{PINNED} {OPTIONS_OF_LOADS}"})
     else:
         command = stack.db.as_owner(words, name, {"PGOPTIONS": OPTIONS_OF_LOADS})
     return stack.db.apart(command)
 
 
-def _create_extensions(stack: Stack, source: Source, name: str) -> None:
-    """Create the extensions that the dump wants and the server has, and those of the settings. Only a superuser may,
-    and the database must be empty: their scripts can't meet an object of the dump."""
-    wanted = {**dict.fromkeys(stack.settings.db.extensions, "public"), **dict(source.extensions)}
-    if source.kind == "data":
-        with session(stack.db, stack.settings.db.name, "read the extensions of the database in use") as sql:
-            wanted |= {row["name"]: row["schema"] for row in sql.rows(EXTENSIONS)}
+def extensions_in_use(stack: Stack) -> dict[str, str]:
+    """Return the schemas of the extensions in the database in use, by the extensions' names."""
+    with session(stack.db, stack.settings.db.name, "read the extensions of the database in use") as sql:
+        return {row["name"]: row["schema"] for row in sql.rows(EXTENSIONS)}
+
+
+def create_extensions(stack: Stack, schemas: Mapping[str, str], name: str) -> None:
+    """Create extensions in an empty database: those of ``schemas`` that the server has, and those of the settings. Only
+    a superuser may, and as the database is empty, their scripts can't meet an object of a dump."""
+    wanted = {**dict.fromkeys(stack.settings.db.extensions, "public"), **schemas}
     owner = identifier(stack.settings.db.user)
     with session(stack.db, name, "create the extensions of the restored database") as sql:
         needs = {row["name"]: row["requires"] or [] for row in sql.rows(AVAILABLE)}
@@ -386,17 +392,17 @@ def _create_extensions(stack: Stack, source: Source, name: str) -> None:
             sql.create_extension(extension, schema)
 
 
-def _copy_schema(stack: Stack, source: Source, name: str, section: str) -> None:
-    """Copy the tables of the database in use, for a backup that has data alone: first what rows need, after them what
-    would be in their way: keys, indexes, triggers, rules."""
-    words = ["pg_dump", "-w", f"--section={section}", "--lock-wait-timeout=60000"]
+def copy_database(stack: Stack, name: str, *, section: str = "", as_superuser: bool = False) -> None:
+    """Copy the database in use into an empty one that has its extensions, or one section of it: ``pre-data`` is what
+    rows need, ``post-data`` what would be in their way: keys, indexes, triggers, rules."""
+    words = ["pg_dump", "-w", "--lock-wait-timeout=60000", *([f"--section={section}"] if section else [])]
     dump = stack.db.as_superuser(words, stack.settings.db.name)
-    with stack.context.stream_out(dump, "read the database's schema") as schema:
-        content = restricted(chunks(schema))
-        if not source.as_superuser:
-            major = stack.db.server_major
-            content = owned(content, stack.settings.db.user, major=major, privileges=True, left=[])
-        stack.context.stream_in(_program(stack, source, PSQL, name), content, "copy the database's schema")
+    what = f"copy database {stack.settings.db.name}"
+    with stack.context.stream_out(dump, what) as out:
+        content = restricted(chunks(out))
+        if not as_superuser:
+            content = owned(content, stack.settings.db.user, major=stack.db.server_major, privileges=True, left=[])
+        stack.context.stream_in(_program(stack, PSQL, name, as_superuser=as_superuser), content, what)
 
 
 def count(stack: Stack, name: str) -> census.Census:

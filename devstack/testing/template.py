@@ -231,33 +231,23 @@ def _make(stack: Stack, name: str, recipe: Recipe) -> None:
 
 
 def _fill(stack: Stack, name: str, recipe: Recipe) -> None:
-    from devstack.data import fixtures, migrations
+    from devstack.data import fixtures, load, migrations
     from devstack.data.session import session
 
     there = stack_on(stack, name)
-    with session(stack.db, name, "create the extensions of the tests' template") as sql:
-        for extension in stack.settings.db.extensions:
-            sql.create_extension(extension)
+    load.create_extensions(stack, load.extensions_in_use(stack) if recipe.kind == "data" else {}, name)
     if recipe.kind == "migrations":
         request = migrations.Request("up")
         migrations.check(there, request)
         migrations.run(there, request, None)
     elif recipe.kind == "data":
-        _copy(stack, name)
+        # through a dump: cloning would need everybody to leave the database in use
+        stack.db.check_restricts()
+        load.copy_database(stack, name)
     for seed in recipe.seeds:
         fixtures.apply(there, str(stack.settings.root / Path(seed).expanduser()), again=True)
     with session(stack.db, name, "analyze the tests' template", role="owner") as sql:
         sql.run("SET client_min_messages = error; ANALYZE")
-
-
-def _copy(stack: Stack, name: str) -> None:
-    """Through a dump: cloning would need everybody to leave the database in use."""
-    own = stack.settings.db.name
-    dump = stack.db.as_superuser(["pg_dump", "--lock-wait-timeout=60s"], own)
-    load = stack.db.as_superuser(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null"], name)
-    what = f"copy database {own}"
-    with stack.context.stream_out(dump, what) as out:
-        stack.context.stream_in(load, iter(lambda: out.read(1 << 18), b""), what)
 
 
 def tidy(loan: Loan) -> None:

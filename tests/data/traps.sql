@@ -120,7 +120,8 @@ CREATE FUNCTION public.counting(int8) RETURNS int8 LANGUAGE plpgsql AS
 $$ BEGIN PERFORM public.trapped('count'); RETURN $1 OPERATOR(pg_catalog.+) 1; END $$;
 CREATE AGGREGATE public.count(*) (SFUNC = public.counting, STYPE = int8, INITCOND = 0);
 CREATE FUNCTION public.gathering(pg_catalog.jsonb, pg_catalog.jsonb) RETURNS pg_catalog.jsonb LANGUAGE plpgsql AS
-$$ BEGIN PERFORM public.trapped('jsonb_agg'); RETURN $1; END $$;
+$$ BEGIN PERFORM public.trapped('jsonb_agg');
+   RETURN $1 OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_array($2); END $$;
 CREATE AGGREGATE public.jsonb_agg(pg_catalog.jsonb) (SFUNC = public.gathering, STYPE = pg_catalog.jsonb, INITCOND = '[]');
 
 -- settings, which every session on the database begins with; nina's own are as they were

@@ -36,7 +36,7 @@ def stats(c: Context, json: bool = False) -> None:
 @task(
     help={
         "command": "run this SQL and end",
-        "admin": "as the superuser, rather than the application's role",
+        "admin": "as the superuser, rather than the application's role; write names with their schema",
     },
     auto_shortflags=False,
 )

@@ -109,7 +109,7 @@ class ContainerContext:
         self._engine_up: bool | None = None
         self._addresses: dict[str, str] = {}
         self._states: dict[str, ServiceState] = {}
-        """What the engine has said last of each service."""
+        """The engine's last answer on each service."""
         self._proven: dict[tuple[str, int], float] = {}
         """Until when a service counts as listening on a port, on the monotonic clock."""
         self._asked: dict[Command, _Asked] = {}
@@ -474,7 +474,7 @@ class ContainerContext:
         return found
 
     def _forget(self, name: str) -> None:
-        """What was known of a service is no longer so."""
+        """Invalidate the state of a service."""
         self._states.pop(name, None)
         self._proven.clear()
 

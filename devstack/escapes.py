@@ -1,4 +1,4 @@
-"""What a terminal would act on in a text that somebody else wrote."""
+"""Show text that somebody else wrote without what a terminal would act on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 COLOUR = r"\x1b\[[0-9;]*m"
 COMMANDS = r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b"
-"""What a terminal acts on: a sequence with parameters as a whole, of any other the beginning."""
+"""Escape sequence that a terminal acts on: a sequence with parameters as a whole, of any other the beginning."""
 UNSAFE = re.compile(rf"({COLOUR})|{COMMANDS}|\r(?=\n)|([\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069])")
 """Colours and, to be taken out of a text, all else that a terminal acts on, or that turns a line's direction."""
 

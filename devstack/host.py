@@ -487,7 +487,7 @@ def _is_taken(address: str, port: int) -> bool:
 
 
 WILDCARDS = ("0.0.0.0", "::")
-"""What a service listens on that listens on every address."""
+"""Addresses that stand for every address of the machine."""
 
 
 def _listening(process: psutil.Process, port: int) -> Iterator[str]:

@@ -29,7 +29,7 @@ POSTGRES_VARIABLES = (
 matter at a terminal only, where they are the person's choice; all else that we run psql for is with ``-X``."""
 
 PYTHON_PREFIX = "PYTHON"
-"""What the interpreter's variables begin with: https://docs.python.org/3/using/cmdline.html#environment-variables"""
+"""Prefix of the interpreter's variables: https://docs.python.org/3/using/cmdline.html#environment-variables"""
 
 
 def is_foreign(name: str) -> bool:

@@ -15,8 +15,8 @@ from devstack.errors import UsageError
 from devstack.settings import Settings
 
 UNFIT = re.compile(r"[\x00-\x1f;#,\"*?\[\]]|%\(here\)s")
-"""What Supervisor's file format, or a list of directories for sockets, can't hold. Supervisor replaces ``%(here)s``
-before it looks at ``%%``: nothing escapes it."""
+"""Characters that Supervisor's file format, or a list of directories for sockets, can't hold. Supervisor replaces
+``%(here)s`` before it looks at ``%%``: nothing escapes it."""
 RUN_NAMES = 64
 """Names that are tried for a directory in /tmp."""
 SOCKET_ROOM = 80

@@ -140,8 +140,8 @@ def clear(stack: Stack) -> None:
 
 
 def _going(paths: Paths) -> Iterator[Path]:
-    """What the state's folder has, apart from what outlives a reset: held locks, the ports, the schedule, and the key
-    that backups are signed with."""
+    """Yield what the state's directory has, apart from what outlives a reset: held locks, the ports, the schedule, and
+    the key that backups are signed with."""
     kept = (paths.lock, paths.data_lock, paths.ports, paths.schedule, paths.signing_key, paths.aside)
     stays = {path.name for path in kept}
     stays |= {f"{name}-holder" for name in (paths.lock.name, paths.data_lock.name)}

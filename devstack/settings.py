@@ -198,7 +198,7 @@ class Settings(_Section, frozen=True, kw_only=True):
         return Templates(self.root / "templates")
 
     def exposure(self, label: str) -> str:
-        """How far a service (``db``, ``pgb`` or ``api``) is open beyond this machine; empty if it is not."""
+        """Return how far a service (``db``, ``pgb`` or ``api``) is open beyond this machine; empty if it is not."""
         path = f"{label}.bind"
         if path not in self.open_binds:
             return ""
@@ -402,7 +402,7 @@ def read_dotenv(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} can't be read", why=str(error), fix="mend the file, or move it away") from None
+        raise UsageError(f"{path} can't be read", why=str(error), fix="correct the file, or move it away") from None
     return parse_dotenv(content, path)
 
 
@@ -758,7 +758,7 @@ def check_files(files: Iterable[Path]) -> UsageError | None:
         except YAMLError:
             raise  # its text names the place
         except (OSError, ValueError) as error:
-            return UsageError(f"{file} can't be read", why=str(error), fix="mend the file, or move it away")
+            return UsageError(f"{file} can't be read", why=str(error), fix="correct the file, or move it away")
         if not isinstance(content, Mapping | None):
             why = f"expected sections with keys below them, got {content!r:.60}"
             return UsageError(f"{file} can't be used", why=why, fix="write section: {key: value}")

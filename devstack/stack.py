@@ -94,7 +94,7 @@ class Stack:
         self._ended: set[str] = set()
         """Names of the services that this command has stopped."""
         self._new_choices: Choices | None = None
-        """What this command has chosen, recorded once nothing speaks against it."""
+        """Choices of this command, recorded once nothing speaks against them."""
         self.looking = looking
         self.images: Images | None = None
         """Where the services are containers."""
@@ -574,7 +574,7 @@ class Stack:
 
     @property
     def chosen(self) -> Choices:
-        """What this command has chosen, or what is recorded for this environment; empty before its first start, or when
+        """Choices of this command, or those recorded for this environment; empty before its first start, or when
         the record is damaged."""
         if self._new_choices:
             return self._new_choices

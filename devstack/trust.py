@@ -51,7 +51,7 @@ def uids(environ: Mapping[str, str]) -> set[int]:
 
 
 def _instructions(root: Path) -> Iterator[Path]:
-    """What our own code obeys of a project."""
+    """Files of a project that our own code obeys."""
     templates = root / "templates"
     yield root
     for path in (*(root / name for name in PROJECT_FILES), root / ".env", templates):

@@ -23,8 +23,8 @@ DIGITS = 12
 PLAIN = re.compile(r"[\w./:@%+,=-]*", re.ASCII)
 
 REQUIRED_AUTH = "scram-sha-256"
-"""How a client must be asked for the password: the one way by which the server proves itself too, and which shows a
-listener that is not the server nothing. libpq obeys ``PGREQUIREAUTH`` from version 16 on; older ones ignore it. It is
+"""Way in which a client must be asked for the password: the one by which the server proves itself too, and which gives
+nothing to another listener. libpq obeys ``PGREQUIREAUTH`` from version 16 on; older ones ignore it. It is
 no part of the URLs: drivers such as asyncpg refuse a parameter that they do not know."""
 
 
@@ -72,7 +72,7 @@ GIVEN = {
     *("NINAIVALAIGAL_DATABASE_URL", "DATABASE_URL", "NINAIVALAIGAL_JWT_SECRET"),
     *("MEMORY_PROVIDER", "NINAIVALAIGAL_DEBUG", "LOG_LEVEL"),
 }
-"""What a stack gives of itself. None of them names a program, or code that one runs."""
+"""Variables that a stack gives. None of them names a program, or code that one runs."""
 
 
 def from_host(found: object, settings: Settings) -> dict[str, str]:

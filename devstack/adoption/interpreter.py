@@ -18,7 +18,7 @@ from devstack.shell import argv
 
 FOLDERS = (".venv", "venv", "env", ".env")
 _CACHES = {"darwin": "Library/Caches"}
-"""Where caches are below the home directory; on Linux .cache."""
+"""Directory of caches below the home directory; on Linux .cache."""
 
 
 class Tool(Struct, frozen=True):

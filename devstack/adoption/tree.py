@@ -132,7 +132,7 @@ class Tree:
             return {}
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", "") or str(error)
-            raise UsageError(f"{path} can't be read", why=why, fix="mend the file, or move it away") from None
+            raise UsageError(f"{path} can't be read", why=why, fix="correct the file, or move it away") from None
 
     def toml(self, path: Path) -> dict[str, Any]:
         """What a TOML file says; nothing if it can't be read."""

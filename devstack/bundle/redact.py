@@ -91,7 +91,7 @@ _ESCAPE = re.compile(
 """One character, written in another way: JSON, Python, JavaScript, URLs, quoted-printable, HTML, shells, C."""
 _BASES = {"u": 16, "x": 16, "q": 16, "d": 10, "h": 16, "o": 8}
 _BETWEEN = re.compile(r"[\s\x00\"'`\\\u200b-\u200d\ufeff\ufffd]+")
-"""What may stand between the characters of a secret: line ends, quotes, and the zero bytes of UTF-16."""
+"""Characters that may stand between those of a secret: line ends, quotes, and the zero bytes of UTF-16."""
 _ENCODED_WORD = re.compile(r"[A-Za-z0-9+/_=-]{4,}")
 
 
@@ -104,7 +104,7 @@ def forms(secret: str) -> Iterator[str]:
 
 
 def _encoded_cores(secret: str) -> Iterator[str]:
-    """What hex, base32 and base64 have of a secret wherever in the encoded text it begins."""
+    """Yield the part of a secret that hex, base32 and base64 have, wherever in the encoded text it begins."""
     for charset in _CHARSETS:
         raw = secret.encode(charset, "surrogatepass")
         yield from (raw.hex(), raw.hex().upper())
@@ -145,9 +145,9 @@ class _View:
         kept: list[str] = []
         self._base = base
         self._offsets: list[int] = []
-        """Where each piece begins in this text."""
+        """Start of each piece in this text."""
         self._pieces: list[tuple[int, int, bool]] = []
-        """Where each piece begins and ends in the text before, and whether it was replaced."""
+        """Start and end of each piece in the text before, and whether it was replaced."""
         length = at = 0
         for found in [*pattern.finditer(text), None]:
             start, end = found.span() if found else (len(text), len(text))

@@ -37,10 +37,10 @@ class Contents(Struct, frozen=True):
     taken: list[str]
     attempted: list[str]
     left: list[str]
-    """What is left out, in words."""
+    """Entries that are left out, in words."""
     extensions: list[str] = []
     version: str = ""
-    """Of the server that it is from."""
+    """Major version of the server that it is from."""
 
 
 @contextlib.contextmanager

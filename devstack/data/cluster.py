@@ -39,7 +39,7 @@ SETTINGS = """\
 datestyle = 'iso, mdy'
 default_text_search_config = 'pg_catalog.english'
 """
-"""Of a restored cluster, where there was none before."""
+"""Label of a restored cluster, where there was none before."""
 
 MOST = 1 << 16
 """Bytes of a configuration file that are looked at."""

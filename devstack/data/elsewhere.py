@@ -170,7 +170,7 @@ class Elsewhere(Postgres):
 
     @contextlib.contextmanager
     def loading(self, database: str) -> Iterator[None]:
-        """Where the URL's role is a superuser, load a dump by a role that is made for it and may do what the owner may:
+        """If the URL's role is a superuser, load a dump by a role that is made for it and may do what the owner may:
         from ``SET ROLE`` alone, the dump could go back to the superuser."""
         if not self.about.superuser:
             yield

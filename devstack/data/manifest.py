@@ -60,7 +60,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     extension_schemas: dict[str, str] = field(default_factory=dict)
     """Schema of each extension."""
     needs_superuser: list[str] = field(default_factory=list)
-    """What the database's owner can't restore as it was, in words; see :mod:`devstack.data.privileged`."""
+    """Objects that the database's owner can't restore as they were, in words; see :mod:`devstack.data.privileged`."""
     tables: dict[str, int] = field(default_factory=dict)
     """Quoted names with their rows, counted in the dump's own snapshot."""
     sequences: dict[str, int | None] = field(default_factory=dict)

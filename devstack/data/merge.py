@@ -58,8 +58,9 @@ SELECT format('ALTER TABLE %s ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED'
               CASE WHEN condeferrable THEN 'DEFERRABLE INITIALLY IMMEDIATE' ELSE 'NOT DEFERRABLE' END)
   FROM pg_constraint JOIN tables ON tables.oid = conrelid WHERE contype = 'f' AND conparentid = 0 AND NOT condeferred
 """
-"""What keeps rows out that had been written before, for the time of one transaction, with the statement that brings it
-back: triggers and rules had their say then, policies are not the merge's, and foreign keys are checked at the end."""
+"""Statements that pause, for the time of one transaction, what keeps rows out that had been written before, each with
+the one that brings it back: triggers and rules ran then, policies are not the merge's, and foreign keys are checked at
+the end."""
 
 FOREIGN_KEYS = """
 SELECT conname AS name, conrelid::regclass::text AS child, confrelid::regclass::text AS parent,

@@ -1,4 +1,4 @@
-"""What of a database its owner alone can't restore as it was: found when a backup is made, and said.
+"""Find what of a database its owner alone can't restore as it was; a backup says it.
 
 A dump is loaded as the database's owner. What belongs to others becomes the owner's; what only a superuser may create
 is left out, or refused by PostgreSQL.

@@ -18,11 +18,11 @@ PIN = """
 SET search_path = pg_catalog, pg_temp; SET standard_conforming_strings = on;
 SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind'
 """
-"""What else the application must not decide in a session that is not its own. A table that it replaces by a view while
-we look is refused, where the server knows how (from 14.13, 15.8, 16.4 and 17 on: CVE-2024-7348)."""
+"""Settings that the application must not decide in a session that is not its own. A table that it replaces by a view
+while we look is refused, where the server knows how (from 14.13, 15.8, 16.4 and 17 on: CVE-2024-7348)."""
 
 Role = Literal["superuser", "reader", "owner"]
-"""Who a session is. The superuser runs fixed statements of ours on the catalog; the reader reads the application's
+"""Role of a session. The superuser runs fixed statements of ours on the catalog; the reader reads the application's
 tables; the owner, the application's role, does everything else."""
 
 

@@ -133,7 +133,7 @@ def _settings(stack: Stack, service: Service) -> Check:
 
 
 def _exposure(stack: Stack, service: Service) -> Check:
-    """Who can reach it: nothing is wrong with a service that is open, but nobody should find out by chance."""
+    """Say who can reach it: nothing is wrong with a service that is open, but nobody should find out by chance."""
     exposure = stack.settings.exposure(service.label)
     return Check(name=EXPOSURE, text=exposure or "listens on loopback alone", value=bool(exposure))
 

@@ -51,7 +51,7 @@ def read(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} can't be read", why=str(error), fix="mend the file, or move it away") from None
+        raise UsageError(f"{path} can't be read", why=str(error), fix="correct the file, or move it away") from None
 
 
 class Part(Struct, frozen=True):
@@ -87,7 +87,7 @@ def merge(path: Path, parts: Sequence[Part], scalars: dict[str, str] | None = No
         raise UsageError(
             f"{path}:{wrong.line}:{wrong.column} can't be understood",
             why=f"{wrong.why}; no file was changed",
-            fix="mend the file, or move it away",
+            fix="correct the file, or move it away",
         ) from None
     return plan
 

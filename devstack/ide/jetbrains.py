@@ -178,7 +178,7 @@ def _parse(path: Path, text: str, uid: str = "") -> _Place:
         raise UsageError(
             f"{path}:{error.lineno}:{error.offset + 1} can't be understood",
             why=f"{expat.errors.messages.get(error.code, str(error))}; no file was changed",
-            fix="mend the file, or move it away",
+            fix="correct the file, or move it away",
         ) from None
 
 

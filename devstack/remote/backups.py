@@ -86,7 +86,7 @@ class Exchange(Struct):
 
     @property
     def _note(self) -> Path:
-        """What was on the host when a command began; gone when what it made has come."""
+        """Record of what was on the host when a command began; removed once its backups are here."""
         return self.remote.state / "exchange.json"
 
     def begin(self) -> None:

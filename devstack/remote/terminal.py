@@ -142,7 +142,7 @@ class Printed:
 
 
 class Harmless:
-    """What a host prints, without what makes a terminal do more than show text: it may be sent in any pieces.
+    """Yield what a host prints, without what makes a terminal do more than show text: it may be sent in any pieces.
 
     Left are colours, and what our displays and progress bars need: to move the cursor and to erase.
     """

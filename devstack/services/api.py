@@ -26,7 +26,7 @@ ANSWER_BYTES = 16 << 20
 """More than any application says of itself; a path that streams for ever would fill the memory."""
 
 HOSTS_VARIABLE = "NINAIVALAIGAL_HOSTS"
-"""Where the default application reads the names that it answers to."""
+"""Variable with the names that the default application answers to."""
 
 UNSET = (*POSTGRES_VARIABLES, "PYTHONHOME", "VIRTUAL_ENV")
 """Variables that the application must not see, whoever has set them. The caller's other ones for Python do not come

@@ -31,11 +31,11 @@ UNPROVEN = (
     "incorrect server signature",
     "could not verify server signature",
 )
-"""What libpq says of a server that asks for the password in another way, or does not know it itself."""
+"""Errors of libpq for a server that asks for the password in another way, or does not know it itself."""
 
 
 class Place(Struct, frozen=True):
-    """Where a service is reached from this machine."""
+    """Address at which a service is reached from this machine."""
 
     label: str
     name: str

@@ -96,6 +96,8 @@ def test_the_reader_reads_every_table_and_does_nothing_else(trapped: Data) -> No
     ):
         with pytest.raises(AssertionError, match=refusal):
             as_reader(statement)
+    shown = trapped.inv("db.shell", "--admin", "--command", "SHOW search_path").stdout
+    assert "pg_catalog, pg_temp" in shown
     with pytest.raises(psycopg2.OperationalError, match=r"pg_hba\.conf rejects connection"):
         trapped.connect(user="nv_reader")
 

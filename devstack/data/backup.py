@@ -166,12 +166,11 @@ def _write(
         about["needs_superuser"] = privileged.found(sql, about["owner"])
         if request.kind != "schema":
             _check_room(partial.path.parent, request.layout, about["database_bytes"], db.origin)
-        tables = census.table_names(sql)
-        for table in tables:  # as pg_dump does: nobody may drop one between the two
+        for table in census.table_names(sql):  # as pg_dump does: nobody may drop one between the two
             sql.run(f"LOCK TABLE ONLY {table} IN ACCESS SHARE MODE")
         snapshot = sql.run("SELECT pg_export_snapshot()")[0]
         reader.run(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {literal(snapshot)}")
-        counting = beside.submit(census.take, reader, tables)
+        counting = beside.submit(census.take, reader, planned=not db.origin)
         if request.layout == "directory":
             files = _dump_directory(stack, request, snapshot, partial, progress)
             written.bytes = sum((partial.path / file).stat().st_size for file in files)

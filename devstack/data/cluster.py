@@ -230,6 +230,7 @@ def _try(stack: Stack, incoming: str) -> census.Census:
         with context.talk(psql, "read the restored cluster") as (stdin, stdout):
             sql = Session(stdin, stdout)
             sql.run(PIN)
+            sql.run("BEGIN READ ONLY")
             counted = census.take(sql)
         context.run(folders.pg_ctl(incoming, ["-w", "-m", "fast", "stop"]), "stop the restored cluster")
         return counted

@@ -45,6 +45,7 @@ LOADER_HOURS = 12
 """Hours in which such a role may log in, if it is left behind."""
 
 OPTIONS = f"{PIN} -c client_min_messages=warning"
+READ_ONLY = f"{OPTIONS} -c default_transaction_read_only=on"
 """Sent at the login. A pooler does not take such, and nothing here may go through one: a session must stay one."""
 
 ABOUT = """
@@ -147,7 +148,7 @@ class Elsewhere(Postgres):
         return self._program(words, {**self.env(database), **(env or {})}, tty=tty)
 
     def as_reader(self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None) -> Command:
-        return self.as_superuser(words, database, env)
+        return self.as_superuser(words, database, {"PGOPTIONS": READ_ONLY, **(env or {})})
 
     def as_owner(
         self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None, *, tty: bool = False

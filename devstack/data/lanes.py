@@ -46,8 +46,8 @@ class Lane:
     def __init__(self, stack: Stack, name: str, beside: ThreadPoolExecutor, first: str, role: Role) -> None:
         self._held = contextlib.ExitStack()
         self._sql: Session = self._held.enter_context(session(stack.db, name, "restore rows", role=role))
-        if role == "superuser":
-            self._sql.restrict()  # the owner's sessions are
+        if role == "superuser" and not stack.db.origin:
+            self._sql.restrict()  # the other sessions are
         self._sql.run(first)
         self._beside = beside
         self._rows: queue.Queue[bytes | None] = queue.Queue(WAITING)

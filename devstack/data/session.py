@@ -66,8 +66,16 @@ class Session:
 
     def create_extension(self, name: str, schema: str = "public") -> None:
         """Create an extension in a schema, unless its author has fixed another one; one that is there stays."""
-        (statement,) = self.run(creating(name, schema))
+        statement = "\n".join(self.run(creating(name, schema)))
         self.run(f"SET client_min_messages = warning; {statement}")
+
+    def count_rows(self, table: str) -> int:
+        """Count the rows of a table itself, without a plan of a query on it: COPY needs none.
+
+        :raises SessionEnded: the server refused it.
+        """
+        self._send(f"COPY {table} TO STDOUT;\n")
+        return sum(1 for _ in self._lines())
 
     def copy_in(self, statement: str, chunks: Iterable[bytes]) -> None:
         """Feed rows in COPY's text format to a ``COPY … FROM STDIN``."""
@@ -84,14 +92,16 @@ class Session:
             self._in.flush()
 
     def _answer(self) -> list[str]:
+        return [line.decode(errors="replace").rstrip("\n") for line in self._lines()]
+
+    def _lines(self) -> Iterator[bytes]:
         mark = secrets.token_hex(8)
         self._send(f"SELECT '{mark}';\n")
-        lines: list[str] = []
+        end = f"{mark}\n".encode()
         for line in self._out:
-            text = line.decode(errors="replace").rstrip("\n")
-            if text == mark:
-                return lines
-            lines.append(text)
+            if line == end:
+                return
+            yield line
         raise SessionEnded
 
 
@@ -104,15 +114,18 @@ def session(db: Postgres, database: str, what: str, *, role: Role = "superuser")
     ended = False
     program = {"superuser": db.as_superuser, "reader": db.as_reader, "owner": db.as_owner}[role]
     command = program(PSQL, database)
-    if role == "owner":
+    # what an external server answers goes back to psql as well: it may not hold commands of psql's
+    restricted = role == "owner" or bool(db.origin)
+    if restricted:
         db.check_restricts()
+    if role == "owner":
         command = db.apart(command)
     with db.context.talk(command, what) as (stdin, stdout):
         try:
             opened = Session(stdin, stdout)
-            if role == "owner":
+            if restricted:
                 opened.restrict()
-            else:
+            if role != "owner":
                 opened.run(PIN)
             opened.run(SETTINGS)
             yield opened

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from devstack.stack import Stack
 
 EXTENSION = re.compile(rb'^CREATE EXTENSION IF NOT EXISTS ("(?:[^"]|"")+"|\w+) WITH SCHEMA ("(?:[^"]|"")+"|\w+);', re.M)
-UNSIGNED = "not signed by this environment: made by another one, or before signatures existed"
+UNSIGNED = "not signed by this environment: made by another one, changed since, or from before signatures existed"
 OTHER_FORMATS = {
     b"\x89PNG": "a PNG image",
     b"PK\x03\x04": "a zip archive",

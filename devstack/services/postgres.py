@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 SUPERUSER = "postgres"
 READER = "nv_reader"
-"""Role that reads every table and may do nothing else. What reads the application's tables runs as this role: planning
-a query already evaluates constant expressions of indexes and statistics, which are the application's code."""
+"""Role that reads every table, also those of the catalog, and changes nothing. What reads the application's tables runs
+as this role: planning a query may evaluate expressions of indexes and statistics, which are the application's code."""
 PIN = "-c search_path=pg_catalog,pg_temp -c standard_conforming_strings=on"
 """Options of every session that is not the application's. They win over ALTER DATABASE … SET, which the database's
 owner may use: an unqualified name never means an object of the application (CVE-2018-1058), and a literal never ends
@@ -450,7 +450,8 @@ class Postgres:
                 with connection.cursor() as cursor:
                     cursor.execute(
                         "SELECT extname, pg_has_role('pg_monitor', 'USAGE')"
-                        " AND EXISTS (SELECT FROM pg_roles WHERE rolname = %s) FROM pg_extension",
+                        " AND EXISTS (SELECT FROM pg_roles WHERE rolname = %s"
+                        " AND has_database_privilege(oid, current_database(), 'CONNECT')) FROM pg_extension",
                         [READER],
                     )
                     found = dict(cursor.fetchall())
@@ -537,7 +538,8 @@ class Postgres:
 
     def as_reader(self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None) -> Command:
         """Return the same as :data:`READER`."""
-        pinned = {**self.socket_env(READER, database), "PGOPTIONS": PINNED, "PGCLIENTENCODING": "UTF8"}
+        options = f"{PINNED} -c default_transaction_read_only=on"
+        pinned = {**self.socket_env(READER, database), "PGOPTIONS": options, "PGCLIENTENCODING": "UTF8"}
         return self._program(words, {**pinned, **(env or {})})
 
     def as_owner(
@@ -705,6 +707,7 @@ READER_SQL = """\
 SELECT 'CREATE ROLE $reader' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '$reader') \\gexec
 ALTER ROLE $reader LOGIN BYPASSRLS INHERIT NOCREATEDB NOCREATEROLE NOSUPERUSER NOREPLICATION PASSWORD NULL;
 GRANT pg_read_all_data TO $reader;
+SELECT format('GRANT CONNECT ON DATABASE %I TO $reader', current_database()) \\gexec
 """
 
 DATABASE_SQL = """\

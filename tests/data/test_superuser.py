@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_for
 from tests.data.conftest import Data, running
 
 TRAPS = (Path(__file__).parent / "traps.sql").read_text()
@@ -97,7 +97,7 @@ def test_the_reader_reads_every_table_and_does_nothing_else(trapped: Data) -> No
         with pytest.raises(AssertionError, match=refusal):
             as_reader(statement)
     shown = trapped.inv("db.shell", "--admin", "--command", "SHOW search_path").stdout
-    assert "pg_catalog, pg_temp" in shown
+    assert "pg_catalog,pg_temp" in shown
     with pytest.raises(psycopg2.OperationalError, match=r"pg_hba\.conf rejects connection"):
         trapped.connect(user="nv_reader")
 
@@ -113,4 +113,5 @@ def test_the_traps_do_catch_a_superuser_who_is_not_careful(trapped: Data) -> Non
     ):
         before = len(caught(trapped))
         trapped.sql(f"\\set ON_ERROR_STOP off\n{careless};")
-        assert any(f"CAUGHT {trap} as postgres" in line for line in caught(trapped)[before:]), careless
+        # the log is written by the supervisor, a moment later
+        wait_for(lambda: any(f"CAUGHT {trap} as postgres" in line for line in caught(trapped)[before:]))  # noqa: B023

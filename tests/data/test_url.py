@@ -617,6 +617,44 @@ def test_a_superuser_in_the_url_does_not_make_the_dump_one(data: Data, shop: Ser
     }
 
 
+def test_an_external_server_s_answers_are_no_commands_of_psql(data: Data, shop: Server) -> None:
+    """A hostile server, or whoever is on the way to it, says what its tables are called; psql gets these names back."""
+    canary = data.folder / "canary-of-a-server"
+    shop.sql(
+        "SET allow_system_table_mods = on; CREATE FUNCTION pg_catalog.format(text, name, name) RETURNS text"
+        f" LANGUAGE sql AS $$ SELECT E'public.items\\n\\\\! touch {canary}\\n' $$"
+    )
+    data.popen("data.backup", "--url", shop.url(user="boss")).communicate(timeout=60)
+    assert not canary.exists()
+    assert shop.databases() == ["postgres", "shop"]
+
+
+def test_a_superuser_in_the_url_evaluates_nothing_of_the_database(data: Data, shop: Server) -> None:
+    """Planning a query on the table would; a backup counts its rows all the same."""
+    canary = shop.folder / "canary-of-an-index"
+    shop.sql(
+        f"""
+        CREATE FUNCTION attack() RETURNS int LANGUAGE plpgsql AS $$
+        BEGIN
+            IF current_setting('is_superuser') = 'on' THEN
+                COPY (SELECT 1) TO PROGRAM 'cat >{canary}';
+            END IF;
+            RETURN 1;
+        END $$;
+        CREATE FUNCTION hidden(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN public.attack(); END $$;
+        CREATE INDEX ON items (id) WHERE hidden(1) > 0;
+        """,
+        user="app",
+    )
+    path = data.backup("--url", shop.url(user="boss"))
+    assert not canary.exists()
+    assert json.loads(Path(f"{path}.json").read_text())["tables"]["public.items"] == 400
+    data.inv("data.restore", "--url", shop.url(user="boss"), "--file", path.name, "--yes")
+    assert not canary.exists()
+    shop.sql("SELECT count(*) FROM items")  # as a superuser who is not careful: the attack works
+    assert canary.exists()
+
+
 # what belongs to whom
 
 

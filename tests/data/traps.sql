@@ -5,7 +5,7 @@ CREATE FUNCTION public.trapped(what text) RETURNS bool LANGUAGE plpgsql IMMUTABL
 SET search_path = pg_catalog AS $$
 BEGIN
     -- autovacuum's session is the superuser's too: PostgreSQL itself looks after that one
-    IF current_user = 'postgres' OR session_user = 'postgres'
+    IF current_user IN ('postgres', 'nv_reader') OR session_user = 'postgres'
        AND (SELECT backend_type FROM pg_stat_activity WHERE pid = pg_backend_pid()) = 'client backend'
     THEN
         RAISE LOG 'CAUGHT % as % in: %', what, current_user, current_query();

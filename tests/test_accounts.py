@@ -74,7 +74,7 @@ def test_the_services_have_an_account_of_their_own_and_data_from_before_keep_the
 
     # as it was before there was such an account
     project.inv("db.start", INVOKE_STACK_ACCOUNT="nobody")
-    project.inv("db.shell", "--admin", "--command", "CREATE TABLE kept AS SELECT 1")
+    project.inv("db.shell", "--admin", "--command", "CREATE TABLE public.kept AS SELECT 1")
     project.inv("dev.down")
     up = project.inv("dev.up")
     assert users() == {"nobody"}
@@ -86,7 +86,7 @@ def test_the_services_have_an_account_of_their_own_and_data_from_before_keep_the
     subprocess.run(["sh", "-c", hand_over[0]], check=True)
     assert "run as nobody" not in project.inv("dev.up").stderr
     assert users() == {ACCOUNT}
-    assert "1" in project.inv("db.shell", "--admin", "--command", "SELECT count(*) FROM kept").stdout
+    assert "1" in project.inv("db.shell", "--admin", "--command", "SELECT count(*) FROM public.kept").stdout
     assert f"PostgreSQL and PgBouncer run as {ACCOUNT}" in project.inv("system-info").stdout
     # what root runs of it is root's alone
     programs = [path for path in cache.rglob("*") if not path.is_symlink()]

@@ -263,12 +263,10 @@ class Exchange(Struct):
         with path.open("r+b") as file:
             for part in self._contents(talk, made.file):
                 if file.tell() + len(part) > made.bytes:
-                    return "it is longer than its manifest says"
+                    return f"the host sends more than the {made.bytes} bytes of its manifest"
                 whole.update(part)
                 file.write(part)
                 progress.add(len(part))
-                if progress.count > made.bytes:
-                    return f"the host sends more than the {made.bytes} bytes of its manifest"
         if progress.count < made.bytes:
             return f"{made.bytes - progress.count} bytes are missing"
         return "" if whole.hexdigest() == made.sha256 else "its checksum is not that of its manifest"

@@ -727,7 +727,8 @@ def _open_log(paths: Paths) -> logging.Logger | None:
 
         def _open(self) -> Any:
             """Open the file for its owner alone, also one that an earlier version left open to others."""
-            number = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO waits for a reader
+            number = os.open(self.baseFilename, flags, 0o600)
             os.fchmod(number, 0o600)
             return os.fdopen(number, self.mode, encoding="utf-8", errors="surrogateescape")
 

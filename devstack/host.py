@@ -6,11 +6,11 @@ import contextlib
 import errno
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
 import stat
-import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from invoke.runners import Result
 from msgspec import Struct
 
+from devstack import trust
 from devstack.errors import StackError, UsageError
 from devstack.files import read_regular
 from devstack.runtimes import Usage
@@ -32,6 +33,8 @@ ACCOUNT = "nv-devstack"
 """The account for PostgreSQL and PgBouncer when run as root; scripts/bootstrap.sh makes it."""
 SHARED = ("postgres", "pgbouncer", "_postgres", "nobody")
 """Accounts to fall back to, in order of preference. Others use them too: a server or a daemon of the machine."""
+FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Flags for a file that nobody else has made, nor a link."""
 READ_BYTES = 100_000_000
 """Largest file that is read whole: a log of a server that was tried."""
 
@@ -128,11 +131,14 @@ class Host:
         """Whether the services run under an account that others use too, though nobody has asked for it."""
         return self.is_root and not self._wanted and self.account in SHARED
 
-    def own(self, path: Path, *, account: bool) -> None:
-        """Give a path to the services' account; it is ours otherwise."""
+    def own(self, path: Path | int, *, account: bool) -> None:
+        """Give a path, or an open file, to the services' account; it is ours otherwise."""
         if self.is_root and account:
             entry = self._entry()
-            os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
+            if isinstance(path, int):
+                os.fchown(path, entry.pw_uid, entry.pw_gid)
+            else:
+                os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
 
     def make_dir(self, path: Path, mode: int, *, account: bool = False) -> None:
         """Make a directory with its parents, and give it mode and owner; existing parents keep theirs.
@@ -193,25 +199,38 @@ class Host:
     def write_file(self, path: Path, content: bytes, mode: int, *, account: bool = False, replace: bool = True) -> None:
         """Write aside, flush, rename: a file with its final name is whole, and was never readable by others.
 
+        Mode and owner are given to the file that was made, in the directory that was opened: whoever else may write
+        there can't have them given to another one.
+
         :raises FileExistsError: it is there already and must not be replaced.
         """
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        aside = Path(name)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        aside = f".{path.name}.{secrets.token_hex(4)}"
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.chmod(mode)
-            self.own(aside, account=account)
-            if replace:
-                aside.replace(path)
-            else:
-                path.hardlink_to(aside)  # unlike a rename, it fails where another was quicker
-                aside.unlink()
-        except BaseException:
-            aside.unlink(missing_ok=True)
+            handle = os.open(aside, FRESH, 0o600, dir_fd=folder)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fchmod(handle, mode)
+                    self.own(handle, account=account)
+                    os.fsync(handle)
+                if replace:
+                    os.replace(aside, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+                else:  # unlike a rename, it fails where another was quicker
+                    os.link(aside, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+                    os.unlink(aside, dir_fd=folder)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(aside, dir_fd=folder)
+                raise
+        except OSError as error:
+            for attribute in ("filename", "filename2"):
+                if name := getattr(error, attribute):
+                    setattr(error, attribute, str(path.parent / name))
             raise
+        finally:
+            os.close(folder)
 
     def holds(self, path: Path, content: bytes, mode: int, *, account: bool = False) -> bool:
         """Whether the file is already as :meth:`write_file` would leave it."""
@@ -267,6 +286,22 @@ class Host:
                 f"the folder for sockets {path} belongs to somebody else",
                 why=f"its owner is uid {info.st_uid}, this runs as uid {self.uid}",
                 fix="remove it, or set stack.state_dir to a folder with a shorter path",
+            )
+
+    def check_closed(self, folder: Path, what: str, *, setting: str, root: Path, sticky: bool = False) -> None:
+        """Refuse a directory in which somebody else could exchange what we write, before anything is made there.
+
+        :param what: what is kept in it.
+        :param setting: where it is chosen.
+        :param root: the project's directory, which is trusted.
+        :param sticky: whether others may write into it if they can't rename what is not theirs, as in /tmp.
+        :raises UsageError: it, or one above it, is such a directory.
+        """
+        if why := trust.intruders(folder, self._friends, root=root, sticky=sticky):
+            raise UsageError(
+                f"{what} can't be kept in {folder}",
+                why=f"{why}, who could put other files in their place; this runs as uid {self.uid}",
+                fix=f"choose a directory of your own that nobody else may write to: {setting}",
             )
 
     def check_writable(self, path: Path) -> None:

@@ -564,6 +564,7 @@ class Stack:
         if context.dry:
             return
         context.host.check_reachable(paths.state)
+        context.host.check_closed(paths.log, "logs", setting="stack.log_dir", root=paths.root)
         context.host.make_dir(paths.log, 0o755)
         for folder in (paths.state, paths.config, paths.applied):
             context.host.make_dir(folder, 0o711 if context.host.is_root else 0o700)

@@ -10,7 +10,7 @@ import os
 import pwd
 import shlex
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -68,16 +68,49 @@ def _objection(path: Path, trusted: set[int]) -> str:
     except OSError:
         return ""  # who reads it explains that
     for info in infos:
-        if info.st_uid not in trusted:
-            return f"belongs to {_name(info.st_uid)}"
-        if stat.S_ISLNK(info.st_mode):
-            continue
-        if info.st_mode & stat.S_IWOTH:
-            return "is writable by everybody"
-        if info.st_mode & stat.S_IWGRP and not _is_private(info.st_gid, frozenset(trusted)):
-            return f"is writable by the group {_group(info.st_gid)}"
+        if why := _others(info, trusted):
+            return why
     if stat.S_ISLNK(infos[0].st_mode):
         return _objection(Path(os.path.realpath(path)).parent, trusted)  # where it could be exchanged
+    return ""
+
+
+def _others(info: os.stat_result, trusted: Collection[int]) -> str:
+    """Return who else may change a file, or what is in a directory; empty if nobody."""
+    if info.st_uid not in trusted:
+        return f"belongs to {_name(info.st_uid)}"
+    if stat.S_ISLNK(info.st_mode):
+        return ""
+    if info.st_mode & stat.S_IWOTH:
+        return "is writable by everybody"
+    if info.st_mode & stat.S_IWGRP and not _is_private(info.st_gid, frozenset(trusted)):
+        return f"is writable by the group {_group(info.st_gid)}"
+    return ""
+
+
+def intruders(folder: Path, trusted: Collection[int], *, root: Path, sticky: bool) -> str:
+    """Return who else could exchange what is written into a directory, or the directory itself; empty if nobody.
+
+    What is there of the way to it is looked at: up to the project's directory, which was judged by :func:`check`, or to
+    the top. A directory above it that is root's may have a group, as /var/log has.
+
+    :param sticky: whether others may write into it if they can't rename what is not theirs, as in /tmp.
+    """
+    real, end = Path(os.path.realpath(folder)), Path(os.path.realpath(root))
+    for path in (real, *real.parents):
+        if path == end:
+            break
+        try:
+            info = os.stat(path)
+        except OSError:
+            continue  # who uses it explains that
+        if info.st_uid in trusted:
+            if info.st_mode & stat.S_ISVTX and (sticky or path != real):
+                continue
+            if path != real and info.st_uid == 0 and not info.st_mode & stat.S_IWOTH:
+                continue
+        if why := _others(info, trusted):
+            return f"{path} {why}"
     return ""
 
 

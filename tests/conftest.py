@@ -325,6 +325,14 @@ def cache(workspace: Path) -> Path:
 
 
 @pytest.fixture
+def alarm() -> Iterator[None]:
+    """End a read that hangs."""
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+
+
+@pytest.fixture
 def project(workspace: Path, cache: Path, request: pytest.FixtureRequest) -> Iterator[Project]:
     """A project of this test's own, nothing started yet."""
     folder = Path(tempfile.mkdtemp(dir=workspace))

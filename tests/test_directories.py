@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import pwd
-import signal
+import shutil
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from devstack import paths
+from devstack import container, paths
 from devstack.errors import UsageError
 from devstack.host import Host
+from devstack.remote import agent
 from devstack.runtimes.native import URL
 from devstack.shell import post
+from tests.conftest import Project
 
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to act as two users")
 STATE = Path("/home/somebody") / ("long-" * 20)
@@ -107,20 +108,134 @@ def test_nothing_is_asked_of_a_socket_in_a_planted_directory(shared: Path) -> No
         Host().send(post(shared / "run/supervisor.sock", URL, ""))
 
 
-@pytest.fixture
-def alarm() -> Iterator[None]:
-    """End a read that hangs."""
-    signal.alarm(20)
-    yield
-    signal.alarm(0)
-
-
 @pytest.mark.usefixtures("alarm")
 def test_a_planted_fifo_hangs_nobody(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "postmaster.pid")
     with pytest.raises(OSError, match="it is a FIFO"):
         Host().read_file(tmp_path / "postmaster.pid")
     assert Host().read_file(tmp_path / "none") is None
+
+
+# a file that is written into a directory of somebody else
+
+
+@as_root
+def test_a_link_planted_while_a_file_is_written_changes_no_other_file(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o600)
+    theirs(shared)
+
+    def plant(handle: int) -> None:
+        """Do what the directory's owner can, between two steps of the write."""
+        (aside,) = shared.glob(".out.*")
+        aside.rename(shared / "away")
+        aside.symlink_to(secret)
+
+    monkeypatch.setattr(os, "fsync", plant)
+    Host("nobody").write_file(shared / "out", b"x", 0o644, account=True)
+    assert (mode(secret), secret.stat().st_uid) == (0o600, 0)
+    assert secret.read_text() == "secret"
+    with pytest.raises(FileExistsError, match=str(shared / "out")):
+        Host().write_file(shared / "out", b"x", 0o644, replace=False)
+
+
+def test_a_write_whose_directory_is_exchanged_stays_in_the_one_it_began_in(
+    tmp_path: Path, victim: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+
+    def plant(handle: int) -> None:
+        folder.rename(tmp_path / "moved")
+        folder.symlink_to(victim)
+
+    monkeypatch.setattr(os, "fsync", plant)
+    Host().write_file(folder / "out", b"x", 0o600)
+    assert list(victim.iterdir()) == []
+    assert [path.name for path in (tmp_path / "moved").iterdir()] == ["out"]
+
+
+def test_a_link_in_the_place_of_what_a_host_writes_aside_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("as it was")
+    (tmp_path / f"out.{os.getpid()}.new").symlink_to(victim)
+    agent.write_aside(str(tmp_path / "out"), b"x", 0o644)
+    assert victim.read_text() == "as it was"
+    assert (tmp_path / "out").read_text() == "x"
+    assert not (tmp_path / "out").is_symlink()
+
+
+@pytest.mark.usefixtures("alarm")
+def test_a_fifo_in_the_place_of_the_log_of_commands_hangs_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "devstack.log")
+    folders = paths.Paths(root=tmp_path, state=tmp_path, cache=tmp_path, run=tmp_path, log=tmp_path)
+    log = container._open_log(folders)
+    assert log
+    log.info("a command")
+    assert "devstack.log can't be written" in capsys.readouterr().err
+
+
+# directories that others could exchange the files of
+
+
+def refused(folder: Path, root: Path, says: str, *, sticky: bool = True) -> None:
+    with pytest.raises(UsageError, match="backups can't be kept in") as caught:
+        Host().check_closed(folder, "backups", setting="data.dir", root=root, sticky=sticky)
+    assert says in caught.value.text()
+    assert "data.dir" in caught.value.text()
+
+
+def test_a_directory_that_everybody_may_write_to_is_refused_unless_names_in_it_are_safe(
+    shared: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "project"
+    Host().check_closed(shared, "backups", setting="data.dir", root=root, sticky=True)
+    Host().check_closed(shared / "new", "logs", setting="stack.log_dir", root=root)
+    refused(shared, root, "is writable by everybody", sticky=False)
+    shared.chmod(0o777)
+    refused(shared, root, f"{shared} is writable by everybody")
+    refused(shared / "below/it", root, f"{shared} is writable by everybody")
+    (tmp_path / "link").symlink_to(shared)
+    refused(tmp_path / "link", root, f"{shared} is writable by everybody")
+    Host().check_closed(shared, "backups", setting="data.dir", root=shared)  # a project's directory has been judged
+
+
+@as_root
+def test_a_directory_of_somebody_else_or_below_one_is_refused(tmp_path: Path) -> None:
+    root, folder = tmp_path / "project", tmp_path / "project/theirs"
+    (folder / "ours").mkdir(parents=True)
+    theirs(folder)
+    refused(folder, root, f"{folder} belongs to nobody")
+    refused(folder / "ours", root, f"{folder} belongs to nobody")
+    Host("", {pwd.getpwnam("nobody").pw_uid}).check_closed(folder / "ours", "backups", setting="data.dir", root=root)
+
+
+@as_root
+def test_a_group_may_write_above_a_directory_where_the_administrator_has_it_so_but_not_into_it(tmp_path: Path) -> None:
+    (tmp_path / "log/ours").mkdir(parents=True)
+    os.chown(tmp_path / "log", 0, pwd.getpwnam("nobody").pw_gid)
+    (tmp_path / "log").chmod(0o775)
+    Host().check_closed(tmp_path / "log/ours", "logs", setting="stack.log_dir", root=tmp_path / "project")
+    refused(tmp_path / "log", tmp_path / "project", "is writable by the group")
+
+
+@as_root
+def test_logs_of_somebody_else_are_refused_before_anything_is_written(project: Project) -> None:
+    logs = project.root / "logs"
+    shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir()
+    (logs / "nv-db.log").symlink_to(project.folder / "victim")
+    theirs(logs)
+    said = project.inv("db.start", expect=2).stderr
+    assert f"logs can't be kept in {logs}" in said
+    assert "stack.log_dir" in said
+    assert not (project.folder / "victim").exists()
+    assert [path.name for path in logs.iterdir()] == ["nv-db.log"]
 
 
 # the name in /tmp

@@ -130,7 +130,9 @@ def keep_record(base: str, record: dict[str, Any]) -> None:
 
 def write_aside(path: str, content: bytes, mode: int) -> None:
     aside = f"{path}.{os.getpid()}.new"
-    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(aside)  # of a process that was killed and had this number
+    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with open(handle, "wb") as file:
             file.write(content)
@@ -147,7 +149,7 @@ def write_aside(path: str, content: bytes, mode: int) -> None:
 @contextlib.contextmanager
 def locked(base: str) -> Iterator[None]:
     """One command at a time changes the files."""
-    handle = os.open(os.path.join(base, ".nv-remote.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    handle = os.open(os.path.join(base, ".nv-remote.lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         until = time.monotonic() + LOCK_SECONDS
         while True:

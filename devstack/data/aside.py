@@ -12,10 +12,12 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from devstack.data.manifest import Manifest, decode, encode, path_of
+from devstack.data.manifest import Manifest, encode, load, path_of
+from devstack.host import FRESH
 
 
 class Aside:
@@ -28,7 +30,7 @@ class Aside:
         self.directory = directory
         if directory:
             self.path.mkdir(mode=0o700)
-            self.handle = os.open(self.path, os.O_RDONLY)
+            self.handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         else:
             self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         fcntl.flock(self.handle, fcntl.LOCK_EX)
@@ -102,10 +104,13 @@ def _leftovers(folder: Path) -> Iterator[Path]:
 
 def _is_abandoned(path: Path) -> bool:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:
+        mode = os.fstat(handle).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            return False
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
@@ -117,7 +122,7 @@ def _is_abandoned(path: Path) -> bool:
 def _complete(partial: Path, manifest: Path) -> str:
     """Give the manifest its name if the dump got its own; that name, or nothing."""
     try:
-        made = decode(manifest.read_bytes())
+        made = load(manifest)
     except (OSError, ValueError):
         return ""
     final = manifest.with_name(made.file)
@@ -158,7 +163,7 @@ def _give_name(path: Path, final: Path, *, directory: bool) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    handle = os.open(path, FRESH, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(content)
         file.flush()

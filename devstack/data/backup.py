@@ -83,6 +83,7 @@ def create(stack: Stack, request: Request) -> Backup | None:
         console.out(f"# write {folder / name()} and its manifest")
         return None
     if catalogue.prepare(stack) != folder:
+        catalogue.check_closed(stack.context.host, stack.settings, folder, "--output")
         for line in sweep(folder):
             console.note(line)
     began, created = time.monotonic(), now()

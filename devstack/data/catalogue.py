@@ -11,10 +11,11 @@ from msgspec import Struct
 
 from devstack import console
 from devstack.data import aside, signing
-from devstack.data.manifest import Manifest, decode, encode, path_of
+from devstack.data.manifest import Manifest, encode, load, path_of
 from devstack.errors import StackError, UsageError
 
 if TYPE_CHECKING:
+    from devstack.host import Host
     from devstack.settings import Settings
     from devstack.stack import Stack
 
@@ -45,6 +46,11 @@ def folder_of(settings: Settings) -> Path:
     return folder if settings.stack.env == "dev" else folder / settings.stack.env
 
 
+def check_closed(host: Host, settings: Settings, folder: Path, setting: str) -> None:
+    """:raises UsageError: others could exchange what is written into the folder, which ``setting`` names."""
+    host.check_closed(folder, "backups", setting=setting, root=settings.root, sticky=True)
+
+
 def backups(folder: Path) -> list[Backup]:
     """Every whole backup in the folder, the oldest first. What has no manifest of ours is no backup."""
     found = [backup for path in folder.glob("*.json") if (backup := read(path.with_name(path.name[:-5])))]
@@ -56,7 +62,7 @@ def read(path: Path) -> Backup | None:
     if path.is_symlink() or path_of(path).is_symlink():
         return None
     try:
-        manifest = decode(path_of(path).read_bytes())
+        manifest = load(path_of(path))
     except (OSError, ValueError):
         return None
     fits = path.is_dir() if manifest.layout in ("directory", "cluster") else path.is_file()
@@ -66,9 +72,10 @@ def read(path: Path) -> Backup | None:
 def prepare(stack: Stack) -> Path:
     """The folder, there and free of what killed commands left; the lock on the data is held.
 
-    :raises StackError: it can't be made.
+    :raises StackError: it can't be made, or others could exchange what is in it.
     """
     folder = folder_of(stack.settings)
+    check_closed(stack.context.host, stack.settings, folder, "data.dir")
     try:
         if not folder.is_dir():
             stack.context.host.make_dir(folder, 0o700)

@@ -10,9 +10,13 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
+from devstack.files import read_regular
+
 Kind = Literal["full", "schema", "data", "base", "incremental"]
 Layout = Literal["sql", "custom", "directory", "cluster"]
 
+MAX_BYTES = 64_000_000
+"""Largest manifest that is read: it has a line for each table."""
 FORMAT = 1
 """Of the manifest; one with a higher number is not understood."""
 
@@ -89,6 +93,15 @@ class Manifest(Struct, frozen=True, kw_only=True):
 def path_of(backup: Path) -> Path:
     """Where a backup's manifest is."""
     return backup.with_name(f"{backup.name}.json")
+
+
+def load(file: Path) -> Manifest:
+    """Read a manifest from a file that somebody else may have put there.
+
+    :raises ValueError: it is not one, or of a later format.
+    :raises OSError: it can't be read, or is no regular file.
+    """
+    return decode(read_regular(file, limit=MAX_BYTES))
 
 
 def encode(manifest: Manifest) -> bytes:

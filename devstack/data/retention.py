@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from devstack import console
 from devstack.data import aside, catalogue
 from devstack.data.catalogue import Backup
-from devstack.data.manifest import decode, now
+from devstack.data.manifest import load, now
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -76,5 +76,5 @@ def _drop_lone_manifests(folder: Path) -> None:
     """A removal that was cut off leaves a manifest of ours without its dump."""
     for path in folder.glob("backup-*.json"):
         with contextlib.suppress(OSError, ValueError):
-            if decode(path.read_bytes()).file == path.name[:-5] and not path.with_name(path.name[:-5]).exists():
+            if load(path).file == path.name[:-5] and not path.with_name(path.name[:-5]).exists():
                 path.unlink()

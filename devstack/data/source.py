@@ -16,7 +16,7 @@ from devstack.data import catalogue, verify
 from devstack.data.archives import ROOM, archive, list_file, listed
 from devstack.data.catalogue import Backup
 from devstack.data.load import Source
-from devstack.data.manifest import decode, path_of
+from devstack.data.manifest import load, path_of
 from devstack.data.reading import Wrong, read_archive, read_directory, sql_chunks
 from devstack.data.sqltext import Outline
 from devstack.data.streams import Digested, meter
@@ -146,7 +146,7 @@ def _is_file_of_kind(path: Path) -> bool:
 def _check_manifest(path: Path, *, force: bool) -> None:
     """:raises StackError: there is none that fits, and nobody said that this is known."""
     try:
-        manifest = decode(path_of(path).read_bytes())
+        manifest = load(path_of(path))
         why = f"the manifest beside it is of {manifest.file}"
     except FileNotFoundError:
         why = "it has no manifest: this tool did not make it, or did not finish it"

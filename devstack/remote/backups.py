@@ -19,7 +19,7 @@ from typing import IO, cast
 import msgspec
 from msgspec import Struct, field
 
-from devstack import console
+from devstack import console, trust
 from devstack.data import catalogue, manifest
 from devstack.data.aside import aside
 from devstack.data.backup import names
@@ -28,6 +28,7 @@ from devstack.data.manifest import Manifest, path_of
 from devstack.data.schedule import LABEL
 from devstack.data.streams import Meter, directory_hash, meter, sha256_of
 from devstack.errors import StackError
+from devstack.host import Host
 from devstack.remote.agent import CHUNK, Refused, unpack
 from devstack.remote.project import Remote
 from devstack.remote.talk import Incoming, Outgoing, Talk
@@ -67,6 +68,11 @@ class Exchange(Struct):
     def folder(self) -> Path:
         """Here."""
         return catalogue.folder_of(self.remote.settings)
+
+    @property
+    def _host(self) -> Host:
+        """This machine, for what is written into :attr:`folder`."""
+        return Host(friends={*trust.uids(self.remote.environ), self.remote.settings.root.stat().st_uid})
 
     @property
     def there(self) -> str:
@@ -227,6 +233,7 @@ class Exchange(Struct):
         :raises StackError: it is not what the host has.
         """
         folder = self.folder
+        catalogue.check_closed(self._host, self.remote.settings, folder, "data.dir")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if shutil.disk_usage(folder).free < made.bytes:
             raise StackError(
@@ -302,10 +309,7 @@ class Exchange(Struct):
         if there and here and there.signature != here.manifest.signature:
             changed = msgspec.structs.replace(here.manifest, verified=there.verified, signature=there.signature)
             file = path_of(here.path)
-            new = file.with_name(f".{file.name}.new")
-            new.write_bytes(manifest.encode(changed))
-            new.chmod(0o600)
-            new.rename(file)
+            self._host.write_file(file, manifest.encode(changed), 0o600)
 
     def _take_back(self, talk: Talk) -> None:
         """Remove what was lent, also by a command whose link broke."""

@@ -6,6 +6,8 @@ import hashlib
 import io
 import itertools
 import json
+import os
+import pwd
 import struct
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -13,11 +15,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devstack.data.manifest import Manifest
+from devstack.data.manifest import Manifest, encode, load, path_of
 from devstack.data.streams import directory_hash
 from devstack.errors import StackError
 from devstack.remote.backups import Exchange
@@ -81,7 +84,7 @@ def exchange(folder: Path) -> Exchange:
         root=folder, data=SimpleNamespace(dir=Path("backups")), stack=SimpleNamespace(env="dev"), origin=lambda _: ""
     )
     remote: Any = SimpleNamespace(
-        settings=settings, folder="there", link=SimpleNamespace(host="evil", gone=lambda: False)
+        settings=settings, environ={}, folder="there", link=SimpleNamespace(host="evil", gone=lambda: False)
     )
     return Exchange(remote)
 
@@ -269,3 +272,25 @@ def test_of_what_a_host_prints_a_terminal_acts_on_colours_and_displays_alone(sen
 def test_no_way_to_cut_it_lets_anything_else_through(parts: list[bytes]) -> None:
     left = Harmless.KEPT.sub("", shown(*parts).decode())
     assert not [c for c in left if c < " " or "\x7f" <= c < "\xa0"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to act as two users")
+def test_a_backup_is_not_brought_into_a_folder_of_somebody_else(tmp_path: Path) -> None:
+    one = exchange(tmp_path)
+    os.chown(one.folder, pwd.getpwnam("nobody").pw_uid, -1)
+    with pytest.raises(StackError, match="backups can't be kept in"):
+        one._fetch(Hostile([]), MADE)
+    assert list(one.folder.iterdir()) == []
+
+
+def test_a_link_in_the_place_of_a_note_is_not_followed(tmp_path: Path) -> None:
+    one = exchange(tmp_path)
+    backup = one.folder / MADE.file
+    backup.mkdir()
+    path_of(backup).write_bytes(encode(MADE))
+    (tmp_path / "victim").write_text("as it was")
+    (one.folder / f".{MADE.file}.json.new").symlink_to(tmp_path / "victim")
+    one._note_proof(MADE.file, msgspec.structs.replace(MADE, signature="anew"))
+    assert (tmp_path / "victim").read_text() == "as it was"
+    assert load(path_of(backup)).signature == "anew"
+    assert not path_of(backup).is_symlink()

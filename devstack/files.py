@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MAX_BYTES = 1_000_000
 """Largest file that is read: a setting, a module, a manifest of packages."""
@@ -59,6 +62,90 @@ def _check(path: Path, info: os.stat_result, limit: int) -> None:
         raise NotPlain(errno.EINVAL, f"it is {KINDS.get(kind, 'no regular file')}", str(path))
     if info.st_size > limit:
         raise NotPlain(errno.EFBIG, f"it has {info.st_size} bytes, at most {limit} are read", str(path))
+
+
+def open_plain(path: Path | str, *, folder: int | None = None) -> int:
+    """Return a descriptor of a regular file or a directory. No link is followed, and nothing waits.
+
+    :param folder: the descriptor of the directory that the path begins in.
+    :raises NotPlain: it is something else.
+    :raises OSError: it can't be opened.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        what = {errno.ELOOP: "a link", errno.ENXIO: "a socket"}.get(error.errno or 0)
+        if what is None:
+            raise
+        raise NotPlain(errno.EINVAL, f"it is {what}", str(path)) from None
+    kind = stat.S_IFMT(os.fstat(handle).st_mode)
+    if kind not in (stat.S_IFREG, stat.S_IFDIR):
+        os.close(handle)
+        raise NotPlain(errno.EINVAL, f"it is {KINDS.get(kind, 'no regular file')}", str(path))
+    return handle
+
+
+def walk_plain(path: Path) -> Iterator[tuple[Path, BinaryIO | None]]:
+    """Yield a file, or a directory and all that is in it: the path, and the open file; None for a directory.
+
+    Each is opened in the directory that was opened before it, so that no name leads anywhere else by then.
+
+    :raises NotPlain: something is neither a file nor a directory, or was put there out of another account's files.
+    :raises OSError: something can't be read.
+    """
+    handle = open_plain(path)
+    yield from _walk_plain(path, handle, os.fstat(handle).st_uid)
+
+
+def _walk_plain(path: Path, handle: int, owner: int) -> Iterator[tuple[Path, BinaryIO | None]]:
+    with contextlib.ExitStack() as held:
+        held.callback(os.close, handle)
+        info = os.fstat(handle)
+        is_file = stat.S_ISREG(info.st_mode)
+        # a hard link needs no right to what it is a name of
+        if info.st_uid != owner and (info.st_uid not in (0, os.geteuid()) or (is_file and info.st_nlink > 1)):
+            raise NotPlain(errno.EPERM, f"it belongs to uid {info.st_uid}, its folder to uid {owner}", str(path))
+        if is_file:
+            yield path, held.enter_context(os.fdopen(handle, "rb", closefd=False))
+            return
+        yield path, None
+        for name in sorted(os.listdir(handle)):
+            yield from _walk_plain(path / name, open_plain(name, folder=handle), owner)
+
+
+def copy_plain(source: Path, target: Path) -> None:
+    """Copy a file, or a directory and all that is in it, for ourselves alone.
+
+    :raises NotPlain: as :func:`walk_plain`.
+    :raises OSError: something can't be read or written.
+    """
+    for path, file in walk_plain(source):
+        copy = target / path.relative_to(source)
+        if file is None:
+            copy.mkdir(0o700)
+            continue
+        with os.fdopen(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as written:
+            shutil.copyfileobj(file, written, 1 << 20)
+
+
+def is_private(path: Path) -> bool:
+    """Check that nobody but us and root can change a file, or a directory and all that is in it, or put others there.
+
+    :raises OSError: it can't be looked at.
+    """
+    friends = {0, os.geteuid()}
+    if os.path.realpath(path) != os.path.abspath(path):
+        return False
+    for parent in Path(os.path.abspath(path)).parents:
+        info = parent.stat()
+        if info.st_uid not in friends or (info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX):
+            return False
+    for found in (path, *path.rglob("*")):
+        info = found.lstat()
+        plain = stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)
+        if not plain or info.st_uid not in friends or info.st_mode & 0o022:
+            return False
+    return True
 
 
 def load_yaml(text: str, name: str) -> Any:

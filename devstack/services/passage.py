@@ -4,6 +4,7 @@ are here."""
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import sys
 import tarfile
@@ -13,6 +14,7 @@ from typing import IO
 
 from devstack.container import ContainerContext
 from devstack.errors import StackError
+from devstack.files import walk_plain
 from devstack.shell import Command
 
 PREFIX = ".nv-passage-"
@@ -52,14 +54,23 @@ def inward(context: ContainerContext, run: Exec, volume: Path, path: Path) -> It
 
 
 def _send(path: Path, stream: IO[bytes]) -> None:
-    with contextlib.suppress(BrokenPipeError), tarfile.open(fileobj=stream, mode="w|") as tar:
-        tar.add(path, arcname=path.name, filter=_owned_by_nobody)
-
-
-def _owned_by_nobody(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    return member
+    """:raises StackError: it can't be read, or has something other than files and folders in it."""
+    try:
+        with contextlib.suppress(BrokenPipeError), tarfile.open(fileobj=stream, mode="w|") as tar:
+            for found, file in walk_plain(path):
+                member = tarfile.TarInfo(str(path.name / found.relative_to(path)))
+                member.type = tarfile.REGTYPE if file else tarfile.DIRTYPE
+                member.mode = 0o600 if file else 0o700
+                if file:
+                    info = os.fstat(file.fileno())
+                    member.size, member.mtime = info.st_size, int(info.st_mtime)
+                tar.addfile(member, file)
+    except OSError as error:
+        raise StackError(
+            f"{path.name} could not be copied into the container",
+            why=f"{error.filename or path}: {error.strerror or error}",
+            fix="have nothing but files and folders of one account in it",
+        ) from None
 
 
 @contextlib.contextmanager

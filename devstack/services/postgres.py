@@ -7,7 +7,6 @@ import functools
 import os
 import re
 import secrets
-import shutil
 import string
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from devstack import console
 from devstack.container import ContainerContext
 from devstack.credentials import Credentials, proves
 from devstack.errors import StackError, UsageError
+from devstack.files import copy_plain
 from devstack.inherited import POSTGRES_VARIABLES
 from devstack.providers import PLANS, STATEMENTS, Programs, search_postgres
 from devstack.runtimes import ServiceSpec
@@ -601,24 +601,14 @@ class Postgres:
         if own or not host.is_root:
             yield path
             return
-        # ours alone until it is whole, and with a name that no shell and no program takes for something else
-        staging = self.context.paths.state / f"{STAGING}{secrets.token_hex(4)}"
-        inside = staging / "content"
-        try:
-            host.make_dir(staging, 0o700)
-            if path.is_dir():
-                shutil.copytree(path, inside, symlinks=True)
-            else:
-                shutil.copyfile(path, inside)
+        with staged(self.context, path) as inside:
             for folder, _, files in os.walk(inside):
                 for name in files:
                     host.own(Path(folder) / name, account=True)
                 host.own(Path(folder), account=True)
             host.own(inside, account=True)
-            host.own(staging, account=True)
+            host.own(inside.parent, account=True)
             yield inside
-        finally:
-            host.remove(staging)
 
     @contextlib.contextmanager
     def outward(self, folder: Path) -> Iterator[Path]:
@@ -658,6 +648,29 @@ class Postgres:
         if "No space left on device" in text:
             return f"free some space on the disk of {self.data}"
         return f"look at the whole log: inv {self.label}.logs"
+
+
+@contextlib.contextmanager
+def staged(context: ContainerContext, path: Path) -> Iterator[Path]:
+    """A copy of a file or folder that nobody else can change, for the time being.
+
+    :raises StackError: it can't be read, or has something other than files and folders in it.
+    """
+    # with a name that no shell and no program takes for something else
+    staging = context.paths.state / f"{STAGING}{secrets.token_hex(4)}"
+    try:
+        context.host.make_dir(staging, 0o700)
+        try:
+            copy_plain(path, staging / "content")
+        except OSError as error:
+            raise StackError(
+                f"{path.name} could not be copied aside",
+                why=f"{error.filename or path}: {error.strerror or error}",
+                fix=f"have nothing but files and folders of one account in it, and room in {context.paths.state}",
+            ) from None
+        yield staging / "content"
+    finally:
+        context.host.remove(staging)
 
 
 def literal(text: str) -> str:

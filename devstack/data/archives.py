@@ -14,6 +14,9 @@ from typing import IO, TYPE_CHECKING
 
 from msgspec import Struct
 
+from devstack.data import toc
+from devstack.files import is_private
+from devstack.services.postgres import staged
 from devstack.shell import Command, argv
 
 if TYPE_CHECKING:
@@ -44,9 +47,25 @@ class Contents(Struct, frozen=True):
 
 
 @contextlib.contextmanager
+def settled(stack: Stack, path: Path) -> Iterator[Path]:
+    """An archive that nobody else can change any more: itself, or a copy. That of a directory names no file outside.
+
+    :raises StackError: it does, or can't be read.
+    """
+    with contextlib.ExitStack() as held:
+        if not is_private(path):
+            path = held.enter_context(staged(stack.context, path))
+        if path.is_dir():
+            toc.check(path)
+        yield path
+
+
+@contextlib.contextmanager
 def archive(stack: Stack, path: Path, words: list[str], what: str) -> Iterator[IO[bytes]]:
     """The output of pg_restore on an archive, with no database."""
     with contextlib.ExitStack() as held:
+        if path.is_dir() or stack.context.host.is_root:
+            path = held.enter_context(settled(stack, path))
         if path.is_dir():
             inside = held.enter_context(stack.db.inward(path))
             command = stack.db.reading(["pg_restore", "-Fd", *words, str(inside)])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devstack.container import CHUNK
+from devstack.data.archives import archive
 from devstack.data.sqltext import Outline
 from devstack.data.streams import Digested, chunks
 from devstack.errors import StackError
@@ -66,9 +67,7 @@ def read_archive(stack: Stack, digested: Digested) -> None:
 def read_directory(stack: Stack, path: Path) -> None:
     """:raises Wrong: pg_restore can't read it."""
     try:
-        with stack.db.inward(path) as inside:
-            command = stack.db.reading(["pg_restore", "-Fd", "-f", "/dev/null", str(inside)])
-            with stack.context.stream_out(command, "read the dump"):
-                pass
+        with archive(stack, path, ["-f", "/dev/null"], "read the dump"):
+            pass
     except StackError as error:
         raise Wrong("pg_restore can't read it", error.evidence or [error.why]) from None

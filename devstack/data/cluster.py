@@ -11,6 +11,8 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +22,14 @@ from msgspec import Struct, field
 from devstack import console
 from devstack.data import catalogue, census, journal, verify, wal_check
 from devstack.data.catalogue import Backup
-from devstack.data.incremental import LINEAGE, chain
+from devstack.data.incremental import LINEAGE
 from devstack.data.journal import Previous
 from devstack.data.manifest import now, stamp
 from devstack.data.restore import Restored, Undone
 from devstack.data.session import PIN, Session
 from devstack.errors import StackError
-from devstack.services.postgres import MAINTENANCE, PSQL, reader_script
+from devstack.files import is_private
+from devstack.services.postgres import MAINTENANCE, PSQL, reader_script, staged
 from devstack.shell import argv
 
 if TYPE_CHECKING:
@@ -54,22 +57,29 @@ class Swap(Struct, frozen=True, kw_only=True):
     pid: int = field(default_factory=os.getpid)
 
 
-def check(stack: Stack, backup: Backup) -> list[Backup]:
-    """Prove every member of the chain: a damaged one would be combined without a word.
+@contextlib.contextmanager
+def checked(stack: Stack, backup: Backup, *, trust_cluster: bool) -> Iterator[list[Backup]]:
+    """Every member of the chain, where nobody else can change it any more, and proven there: a damaged one would be
+    combined without a word.
 
-    :raises StackError: one is missing or damaged, or of another major version.
+    :raises StackError: one is missing, damaged or not trusted, or of another major version.
     """
-    members = chain(backup, catalogue.backups(backup.path.parent))
-    for member in members:
-        verify.check_content(stack, member.path, member.manifest)
-    major = backup.manifest.server_version.split(".")[0]
-    if major != str(stack.db.programs.major):
-        raise StackError(
-            f"{backup.name} was made by PostgreSQL {major}, this is {stack.db.programs.version}",
-            why="a copy of a cluster's files can be read by the same major version alone; nothing was touched",
-            fix=f"set db.bin_dir to a PostgreSQL {major}, or use a dump: inv data.list",
-        )
-    return members
+    members = verify.chain_of(backup)
+    verify.check_trusted(stack, members, trust_cluster=trust_cluster)
+    with contextlib.ExitStack() as held:
+        settled = []
+        for member in members:
+            path = member.path if is_private(member.path) else held.enter_context(staged(stack.context, member.path))
+            verify.check_content(stack, path, member.manifest)
+            settled.append(Backup(path, member.manifest))
+        major = backup.manifest.server_version.split(".")[0]
+        if major != str(stack.db.programs.major):
+            raise StackError(
+                f"{backup.name} was made by PostgreSQL {major}, this is {stack.db.programs.version}",
+                why="a copy of a cluster's files can be read by the same major version alone; nothing was touched",
+                fix=f"set db.bin_dir to a PostgreSQL {major}, or use a dump: inv data.list",
+            )
+        yield settled
 
 
 def replace(stack: Stack, source: Source, safety: str) -> Restored:
@@ -78,9 +88,13 @@ def replace(stack: Stack, source: Source, safety: str) -> Restored:
     :raises StackError: it could not be done; the cluster in use is as it was then.
     """
     began = now()
-    backup = catalogue.read(source.path)
-    assert backup  # whether it is trusted was judged when it was chosen
-    members = check(stack, backup)
+    assert source.manifest
+    backup = Backup(source.path, source.manifest)
+    with checked(stack, backup, trust_cluster=source.trust_cluster) as members:
+        return _replace(stack, source, safety, members, began)
+
+
+def _replace(stack: Stack, source: Source, safety: str, members: list[Backup], began: datetime) -> Restored:
     data = stack.db.data
     plan = Swap(
         incoming=f".{data.name}.incoming",
@@ -127,18 +141,18 @@ def undo(stack: Stack, previous: Previous) -> Undone:
     return Undone(previous.why, plan.outgoing, outage)
 
 
-def try_chain(stack: Stack, backup: Backup) -> census.Census:
+def try_chain(stack: Stack, backup: Backup, *, trust_cluster: bool) -> census.Census:
     """Combine a chain and start it, then let it go: a deep verification.
 
     :raises StackError: it is not whole.
     """
-    members = check(stack, backup)
-    plan = Swap(incoming=f".{stack.db.data.name}.incoming", outgoing="", why="verification")
-    _write(stack, plan)
-    try:
-        return _combine_and_try(stack, members, plan.incoming)
-    finally:
-        recover(stack)
+    with checked(stack, backup, trust_cluster=trust_cluster) as members:
+        plan = Swap(incoming=f".{stack.db.data.name}.incoming", outgoing="", why="verification")
+        _write(stack, plan)
+        try:
+            return _combine_and_try(stack, members, plan.incoming)
+        finally:
+            recover(stack)
 
 
 def put_right(stack: Stack) -> None:
@@ -198,7 +212,7 @@ def _take_own_settings(stack: Stack, backup: Backup, incoming: str) -> None:
     folders.finish(incoming, "postgresql.auto.conf", "")
     if dropped - {"summarize_wal"}:
         names = ", ".join(sorted(dropped))
-        console.note(f"not taken over from {backup.name}: what ALTER SYSTEM has set there ({names})")
+        console.note(f"not taken over from {backup.manifest.file}: what ALTER SYSTEM has set there ({names})")
 
 
 def _set_in(path: Path) -> set[str]:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from devstack import console
 from devstack.data import catalogue, census, journal, lanes, privileged
-from devstack.data.archives import Contents, archive, list_file, listed
+from devstack.data.archives import Contents, archive, list_file, listed, settled
 from devstack.data.catalogue import Backup
 from devstack.data.journal import Journal
 from devstack.data.manifest import Kind, Layout, Manifest, now, stamp
@@ -23,9 +23,10 @@ from devstack.data.ownership import owned
 from devstack.data.reading import Wrong, sql_chunks
 from devstack.data.session import Role, Session, session
 from devstack.data.sqltext import restricted
-from devstack.data.streams import Digested, chunks, meter
+from devstack.data.streams import Digested, chunks, directory_hash, meter, sha256_of
 from devstack.errors import StackError
-from devstack.services.postgres import PINNED, identifier, literal
+from devstack.files import open_plain
+from devstack.services.postgres import PINNED, identifier, literal, staged
 from devstack.shell import Command
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ class Source(Struct, frozen=True):
     as_superuser: bool = False
     """Whether to load it as the superuser, with everything as it was. The dump's functions, checks and triggers run as
     that then."""
+    trust_cluster: bool = False
+    """Whether somebody said that a cluster's copy is trusted, whoever has signed it."""
 
     @staticmethod
     def of(stack: Stack, backup: Backup) -> Source:
@@ -119,7 +122,8 @@ class Source(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        return self.path.name
+        """Of the dump as it was named, also where this is a copy."""
+        return self.manifest.file if self.manifest else self.path.name
 
 
 class Mismatch(Exception):
@@ -206,7 +210,10 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
         in_use = extensions_in_use(stack) if source.kind == "data" else {}
         create_extensions(stack, {**dict(source.extensions), **in_use}, name)
     try:
-        with stack.db.loading(name):
+        with contextlib.ExitStack() as held:
+            if source.as_superuser:
+                source = held.enter_context(_proven(stack, source))
+            held.enter_context(stack.db.loading(name))
             _fill(stack, source, name, left)
     except Wrong as wrong:
         raise StackError(f"{source.name} is damaged", why=str(wrong), evidence=wrong.evidence) from None
@@ -221,6 +228,26 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
     if analyze:
         with analyzed(stack, name):
             pass
+
+
+@contextlib.contextmanager
+def _proven(stack: Stack, source: Source) -> Iterator[Source]:
+    """A copy of a dump that nobody else can change, proven to be what its signed manifest says before a byte of it is
+    obeyed.
+
+    :raises Wrong: it is something else.
+    """
+    manifest = source.manifest
+    assert manifest  # without one it is not for the superuser
+    with staged(stack.context, source.path) as copy:
+        if source.layout == "directory":
+            files = {path.name: sha256_of(path) for path in copy.iterdir()}
+            same = files == manifest.files and directory_hash(files) == manifest.sha256
+        else:
+            same = sha256_of(copy) == manifest.sha256
+        if not same:
+            raise Wrong("it changed since it was checked")
+        yield msgspec.structs.replace(source, path=copy)
 
 
 def _fill(stack: Stack, source: Source, name: str, left: list[str]) -> None:
@@ -317,8 +344,11 @@ def _digested(source: Source) -> Iterator[Digested]:
 
     :raises Wrong: at the end, when they are not what they were.
     """
-    size = source.path.stat().st_size
-    with source.path.open("rb") as file, meter(f"restoring {source.name}", size) as progress:
+    try:
+        opened = os.fdopen(open_plain(source.path), "rb")
+    except OSError as error:
+        raise Wrong(f"it can't be read any more: {error.strerror or error}") from None
+    with opened as file, meter(f"restoring {source.name}", os.fstat(file.fileno()).st_size) as progress:
         digested = Digested(file, progress)
         yield digested
         digested.rest()
@@ -339,7 +369,7 @@ def _load_archive(stack: Stack, source: Source, name: str, left: list[str]) -> N
             listing = held.enter_context(list_file(stack, contents.taken))
             words += ["--no-owner", "--no-privileges", "--enable-row-security", "-L", str(listing)]
         if source.layout == "directory":
-            inside = held.enter_context(stack.db.inward(source.path))
+            inside = held.enter_context(stack.db.inward(held.enter_context(settled(stack, source.path))))
             words += ["-Fd", "-j", str(min(4, os.cpu_count() or 1)), str(inside)]
             command = _program(stack, words, name, as_superuser=source.as_superuser)
             with stack.context.stream_out(command, what):

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
@@ -21,6 +21,7 @@ from devstack.data.reading import Wrong, read_archive, read_directory, sql_chunk
 from devstack.data.sqltext import Outline
 from devstack.data.streams import Digested, meter
 from devstack.errors import StackError, UsageError
+from devstack.files import open_plain
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -91,16 +92,30 @@ def _newest(stack: Stack, folder: Path, at: str) -> Backup:
 
 def _path(folder: Path, file: str) -> Path:
     for path in (folder / file, Path(os.path.abspath(Path(file).expanduser()))):
+        if os.path.islink(path):
+            return _led_to(path)
         if os.path.lexists(path):
             return path
     raise StackError(f"there is no file {file}", fix="see inv data.list")
+
+
+def _led_to(link: Path) -> Path:
+    """:raises StackError: the link is somebody else's, who may have it lead to what only we can read."""
+    owner = link.lstat().st_uid
+    if owner not in (0, os.geteuid()):
+        raise StackError(
+            f"{link} is a link of somebody else",
+            why=f"it belongs to uid {owner}, and leads to {os.path.realpath(link)}",
+            fix="name the file itself",
+        )
+    return Path(os.path.realpath(link))
 
 
 def _own(stack: Stack, backup: Backup, *, force: bool, trust_cluster: bool) -> Source:
     manifest, settings = backup.manifest, stack.settings
     signed = catalogue.is_signed(stack, backup)
     if manifest.layout == "cluster":
-        verify.check_trusted(stack, backup, trust_cluster=trust_cluster)
+        verify.check_trusted(stack, verify.chain_of(backup), trust_cluster=trust_cluster)
     if manifest.database != settings.db.name and not manifest.origin and not force:
         raise StackError(
             f"{backup.name} is a backup of database {manifest.database}, this is {settings.db.name}",
@@ -110,7 +125,7 @@ def _own(stack: Stack, backup: Backup, *, force: bool, trust_cluster: bool) -> S
     verify.check_unchanged(stack, backup)
     if not signed:
         console.note(f"{backup.name} is {UNSIGNED}")
-    return Source.of(stack, backup)
+    return msgspec.structs.replace(Source.of(stack, backup), trust_cluster=trust_cluster)
 
 
 def check_major(stack: Stack, name: str, version: str) -> None:
@@ -160,6 +175,14 @@ def _check_manifest(path: Path, *, force: bool) -> None:
         )
 
 
+def _opened(path: Path) -> BinaryIO:
+    """:raises Wrong: it can't be read any more, or is another file by now."""
+    try:
+        return os.fdopen(open_plain(path), "rb")
+    except OSError as error:
+        raise Wrong(f"it can't be read: {error.strerror or error}") from None
+
+
 def _foreign(stack: Stack, path: Path) -> Source:
     """A dump of another tool, or of this one without its manifest.
 
@@ -169,7 +192,7 @@ def _foreign(stack: Stack, path: Path) -> Source:
         if path.is_dir():
             read_directory(stack, path)
             return _with_extensions(stack, Source(path, "directory"))
-        with path.open("rb") as file, meter(f"reading {path.name}", path.stat().st_size) as progress:
+        with _opened(path) as file, meter(f"reading {path.name}", os.fstat(file.fileno()).st_size) as progress:
             magic = file.read(512)
             file.seek(0)
             if magic.startswith(b"PGDMP"):

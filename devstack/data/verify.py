@@ -19,7 +19,7 @@ from devstack.data.reading import Wrong, read_archive, read_directory, read_sql
 from devstack.data.sqltext import Outline
 from devstack.data.streams import Digested, Meter, Readable, directory_hash, meter, sha256_of
 from devstack.errors import StackError
-from devstack.files import read_regular
+from devstack.files import open_plain, read_regular
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -51,7 +51,7 @@ def verify(
     :raises Damaged: it is not whole, or does not hold what its manifest says.
     """
     if deep and backup.manifest.layout == "cluster":
-        check_trusted(stack, backup, trust_cluster=trust_cluster)
+        check_trusted(stack, chain_of(backup), trust_cluster=trust_cluster)
     source = load.Source.of(stack, backup)
     if as_superuser:
         source = source.for_superuser()
@@ -59,7 +59,7 @@ def verify(
     if deep and backup.manifest.layout == "cluster":
         from devstack.data import cluster
 
-        cluster.try_chain(stack, backup)
+        cluster.try_chain(stack, backup, trust_cluster=trust_cluster)
     elif deep:
         try:
             with load.scratch(stack, "verify", backup.name) as name:
@@ -84,7 +84,7 @@ def check_content(stack: Stack, path: Path, manifest: Manifest) -> None:
             elif manifest.layout == "directory":
                 _check_directory(stack, path, manifest, progress)
             else:
-                with path.open("rb") as file:
+                with os.fdopen(open_plain(path), "rb") as file:
                     judge(read(stack, file, manifest.layout, progress), manifest)
     except OSError as error:
         raise StackError(f"{name} can't be read", why=f"{path}: {error.strerror or error}") from None
@@ -101,7 +101,7 @@ def check_unchanged(stack: Stack, backup: Backup) -> None:
         return check_content(stack, path, manifest)
     try:
         with explained(manifest.file), meter(f"checking {manifest.file}", manifest.bytes) as progress:
-            with path.open("rb") as file:
+            with os.fdopen(open_plain(path), "rb") as file:
                 digested = Digested(file, progress)
                 digested.rest()
             _judge_bytes(digested.count, digested.sha256, manifest)
@@ -168,23 +168,30 @@ def _check_directory(stack: Stack, path: Path, manifest: Manifest, progress: Met
     for name in sorted(there ^ manifest.files.keys()):
         raise Wrong(f"{name} is {'missing' if name in manifest.files else 'not in its manifest'}")
     for name, digest in manifest.files.items():
-        progress.add((path / name).stat().st_size)
-        if (path / name).is_symlink() or sha256_of(path / name) != digest:
+        progress.add((path / name).lstat().st_size)
+        if sha256_of(path / name) != digest:
             raise Wrong(f"the SHA-256 of {name} is not the one in its manifest")
     if directory_hash(manifest.files) != manifest.sha256:
         raise Wrong("the manifest contradicts itself")
     read_directory(stack, path)
 
 
-def check_trusted(stack: Stack, backup: Backup, *, trust_cluster: bool) -> None:
+def chain_of(backup: Backup) -> list[Backup]:
+    """Return a cluster's copy and all that it builds on, the full one first.
+
+    :raises StackError: one of them is missing.
+    """
+    from devstack.data.incremental import chain
+
+    return chain(backup, catalogue.backups(backup.path.parent))
+
+
+def check_trusted(stack: Stack, members: list[Backup], *, trust_cluster: bool) -> None:
     """Check that the files of a cluster may be given to a server: its superuser and its functions are in them, and
     nothing can tell them from harmless ones.
 
     :raises StackError: this environment has not made all of them, and nobody said that they are trusted.
     """
-    from devstack.data.incremental import chain
-
-    members = chain(backup, catalogue.backups(backup.path.parent))
     foreign = [member.name for member in members if not catalogue.is_signed(stack, member)]
     if foreign and not trust_cluster:
         raise StackError(
@@ -192,7 +199,7 @@ def check_trusted(stack: Stack, backup: Backup, *, trust_cluster: bool) -> None:
             why="a server started on them obeys all that is in them, such as functions that run as the superuser; made"
             " by another environment, or before signatures existed",
             fix="if you trust whoever made it, and wherever it was kept:"
-            f" inv data.restore --file {backup.name} --trust-cluster",
+            f" inv data.restore --file {members[-1].name} --trust-cluster",
         )
 
 

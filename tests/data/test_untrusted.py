@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import os
+import pwd
 import re
 import shutil
+import socket
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +21,18 @@ from typing import Any
 import msgspec
 import pytest
 
+from devstack.data import cluster as clusters
+from devstack.data import load, toc, verify
+from devstack.data.catalogue import Backup
+from devstack.data.load import Source, _proven
 from devstack.data.manifest import Manifest, Verified, decode, encode
+from devstack.data.reading import Wrong
 from devstack.data.signing import is_signed, sign
 from devstack.data.streams import directory_hash, sha256_of
 from devstack.errors import StackError
+from devstack.files import NotPlain, copy_plain, is_private, walk_plain
 from devstack.host import Host
+from devstack.services.passage import _send
 from devstack.services.postgres import Postgres
 from tests.data.conftest import Data, project_of
 
@@ -391,6 +402,7 @@ def test_a_clusters_copy_that_is_not_signed_wants_a_word(victim: Victim, copied:
     unsign(copied)
     for words in (["data.verify", "--deep"], ["data.restore", "--no-safety-backup"]):
         victim.refused(*words, "--file", str(copied), says="this environment has not signed[^$]*--trust-cluster")
+    copied.chmod(0o777)  # so that a copy of it is proven and used
     victim.inv("data.verify", "--deep", "--trust-cluster", "--file", str(copied))
     victim.unharmed()
 
@@ -466,3 +478,225 @@ def test_the_key_is_nobody_elses(victim: Victim) -> None:
     key = victim.state / "signing-key"
     assert (key.stat().st_mode & 0o777, len(key.read_bytes())) == (0o600, 32)
     assert hashlib.sha256(key.read_bytes()).hexdigest() not in (victim.root / "logs/devstack.log").read_text()
+
+
+# what is exchanged while it is read
+
+
+def plain_folder(path: Path) -> Path:
+    path.mkdir()
+    for name in ("1.dat", "2.dat"):
+        (path / name).write_text(name)
+    return path
+
+
+def contents_of(path: Path) -> dict[str, str]:
+    return {found.name: file.read().decode() for found, file in walk_plain(path) if file}
+
+
+def test_a_file_that_becomes_a_link_while_its_folder_is_read_is_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    folder = plain_folder(tmp_path / "dump")
+    assert contents_of(folder) == {"1.dat": "1.dat", "2.dat": "2.dat"}
+    with pytest.raises(NotPlain, match="it is a link"):
+        for found, _ in walk_plain(folder):
+            if found.name == "1.dat":  # the names were listed before
+                (folder / "2.dat").unlink()
+                (folder / "2.dat").symlink_to(secret)
+
+
+def test_a_folder_that_is_exchanged_while_it_is_read_stays_the_one_that_was_opened(tmp_path: Path) -> None:
+    folder = plain_folder(tmp_path / "dump")
+    other = plain_folder(tmp_path / "other")
+    (other / "2.dat").write_text("secret")
+    read = walk_plain(folder)
+    next(read)
+    folder.rename(tmp_path / "aside")
+    folder.symlink_to(other)
+    assert [file.read() for _, file in read if file] == [b"1.dat", b"2.dat"]
+    with pytest.raises(NotPlain, match="it is a link"):
+        contents_of(folder)
+
+
+def test_nothing_but_files_is_copied_or_sent(tmp_path: Path) -> None:
+    folder = plain_folder(tmp_path / "dump")
+    _send(folder, sent := io.BytesIO())
+    sent.seek(0)
+    with tarfile.open(fileobj=sent, mode="r|") as tar:
+        assert [member.name for member in tar] == ["dump", "dump/1.dat", "dump/2.dat"]
+    for plant in (
+        lambda path: path.symlink_to("/etc/passwd"),
+        os.mkfifo,
+        lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+    ):
+        path = folder / "3.dat"
+        plant(path)
+        with pytest.raises(NotPlain):
+            copy_plain(folder, tmp_path / "copy")
+        with pytest.raises(StackError, match="could not be copied into the container"):
+            _send(folder, io.BytesIO())
+        assert not (tmp_path / "copy/3.dat").exists()
+        shutil.rmtree(tmp_path / "copy")
+        path.unlink()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can have files of two accounts")
+def test_another_accounts_folder_holds_no_name_of_our_file(tmp_path: Path) -> None:
+    folder = plain_folder(tmp_path / "dump")
+    (tmp_path / "secret").write_text("secret")
+    os.link(tmp_path / "secret", folder / "3.dat")
+    contents_of(folder)
+    nobody = pwd.getpwnam("nobody").pw_uid
+    for path in (folder, folder / "1.dat", folder / "2.dat"):
+        os.chown(path, nobody, -1)
+    with pytest.raises(NotPlain, match=f"belongs to uid 0, its folder to uid {nobody}"):
+        contents_of(folder)
+    (folder / "3.dat").unlink()
+    contents_of(folder)
+    os.chown(folder / "1.dat", nobody - 1, -1)
+    with pytest.raises(NotPlain, match="its folder to uid"):
+        contents_of(folder)
+
+
+def test_a_folder_is_private_if_nobody_else_can_change_anything(tmp_path: Path) -> None:
+    folder = plain_folder(tmp_path / "dump")
+    assert is_private(folder)
+    for path, mode in ((tmp_path, 0o777), (folder, 0o770), (folder / "1.dat", 0o602)):
+        before = path.stat().st_mode
+        path.chmod(mode)
+        assert not is_private(folder), path
+        path.chmod(before)
+    (folder / "3.dat").symlink_to("1.dat")
+    assert not is_private(folder)
+    (tmp_path / "link").symlink_to(folder)
+    assert not is_private(tmp_path / "link")
+
+
+def alone(state: Path) -> Any:
+    """What has no more of a stack than a place for copies."""
+    return SimpleNamespace(context=SimpleNamespace(paths=SimpleNamespace(state=state), host=Host()))
+
+
+@pytest.mark.parametrize("layout", ["sql", "custom", "directory"])
+def test_what_the_superuser_loads_is_proven_and_can_not_be_exchanged(
+    tmp_path: Path, layout: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack, path = alone(tmp_path / "state"), tmp_path / "dump"
+    if layout == "directory":
+        files = {file.name: sha256_of(file) for file in plain_folder(path).iterdir()}
+        target, digest = path / "1.dat", directory_hash(files)
+    else:
+        path.write_text("harmless")
+        files, target, digest = {}, path, sha256_of(path)
+    manifest: Any = SimpleNamespace(sha256=digest, files=files, file="dump")
+    source = Source(path, layout, manifest=manifest, signed=True, as_superuser=True)
+    with _proven(stack, source) as proven:
+        copy = proven.path / "1.dat" if layout == "directory" else proven.path
+        was = copy.read_text()
+        target.write_text("evil")
+        assert copy.read_text() == was
+        assert copy.stat().st_mode & 0o777 == 0o600
+        assert proven.name == "dump"
+    # it was checked as it was, and is another one now
+    with pytest.raises(Wrong, match="changed since it was checked"), _proven(stack, source):
+        pytest.fail("it would be loaded")
+    stack.db = SimpleNamespace(check_restricts=lambda: None, loading=lambda name: contextlib.nullcontext())
+    monkeypatch.setattr(load, "_fill", lambda *_: pytest.fail("it is loaded"))
+    with pytest.raises(StackError, match="dump is damaged"):
+        load.load(stack, source, "nina")
+    assert list((tmp_path / "state").iterdir()) == []
+
+
+def test_a_clusters_copy_is_used_as_it_was_proven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack, path = alone(tmp_path / "state"), plain_folder(tmp_path / "base.cluster")
+    stack.db = SimpleNamespace(programs=SimpleNamespace(major=18))
+    backup = Backup(path, SimpleNamespace(server_version="18.1"))  # type: ignore[arg-type]
+    proven: list[Path] = []
+    monkeypatch.setattr(verify, "chain_of", lambda backup: [backup])
+    monkeypatch.setattr(verify, "check_trusted", lambda *_, trust_cluster: proven.append(Path()))
+    monkeypatch.setattr(verify, "check_content", lambda _, path, manifest: proven.append(path))
+    with clusters.checked(stack, backup, trust_cluster=False) as members:
+        assert members[0].path == path, "a copy of what nobody else can change would take time for nothing"
+    path.chmod(0o777)
+    with clusters.checked(stack, backup, trust_cluster=False) as members:
+        (path / "1.dat").write_text("evil")
+        assert (members[0].path / "1.dat").read_text() == "1.dat"
+    assert proven == [Path(), path, Path(), members[0].path]
+    assert list((tmp_path / "state").iterdir()) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can read what others can't")
+def test_root_restores_no_link_of_another_account(victim: Victim) -> None:
+    nobody = pwd.getpwnam("nobody").pw_uid
+    secret = victim.folder / "secret.sql"
+    secret.write_text("CREATE TABLE stolen ();")
+    link = victim.folder / "dump.sql"
+    link.symlink_to(secret)
+    os.chown(link, nobody, -1, follow_symlinks=False)
+    victim.refused("data.restore", "--force", "--file", str(link), says="is a link of somebody else")
+    link.unlink()
+
+
+# names in a directory dump
+
+
+def renamed(folder: Path, name: bytes, other: bytes) -> None:
+    """Have toc.dat name another file."""
+
+    def text(content: bytes) -> bytes:
+        return b"\0" + len(content).to_bytes(4, "little") + content
+
+    toc = (folder / "toc.dat").read_bytes()
+    assert text(name) in toc
+    (folder / "toc.dat").write_bytes(toc.replace(text(name), text(other)))
+
+
+def test_a_directory_dump_reads_nothing_outside_of_itself(victim: Victim) -> None:
+    secret = victim.folder / "secret"
+    secret.write_text("100\tsecret\n\\.\n")
+    path = victim.forged("directory", f"{HARMLESS}SELECT lo_from_bytea(4711, 'large');", "names", rows=20)
+    Path(f"{path}.json").unlink()
+    toc.check(path)
+    data = next(file for file in path.glob("*.dat.gz") if file.name[0].isdigit())
+    (lists,) = path.glob("blobs*.toc")
+
+    def refused(says: str) -> None:
+        with pytest.raises(StackError, match="can't be read safely"):
+            toc.check(path)
+        victim.refused("data.restore", "--force", "--file", str(path), "--no-safety-backup", says=says)
+        assert victim.sql("SELECT count(*) FROM notes WHERE text = 'secret'") == "0"
+
+    whole = path.with_name("whole")
+    shutil.copytree(path, whole)
+    name = data.name.removesuffix(".gz").encode()
+    renamed(path, name, os.path.relpath(secret, path).encode())
+    refused("names a file that pg_dump does not write")
+    shutil.copy(whole / "toc.dat", path)
+    for other in (b"/etc/passwd", b"../x.dat", b"1.dat\0", b"blobs_1.toc", b"toc.dat"):
+        renamed(path, name, other)
+        with pytest.raises(StackError, match="can't be read safely"):
+            toc.check(path)
+        shutil.copy(whole / "toc.dat", path)
+    renamed(path, lists.name.encode(), b"../blobs.toc")
+    with pytest.raises(StackError, match="can't be read safely"):
+        toc.check(path)
+    shutil.copy(whole / "toc.dat", path)
+    lists.write_text(f"4711 {os.path.relpath(secret, path)}\n")
+    refused("is not the number of a large object")
+    shutil.copy(whole / lists.name, path)
+    content = (path / "toc.dat").read_bytes()
+    for changed in (content[:-1], content[:40], b"", b"x" + content, content[:6] + b"\x63" + content[7:]):
+        (path / "toc.dat").write_bytes(changed)
+        with pytest.raises(StackError, match="can't be read safely"):
+            toc.check(path)
+    shutil.copy(whole / "toc.dat", path)
+    toc.check(path)
+    data.unlink()
+    (path / name.decode()).symlink_to(secret)
+    victim.refused("data.restore", "--force", "--file", str(path), "--no-safety-backup", says="it is a link")
+    victim.describe(whole, "directory", {"public.notes": 20})
+    (whole / data.name).unlink()
+    (whole / data.name).symlink_to(secret)
+    victim.refused("data.restore", "--file", str(whole), "--no-safety-backup", says="it is a link")
+    victim.unharmed()

@@ -614,11 +614,12 @@ class Stack:
         return Programs(binary.parent, version)
 
     def _choose(self, **chosen: str | bool | list[str]) -> None:
-        self._new_choices = msgspec.structs.replace(self.chosen, runtime=self.context.runtime.name, **chosen)
+        if not self.context.dry and not self.looking:
+            self._new_choices = msgspec.structs.replace(self.chosen, runtime=self.context.runtime.name, **chosen)
 
     def _record_choices(self) -> None:
         """Record what was chosen: after the checks, so that a setting that is refused leaves nothing behind."""
-        if self._new_choices and not self.context.dry and not self.looking:
+        if self._new_choices:
             self.context.write_file(self.paths.choices, msgspec.json.encode(self._new_choices).decode() + "\n")
             self._new_choices = None
 

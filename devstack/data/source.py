@@ -101,14 +101,14 @@ def _path(folder: Path, file: str) -> Path:
 
 def _led_to(link: Path) -> Path:
     """:raises StackError: the link is somebody else's, who may have it lead to what only we can read."""
-    owner = link.lstat().st_uid
+    owner, path = link.lstat().st_uid, Path(os.path.realpath(link))
     if owner not in (0, os.geteuid()):
         raise StackError(
             f"{link} is a link of somebody else",
-            why=f"it belongs to uid {owner}, and leads to {os.path.realpath(link)}",
+            why=f"it belongs to uid {owner}, and leads to {path}",
             fix="name the file itself",
         )
-    return Path(os.path.realpath(link))
+    return path
 
 
 def _own(stack: Stack, backup: Backup, *, force: bool, trust_cluster: bool) -> Source:

@@ -73,9 +73,10 @@ def check(path: Path) -> None:
                 if not LINES.fullmatch(file.read()):
                     raise ValueError("a line in it is not the number of a large object with the name of its file")
     except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise StackError(
             f"the directory dump {path.name} can't be read safely",
-            why=f"{name}: {getattr(error, 'strerror', None) or error}",
+            why=f"{name}: {reason}",
             fix="use another one, or make one by pg_dump -Fc: inv data.list",
         ) from None
 

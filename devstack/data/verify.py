@@ -192,6 +192,7 @@ def check_trusted(stack: Stack, members: list[Backup], *, trust_cluster: bool) -
 
     :raises StackError: this environment has not made all of them, and nobody said that they are trusted.
     """
+    backup = members[-1]
     foreign = [member.name for member in members if not catalogue.is_signed(stack, member)]
     if foreign and not trust_cluster:
         raise StackError(
@@ -199,7 +200,7 @@ def check_trusted(stack: Stack, members: list[Backup], *, trust_cluster: bool) -
             why="a server started on them obeys all that is in them, such as functions that run as the superuser; made"
             " by another environment, or before signatures existed",
             fix="if you trust whoever made it, and wherever it was kept:"
-            f" inv data.restore --file {members[-1].name} --trust-cluster",
+            f" inv data.restore --file {backup.name} --trust-cluster",
         )
 
 

@@ -193,9 +193,9 @@ def test_what_a_dump_has_evaluated_can_do_no_more_than_the_owner(victim: Victim,
     assert "not signed by this environment" in done.stderr
     assert victim.sql("SELECT count(*) FROM notes") == "30"
     victim.unharmed()
-    victim.inv("data.backup", "--output", str(victim.open))  # it is counted and dumped too
-    for file in victim.open.iterdir():
-        file.unlink()
+    kept = victim.folder / f"kept-{layout}"
+    kept.mkdir(0o700)
+    victim.inv("data.backup", "--output", str(kept))  # it is counted and dumped too
     victim.unharmed()
     victim.inv("data.undo")
     Path(f"{path}.json").unlink()

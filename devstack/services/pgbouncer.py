@@ -110,8 +110,10 @@ class PgBouncer:
         )
 
     def configuration(self) -> Mapping[str, str]:
-        values = {f"pgbouncer.ini {key}": value for key, value in _lines(self.render_ini()).items()}
-        return {**items_of(self.spec()), **values}
+        ini = self.render_ini()
+        values = {f"pgbouncer.ini {key}": value for key, value in _lines(ini).items()}
+        rest = "\n".join(line for line in ini.splitlines() if "=" not in line or line.startswith((";", "#")))
+        return {**items_of(self.spec()), **values, "pgbouncer.ini": rest}
 
     def render_ini(self) -> str:
         """pgbouncer.ini (https://www.pgbouncer.org/config.html)."""

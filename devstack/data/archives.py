@@ -48,7 +48,7 @@ class Contents(Struct, frozen=True):
 
 @contextlib.contextmanager
 def settled(stack: Stack, path: Path) -> Iterator[Path]:
-    """An archive that nobody else can change any more: itself, or a copy. That of a directory names no file outside.
+    """Yield an archive that nobody else can change: itself, or a copy. That of a directory names no file outside.
 
     :raises StackError: it does, or can't be read.
     """

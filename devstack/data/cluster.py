@@ -59,7 +59,7 @@ class Swap(Struct, frozen=True, kw_only=True):
 
 @contextlib.contextmanager
 def checked(stack: Stack, backup: Backup, *, trust_cluster: bool) -> Iterator[list[Backup]]:
-    """Every member of the chain, where nobody else can change it any more, and proven there: a damaged one would be
+    """Yield every member of the chain, proven where nobody else can change it: a damaged one would be
     combined without a word.
 
     :raises StackError: one is missing, damaged or not trusted, or of another major version.

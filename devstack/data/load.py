@@ -122,7 +122,7 @@ class Source(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """Of the dump as it was named, also where this is a copy."""
+        """Name of the dump, also where this is a copy."""
         return self.manifest.file if self.manifest else self.path.name
 
 
@@ -232,8 +232,8 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
 
 @contextlib.contextmanager
 def _proven(stack: Stack, source: Source) -> Iterator[Source]:
-    """A copy of a dump that nobody else can change, proven to be what its signed manifest says before a byte of it is
-    obeyed.
+    """Yield a copy of a dump that nobody else can change, proven to be what its signed manifest says before a byte of
+    it is obeyed.
 
     :raises Wrong: it is something else.
     """

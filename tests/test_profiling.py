@@ -194,7 +194,7 @@ def planted(stack: Project) -> Project:
 
 def settings(stack: Project) -> tuple[str, str]:
     """What is written by ALTER SYSTEM, and what a new session has."""
-    shown = stack.inv("db.shell", "--admin", "--command", "TABLE settings_of_plans")
+    shown = stack.inv("db.shell", "--admin", "--command", "TABLE public.settings_of_plans")
     return (stack.data / "postgresql.auto.conf").read_text(), shown.stdout
 
 
@@ -204,7 +204,8 @@ def view(planted: Project) -> Project:
         "db.shell",
         "--admin",
         "--command",
-        "CREATE VIEW settings_of_plans AS SELECT name, setting FROM pg_settings WHERE name LIKE 'auto_explain.%'",
+        "CREATE VIEW public.settings_of_plans AS"
+        " SELECT name, setting FROM pg_settings WHERE name LIKE 'auto_explain.%'",
     )
     return planted
 

@@ -629,9 +629,9 @@ def test_a_clusters_copy_is_used_as_it_was_proven(tmp_path: Path, monkeypatch: p
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can read what others can't")
 def test_root_restores_no_link_of_another_account(victim: Victim) -> None:
     nobody = pwd.getpwnam("nobody").pw_uid
-    secret = victim.folder / "secret.sql"
+    secret = victim.folder / "only-root-reads.sql"
     secret.write_text("CREATE TABLE stolen ();")
-    link = victim.folder / "dump.sql"
+    link = victim.folder / "link-of-nobody.sql"
     link.symlink_to(secret)
     os.chown(link, nobody, -1, follow_symlinks=False)
     victim.refused("data.restore", "--force", "--file", str(link), says="is a link of somebody else")

@@ -25,7 +25,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from devstack import console
-from devstack.errors import StackError
+from devstack.errors import CommandError, StackError
 from devstack.host import Host
 from devstack.masking import hide_url_passwords
 from devstack.mishaps import fix_of
@@ -193,9 +193,9 @@ class ContainerContext:
         result = self._invoke(command)
         if result.exited != 0:
             lines = (result.stderr or result.stdout).strip().splitlines()[-10:]
-            raise StackError(
+            raise CommandError(
                 f"could not {what}",
-                why=f"the command ended with exit code {result.exited}",
+                result.exited,
                 evidence=[self.mask(line) for line in lines],
                 fix=fix_of(lines) or f"the command is in {self.paths.log / 'devstack.log'}",
             )
@@ -367,11 +367,7 @@ class ContainerContext:
                 size = errors.seek(0, 2)
                 errors.seek(max(0, size - 4096))
                 lines = errors.read().decode(errors="replace").strip().splitlines()[-10:]
-                raise StackError(
-                    f"could not {what}",
-                    why=f"the command ended with exit code {code}",
-                    evidence=[self.mask(line) for line in lines],
-                )
+                raise CommandError(f"could not {what}", code, evidence=[self.mask(line) for line in lines])
 
     # files
 

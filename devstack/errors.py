@@ -75,3 +75,15 @@ class UsageError(StackError):
 
     def __init__(self, what: str, *, why: str = "", evidence: Sequence[str] = (), fix: str | Sequence[str] = ()):
         super().__init__(what, why=why, evidence=evidence, fix=fix, code=USAGE)
+
+
+class ContentError(StackError):
+    """A file's own content is why it can't be used."""
+
+
+class CommandError(StackError):
+    """A command that was run has failed. ``exited`` is its exit code, above 128 or negative where a signal ended it."""
+
+    def __init__(self, what: str, exited: int, *, evidence: Sequence[str] = (), fix: str | Sequence[str] = ()):
+        self.exited = exited
+        super().__init__(what, why=f"the command ended with exit code {exited}", evidence=evidence, fix=fix)

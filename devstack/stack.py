@@ -472,7 +472,9 @@ class Stack:
         if self.context.dry:
             self.context.stop_engine()
         elif self.context.runtime.contained or self.context.engine_runs():
-            states = self._snapshot if self.context.runtime.contained else self.context.states(self.names)
+            # what this command has started itself is not in the snapshot
+            known = self.context.runtime.contained and self._snapshot.keys() >= set(self.names)
+            states = self._snapshot if known else self.context.states(self.names)
             if states and all(
                 s.status == "stopped" or (s.status == "failed" and s.name in self._ended) for s in states.values()
             ):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from docs.texts import ROOT, Scope, assignments, followed, name_of, says, texts, tree
 
-ERRORS = ("StackError", "UsageError")
+ERRORS = ("StackError", "UsageError", "CommandError", "ContentError")
 ANOTHER = "use another one: inv data.list; inv data.verify --all shows which ones are whole"
 
 

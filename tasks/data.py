@@ -106,9 +106,9 @@ def verify(
         raise UsageError("--as-superuser and --trust-cluster go with --deep", fix="add --deep, or leave them out")
     stack = replacement.begin(c, running=deep)
     folder = catalogue.prepare(stack)
-    found = catalogue.backups(folder) if all else [catalogue.pick(stack.settings, file)]
+    found, unreadable = catalogue.survey(folder) if all else ([catalogue.pick(stack, file)], [])
     results = proof.verify_all(stack, found, deep=deep, as_superuser=as_superuser, trust_cluster=trust_cluster)
-    if not inventory.verified(stack, results, as_json=json):
+    if not inventory.verified(stack, results, unreadable, as_json=json):
         raise Exit(code=FAILED)
 
 
@@ -119,11 +119,13 @@ def list_(c: Context, json: bool = False) -> None:
 
     stack = session.stack(c, looking=True)
     folder = catalogue.folder_of(stack.settings)
-    found = catalogue.backups(folder)
+    found, unreadable = catalogue.survey(folder)
     if json:
-        console.data({"folder": str(folder), "backups": [inventory.data(stack, b) for b in found]})
+        rows = [inventory.data(stack, b) for b in found]
+        damaged = [inventory.data(stack, other) for other in unreadable]
+        console.data({"folder": str(folder), "backups": rows, "unreadable": damaged})
     else:
-        inventory.listing(stack, found, folder)
+        inventory.listing(stack, [*found, *unreadable], folder)
 
 
 @task(
@@ -265,7 +267,7 @@ def _pin(c: Context, name: str, *, pinned: bool) -> None:
     from devstack.data import catalogue
 
     stack = replacement.begin(c, running=False)
-    backup = catalogue.pick(stack.settings, name)
+    backup = catalogue.pick(stack, name)
     if stack.context.dry:
         console.out(f"# {'pin' if pinned else 'unpin'} {backup.name}")
         return

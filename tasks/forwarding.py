@@ -17,6 +17,7 @@ from devstack.remote.agent import RECORD
 from tasks import session
 
 if TYPE_CHECKING:
+    from devstack.data.catalogue import Backup
     from devstack.remote.backups import Exchange
     from devstack.remote.project import Remote
     from devstack.settings import Settings
@@ -253,30 +254,39 @@ def _lend(exchange: Exchange, context: Any) -> dict[str, Any]:
     """Bring what the task needs to the host; the flags that name it there."""
     from devstack.data import catalogue
 
-    settings, folder, name = exchange.remote.settings, exchange.folder, context.name
+    folder, name = exchange.folder, context.name
     changes: dict[str, Any] = {}
+
+    def latest(at: str = "") -> Backup:
+        # those of this machine, and of other hosts, are not what is meant there
+        return catalogue.latest(folder, lambda b: b.manifest.fetched_from == exchange.remote.settings.stack.host, at=at)
+
     if url := _value(context, "url"):
         changes["url"] = f"@{exchange.lend_text(_address(url))}"
     if name == "data.restore":
         file, at = _value(context, "file") or "", _value(context, "at") or ""
         if at:
-            backup = catalogue.dump(catalogue.backups(folder), folder, at=at)
+            backup = latest(at)
         elif _value(context, "choose"):
             raise UsageError(
                 "--choose works where the stack is", fix="inv data.list shows them; then inv data.restore --file NAME"
             )
         elif file in ("", "latest"):
-            backup = catalogue.pick(settings, "latest")
+            backup = latest()
         else:
             backup = _own(folder, file)
         there = exchange.lend(backup) if backup else exchange.lend_file(_dump(file))
         return {**changes, "file": there, "latest": None, "at": None}
     if name == "data.verify":
         if _value(context, "all"):
-            for backup in catalogue.backups(folder):
+            found, unreadable = catalogue.survey(folder)
+            for backup in found:
                 exchange.lend(backup)
+            if unreadable:
+                raise unreadable[0].error()
             return changes
-        return {**changes, "file": exchange.lend(catalogue.pick(settings, _value(context, "file") or "latest"))}
+        file = _value(context, "file") or "latest"
+        return {**changes, "file": exchange.lend(latest() if file == "latest" else catalogue.named(folder, file))}
     return changes
 
 

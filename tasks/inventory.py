@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from devstack import console
 from devstack.errors import UsageError, addressed
 
 if TYPE_CHECKING:
-    from devstack.data.catalogue import Backup
+    from devstack.data.catalogue import Backup, Unreadable
     from devstack.data.merge import Merged
     from devstack.data.restore import Restored, Undone
     from devstack.data.schedule import Status
@@ -47,12 +48,14 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def data(stack: Stack, backup: Backup) -> dict[str, Any]:
-    """A backup as JSON: its manifest with its path, and whether this environment has signed it."""
+def data(stack: Stack, backup: Backup | Unreadable) -> dict[str, Any]:
+    """Return a backup as JSON: its manifest with its path, and whether this environment has signed it."""
     import msgspec
 
     from devstack.data import catalogue
 
+    if isinstance(backup, catalogue.Unreadable):
+        return {"path": str(backup.path), "file": backup.name, "why": backup.why, "fix": addressed(backup.fix)}
     signed = catalogue.is_signed(stack, backup)
     return {"path": str(backup.path), **msgspec.to_builtins(backup.manifest), "signed": signed}
 
@@ -64,57 +67,84 @@ def age(backup: Backup) -> str:
     return "in the future" if seconds < -60 else console.duration(max(0, int(seconds))).replace(".00", "")
 
 
-def listing(stack: Stack, found: list[Backup], folder: Path) -> None:
-    """Every backup on a line, the newest last."""
+def listing(stack: Stack, found: Sequence[Backup | Unreadable], folder: Path) -> None:
+    """Print every backup on a line, the newest last, and then what should be one and can't be used."""
     if not found:
         console.out(addressed(f"there is no backup in {shown(stack, folder)}; make one: inv data.backup"))
         return
-    from devstack.data import catalogue
+    from devstack.data.catalogue import Unreadable
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
+    fixes: list[str] = []
     for backup in found:
-        m = backup.manifest
-        foreign = "" if catalogue.is_signed(stack, backup) else "foreign"
-        verified = f"{HOW[m.verified.how]} {m.verified.when[:16].replace('T', ' ')}" if m.verified else "no"
-        state = backup.damage and console.paint(f"damaged: {backup.damage}", "bad")
-        of = f"of {m.origin}" if m.origin else ""
-        notes = ", ".join(
-            filter(None, [m.label, of, foreign, m.parent and f"on {m.parent}", "pinned" if m.pinned else "", state])
-        )
-        count = f"{m.rows:,}" if m.layout != "cluster" else "-"
-        rows.append(
-            (
-                backup.name,
-                m.kind,
-                age(backup),
-                console.size(m.bytes),
-                count,
-                verified,
-                notes,
-            )
-        )
+        if isinstance(backup, Unreadable):
+            rows.append((backup.name, "-", "-", "-", "-", "-", console.paint(f"damaged: {backup.why}", "bad")))
+            fixes.append(f"{backup.name}: {backup.fix}")
+        else:
+            rows.append(_row(stack, backup))
     header = ("backup", "kind", "age", "size", "rows", "verified (UTC)", "label")
     for line in console.table(rows, header, right=(3, 4)):
         console.out(line)
+    for fix in fixes:
+        console.out(addressed(f"fix for {fix}"))
 
 
-def verified(stack: Stack, results: list[tuple[Backup, StackError | None]], *, as_json: bool) -> bool:
-    """What proving came to; whether all are whole."""
+def _row(stack: Stack, backup: Backup) -> tuple[str, ...]:
+    m = backup.manifest
+    verified = f"{HOW[m.verified.how]} {m.verified.when[:16].replace('T', ' ')}" if m.verified else "no"
+    state = backup.damage and console.paint(f"damaged: {backup.damage}", "bad")
+    of = f"of {m.origin}" if m.origin else ""
+    pinned = "pinned" if m.pinned else ""
+    notes = [m.label, of, *_origin(stack, backup), m.parent and f"on {m.parent}", pinned, state]
+    count = f"{m.rows:,}" if m.layout != "cluster" else "-"
+    return backup.name, m.kind, age(backup), console.size(m.bytes), count, verified, ", ".join(filter(None, notes))
+
+
+def _origin(stack: Stack, backup: Backup) -> Iterator[str]:
+    """Yield whose a backup is, where that is not this environment on this machine, and that damage would not show."""
+    from devstack.data import catalogue
+
+    m = backup.manifest
+    signed = catalogue.is_signed(stack, backup)
+    if m.fetched_from:
+        yield f"from host {m.fetched_from}"
+    elif not signed:
+        yield f"foreign: {m.environment} on {m.machine}" if m.machine else "foreign"
+    if not (signed or m.checksum):
+        yield "unprotected"
+
+
+def verified(
+    stack: Stack,
+    results: Sequence[tuple[Backup, StackError | None]],
+    unreadable: Sequence[Unreadable],
+    *,
+    as_json: bool,
+) -> bool:
+    """Print what proving came to; whether all are whole."""
     from devstack.data.verify import Damaged
 
+    def state(error: StackError | None) -> str:
+        return "damaged" if isinstance(error, Damaged) else "unchecked" if error else "whole"
+
     if as_json:
-        rows = [{**data(stack, b), "damage": error.why if error else None} for b, error in results]
+        rows = [{**data(stack, b), "state": state(e), "damage": e.why if e else None} for b, e in results]
+        rows += [{**data(stack, other), "state": "damaged", "damage": other.why} for other in unreadable]
         console.data({"backups": rows})
     else:
         for backup, error in results:
             m = backup.manifest
             if error:
-                word = console.paint("damaged" if isinstance(error, Damaged) else "not verified", "bad")
+                words = {"damaged": "damaged", "unchecked": "could not be checked"}
+                word = console.paint(words[state(error)], "bad")
             else:
                 assert m.verified
                 word = {"read": "whole", "restore": "whole, restored and counted"}[m.verified.how]
             console.out(f"{backup.name}  {word}")
-    return all(error is None for _, error in results)
+        for other in unreadable:
+            console.out(f"{other.name}  {console.paint(f'damaged: {other.why}', 'bad')}")
+            console.out(addressed(f"fix: {other.fix}"))
+    return all(error is None for _, error in results) and not unreadable
 
 
 def removed(stack: Stack, gone: list[Backup], *, days: int, dry: bool, as_json: bool) -> None:

@@ -28,7 +28,11 @@ class Aside:
         self.path = folder / f".nv-{identity}.partial"
         self.manifest = folder / f".nv-{identity}.manifest"
         self.directory = directory
-        if directory:
+        self.handle = -1
+
+    def make(self) -> None:
+        """Make the file or the folder, and lock it."""
+        if self.directory:
             self.path.mkdir(mode=0o700)
             self.handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         else:
@@ -65,7 +69,8 @@ class Aside:
         """Remove what is left of it, which after :meth:`publish` is nothing but a second name."""
         _remove(self.path)
         self.manifest.unlink(missing_ok=True)
-        os.close(self.handle)
+        if self.handle >= 0:
+            os.close(self.handle)
 
 
 @contextlib.contextmanager
@@ -73,6 +78,7 @@ def aside(folder: Path, *, directory: bool = False) -> Iterator[Aside]:
     """Something to write to in this folder, gone afterwards unless it was published."""
     made = Aside(folder, directory=directory)
     try:
+        made.make()  # in here: an interruption right after it leaves nothing
         yield made
     finally:
         made.discard()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
+import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from devstack import console
 from devstack.data import catalogue, census, following, load, privileged, signing, verify
 from devstack.data.aside import Aside, aside, sweep
 from devstack.data.catalogue import Backup
-from devstack.data.manifest import Kind, Layout, Manifest, Verified, now, stamp
+from devstack.data.manifest import STAMPED, SUFFIX, Kind, Layout, Manifest, Verified, now, stamp
 from devstack.data.session import Session, session
 from devstack.data.streams import Meter, Written, directory_hash, meter, sha256_of
 from devstack.errors import StackError, UsageError
@@ -30,9 +30,7 @@ from devstack.shell import Command
 if TYPE_CHECKING:
     from devstack.stack import Stack
 
-SUFFIX: dict[Layout, str] = {"sql": "sql.gz", "custom": "dump", "directory": "dir", "cluster": "cluster"}
 FORMATS = ("sql", "custom", "directory")
-STAMPED = re.compile(r"backup-(?:[a-z]+-)?(\d{8}-\d{6})\.")
 
 ABOUT = """
 SELECT pg_database_size(oid) AS database_bytes, pg_get_userbyid(datdba) AS owner,
@@ -201,6 +199,7 @@ def _write(
         raw_bytes=written.raw_bytes if request.layout == "sql" else 0,
         files=files,
         environment=stack.settings.stack.env,
+        machine=platform.node(),
         origin=db.origin,
         database=name,
         tool_version=db.programs.version,
@@ -283,7 +282,7 @@ def _target(stack: Stack, request: Request) -> tuple[Path, Callable[[], str]]:
 def names(folder: Path, kind: Kind, layout: Layout, moment: datetime) -> Iterator[str]:
     """Names by the second, in UTC. One that is taken gives way to the next second's, so that they sort as they were
     made; a clock that was set back does not change that."""
-    taken = [m[1] for path in folder.glob("backup-*") if (m := STAMPED.match(path.name))] if folder.is_dir() else []
+    taken = [m[2] for path in folder.glob("backup-*") if (m := STAMPED.fullmatch(path.name))] if folder.is_dir() else []
     stamped = f"{moment:%Y%m%d-%H%M%S}"
     newest = max((t for t in taken if t <= f"{moment + timedelta(days=1):%Y%m%d-%H%M%S}"), default="")
     with contextlib.suppress(ValueError):

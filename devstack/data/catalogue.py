@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +13,7 @@ from msgspec import Struct
 
 from devstack import console
 from devstack.data import aside, signing
-from devstack.data.manifest import Manifest, encode, load, path_of
+from devstack.data.manifest import STAMPED, Manifest, TooNew, encode, load, path_of
 from devstack.errors import StackError, UsageError
 
 if TYPE_CHECKING:
@@ -51,22 +53,110 @@ def check_closed(host: Host, settings: Settings, folder: Path, setting: str) -> 
     host.check_closed(folder, "backups", setting=setting, root=settings.root, sticky=True)
 
 
+class Unreadable(Struct, frozen=True):
+    """What should be a backup, and can't be used as one: its manifest or its file is missing or damaged."""
+
+    path: Path
+    why: str
+    fix: str
+    manifest: Manifest | None = None
+    """Its manifest, where that is whole."""
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def error(self) -> StackError:
+        return StackError(f"{self.name} can't be used as a backup", why=self.why, fix=self.fix)
+
+    def may_be_latest(self, backup: Backup | None, before: datetime | None) -> bool:
+        """Check whether it may be a full dump that is newer than ``backup``, as far as that can be known."""
+        made, full = None, True
+        if self.manifest:
+            made, full = self.manifest.time, newest([Backup(self.path, self.manifest)], before=before) is not None
+        elif match := STAMPED.fullmatch(self.name):
+            made, full = datetime.strptime(f"{match[2]}+0000", "%Y%m%d-%H%M%S%z"), not match[1]
+        if not full or not made:
+            return full
+        # a name has no fraction of a second
+        newer = backup is None or made >= backup.manifest.time.replace(microsecond=0)
+        return newer and (before is None or made <= before)
+
+
+def survey(folder: Path) -> tuple[list[Backup], list[Unreadable]]:
+    """Return every backup in a folder, the oldest first, and what should be one and can't be used."""
+    looked = [_look(path) for path in _candidates(folder)]
+    found = sorted(
+        (b for b in looked if isinstance(b, Backup)), key=lambda b: (b.manifest.sequence, b.manifest.created)
+    )
+    return found, [other for other in looked if isinstance(other, Unreadable)]
+
+
 def backups(folder: Path) -> list[Backup]:
-    """Every whole backup in the folder, the oldest first. What has no manifest of ours is no backup."""
-    found = [backup for path in folder.glob("*.json") if (backup := read(path.with_name(path.name[:-5])))]
-    return sorted(found, key=lambda b: (b.manifest.sequence, b.manifest.created))
+    """Return every backup in a folder, the oldest first."""
+    return survey(folder)[0]
 
 
 def read(path: Path) -> Backup | None:
-    """The backup at this path; None if it is not one with its manifest."""
-    if path.is_symlink() or path_of(path).is_symlink():
+    """Return the backup at this path; None if it is not one with its manifest."""
+    found = _look(path)
+    return found if isinstance(found, Backup) else None
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    """Yield the paths that have a manifest, or a name that this tool gives to backups."""
+    names = set(os.listdir(folder)) if folder.is_dir() else set()
+    begun = set()
+    for path in folder.glob(".nv-????????.manifest"):  # one whose command is about to give it its manifest
+        with contextlib.suppress(OSError, ValueError):
+            begun.add(load(path).file)
+    described = {name.removesuffix(".json") for name in names if name.endswith(".json")}
+    stamped = {name for name in names if STAMPED.fullmatch(name)} - begun
+    yield from (folder / name for name in sorted(described | stamped) if name)
+
+
+def _look(path: Path) -> Backup | Unreadable | None:
+    """Return what is at a path; None where nothing says that it is, or was, a backup."""
+    record = path_of(path)
+    if path.is_symlink() or record.is_symlink():
         return None
+    there = path.exists()
     try:
-        manifest = load(path_of(path))
-    except (OSError, ValueError):
-        return None
+        manifest = load(record)
+    except TooNew as error:
+        return Unreadable(path, f"its manifest can't be read: {error}", "update nv-devstack, or use another backup")
+    except FileNotFoundError:
+        return Unreadable(path, "its manifest is missing", _way_out(path)) if there and _is_stamped(path) else None
+    except (OSError, ValueError) as error:
+        if not (there or _is_stamped(path)):
+            return None
+        if isinstance(error, OSError):
+            why = f"its manifest can't be read: {error.strerror or error}"
+            return Unreadable(path, why, f"see who may read {record}, and that it is a file")
+        return Unreadable(path, f"its manifest is damaged: {error}", _way_out(path))
+    if not there:
+        why = "its manifest is there, and the file itself is not"
+        return Unreadable(path, why, "inv data.cleanup removes the manifest", manifest)
+    if manifest.file != path.name:
+        why, fix = f"its manifest is of {manifest.file}", f"give both files their names again: {manifest.file}"
+        return Unreadable(path, why, fix, manifest)
     fits = path.is_dir() if manifest.layout in ("directory", "cluster") else path.is_file()
-    return Backup(path, manifest) if fits and manifest.file == path.name else None
+    if not fits:
+        return Unreadable(path, "it is something else than its manifest says", "use another backup: inv data.list")
+    return Backup(path, manifest)
+
+
+def _is_stamped(path: Path) -> bool:
+    return STAMPED.fullmatch(path.name) is not None
+
+
+def _way_out(path: Path) -> str:
+    """Return what is left to do with a backup that has no manifest."""
+    if not path.exists():
+        return f"nothing is left of it but {path_of(path)}: remove that"
+    if path.suffix == ".cluster":
+        return "use another backup: a cluster's copy needs its manifest"
+    return f"use another backup, or restore it without its manifest: inv data.restore --file {path.name} --force"
 
 
 def prepare(stack: Stack) -> Path:
@@ -106,30 +196,47 @@ def change(stack: Stack, backup: Backup, **changes: object) -> Backup:
     return Backup(backup.path, manifest)
 
 
+def is_own(stack: Stack, backup: Backup) -> bool:
+    """Check whether this environment has made a backup, on this machine."""
+    return is_signed(stack, backup) and not backup.manifest.fetched_from
+
+
 def newest(found: list[Backup], *, before: datetime | None = None) -> Backup | None:
-    """The newest full backup, undamaged by its size; made before a moment if that is given. Otherwise those that
+    """Return the newest full dump; made before a moment if that is given. Otherwise those that
     restores made of what they replaced do not count: the second of two restores would undo the first. Those of
     databases elsewhere never do: who restores one names it."""
-    fitting = [b for b in found if b.manifest.kind == "full" and not b.manifest.origin and not b.damage]
+    fitting = [b for b in found if b.manifest.kind == "full" and not b.manifest.origin]
     fitting = [b for b in fitting if (b.manifest.time <= before if before else not b.manifest.safety)]
     return fitting[-1] if fitting else None
 
 
-def dump(found: list[Backup], folder: Path, *, at: str = "") -> Backup:
-    """The newest full dump, or the newest from before a moment; says when a copy of the cluster is newer.
+def latest(folder: Path, owned: Callable[[Backup], bool], *, at: str = "") -> Backup:
+    """Return the newest full dump, or the newest from before a moment; says when a copy of the cluster is newer.
 
-    :raises StackError: there is none.
+    :param owned: whether a backup is of the environment and the machine that it is for.
+    :raises StackError: there is none, or one that can't be read may be newer.
     """
     moment = parse_moment(at) if at else None
+    everything, unreadable = survey(folder)
+    found = [b for b in everything if owned(b)]
     backup = newest(found, before=moment)
+    for doubtful in unreadable:
+        if doubtful.may_be_latest(backup, moment):
+            by_name = f"inv data.restore --file {backup.name}" if backup else "inv data.list"
+            raise StackError(
+                f"{doubtful.name} may be the newest backup, and can't be used",
+                why=doubtful.why,
+                fix=[doubtful.fix, f"or restore another one by its name: {by_name}"],
+            )
     copies = [b for b in found if b.manifest.layout == "cluster" and not b.damage]
     copies = [b for b in copies if not moment or b.manifest.time <= moment]
     copy = f"inv data.restore --file {copies[-1].name}" if copies else ""
-    others = [b for b in found if b.manifest.origin and (not moment or b.manifest.time <= moment)]
+    others = [b for b in everything if b.manifest.origin and (not moment or b.manifest.time <= moment)]
     if others and (backup is None or others[-1].manifest.sequence > backup.manifest.sequence):
         other = others[-1]
         console.note(f"{other.name} is newer, and of {other.manifest.origin}: it is taken where it is named alone")
     if backup is None:
+        _check_foreign(newest(everything, before=moment), at, folder)
         raise StackError(
             f"there is no full backup{f' from before {at}' if at else ''} in {folder}",
             why=f"only dumps are looked at, not copies of the cluster; the newest of those is {copies[-1].name}"
@@ -142,22 +249,51 @@ def dump(found: list[Backup], folder: Path, *, at: str = "") -> Backup:
     return backup
 
 
-def pick(settings: Settings, which: str) -> Backup:
-    """The backup that ``latest``, a name or a path means.
+def _check_foreign(backup: Backup | None, at: str, folder: Path) -> None:
+    """:raises StackError: there is one of another environment, which could be meant."""
+    if backup:
+        raise StackError(
+            f"there is no full backup of this environment{f' from before {at}' if at else ''} in {folder}",
+            why=f"{backup.name} is {whose(backup.manifest)}: such a one is taken where it is named alone",
+            fix=f"inv data.restore --file {backup.name}",
+        )
+
+
+def whose(manifest: Manifest) -> str:
+    """Return whose a backup is that this environment has not made on this machine, in words."""
+    if manifest.fetched_from:
+        return f"from host {manifest.fetched_from}"
+    if manifest.machine:
+        return f"not signed by this environment: made by environment {manifest.environment} on {manifest.machine}"
+    return "not signed by this environment: made by another one, changed since, or from before signatures existed"
+
+
+def pick(stack: Stack, which: str) -> Backup:
+    """Return the backup that ``latest``, a name or a path means.
 
     :raises StackError: there is none.
     """
-    folder = folder_of(settings)
-    found = backups(folder)
+    folder = folder_of(stack.settings)
     if which in ("", "latest"):
-        return dump(found, folder)
+        return latest(folder, lambda backup: is_own(stack, backup))
+    return named(folder, which)
+
+
+def named(folder: Path, which: str) -> Backup:
+    """Return the backup that a name or a path means.
+
+    :raises StackError: there is none.
+    """
     for path in (folder / which, Path(os.path.abspath(Path(which).expanduser()))):
-        if backup := read(path):
-            return backup
+        match _look(path):
+            case Backup() as backup:
+                return backup
+            case Unreadable() as unreadable:
+                raise unreadable.error()
     raise StackError(
         f"{which} is no backup of this tool",
         why="there is no such file with its manifest beside it",
-        evidence=[f"in {folder}: {backup.name}" for backup in found[-3:]],
+        evidence=[f"in {folder}: {backup.name}" for backup in backups(folder)[-3:]],
         fix="see inv data.list",
     )
 

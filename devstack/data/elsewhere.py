@@ -7,6 +7,7 @@ import copy
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -193,6 +194,12 @@ class Elsewhere(Postgres):
             self.local.remove_passfile(self._loader_passfile)
             with contextlib.suppress(StackError), session(self, database, "remove the role that loaded it") as sql:
                 sql.run(f"REASSIGN OWNED BY {role} TO {owner}; DROP OWNED BY {role}; DROP ROLE {role}")
+
+    def programs_at_hand(self) -> AbstractContextManager[None]:
+        return self.local.programs_at_hand()
+
+    def reading(self, words: Sequence[str], *, own: bool = False) -> Command:
+        return self.local.reading(words, own=own)
 
     @contextlib.contextmanager
     def inward(self, path: Path, *, own: bool = False) -> Iterator[Path]:

@@ -71,6 +71,7 @@ class Proof:
         """All is written and on the disk: read to the end.
 
         :raises verify.Damaged: what is in the file is not what was written.
+        :raises verify.Unchecked: something else is in the way.
         """
         self.follower.end()
         with verify.explained(manifest.file or "the new backup"):

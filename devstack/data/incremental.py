@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import time
 from datetime import timedelta
@@ -254,6 +255,7 @@ def _manifest(
         raw_bytes=0,
         files={LIST: digest, **logs},
         environment=stack.settings.stack.env,
+        machine=platform.node(),
         database=stack.settings.db.name,
         tool_version=stack.db.programs.version,
         parent=parent.name if parent else "",

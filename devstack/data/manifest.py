@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,22 +18,32 @@ Layout = Literal["sql", "custom", "directory", "cluster"]
 
 MAX_BYTES = 64_000_000
 """Largest manifest that is read: it has a line for each table."""
-FORMAT = 1
-"""Of the manifest; one with a higher number is not understood."""
+FORMAT = 2
+"""Version of the manifest; a higher one is not understood. The first, that of nv-devstack 0.1.0, has no checksum."""
 
 NAME = re.compile(r"(?![.-])[\w.-]+", re.ASCII)
 """Name of a backup that this tool chose."""
+SUFFIX: dict[Layout, str] = {"sql": "sql.gz", "custom": "dump", "directory": "dir", "cluster": "cluster"}
+STAMPED = re.compile(rf"backup-(?:([a-z]+)-)?(\d{{8}}-\d{{6}})\.(?:{'|'.join(map(re.escape, SUFFIX.values()))})")
+"""The same: its kind, which a full one leaves out, and when it was made, in UTC."""
 
 
-class Verified(Struct, frozen=True):
+class TooNew(ValueError):
+    """A manifest is of a later version of nv-devstack."""
+
+
+class Verified(Struct, frozen=True, forbid_unknown_fields=True):
     """When a backup was last proven, and how: ``read`` from beginning to end, or by a ``restore``."""
 
     when: str
     how: Literal["read", "restore"]
 
 
-class Manifest(Struct, frozen=True, kw_only=True):
-    """Written last: a dump without it is no backup. Times are UTC in ISO 8601, durations in seconds."""
+class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Written last: a dump without it is no backup. Times are UTC in ISO 8601, durations in seconds.
+
+    :mod:`devstack.data.signing` names the fields that the signature leaves out.
+    """
 
     format: int = FORMAT
     file: str
@@ -51,6 +62,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
     files: dict[str, str] = field(default_factory=dict)
     """A directory's files with their SHA-256."""
     environment: str
+    machine: str = ""
+    """Name of the machine that it was made on."""
+    fetched_from: str = ""
+    """Host that it was brought from, as ``stack.host`` named it; empty for one that was made here."""
     database: str
     origin: str = ""
     """``host:port/database`` of a database elsewhere; empty for the environment's own."""
@@ -80,6 +95,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Made by a restore before it began: for the way back, not what `latest` means."""
     signature: str = ""
     """HMAC-SHA256 by the environment that made it; see :mod:`devstack.data.signing`."""
+    checksum: str = ""
+    """SHA-256 of all other fields, so that damage shows to whoever can't check the signature."""
 
     @property
     def time(self) -> datetime:
@@ -98,30 +115,49 @@ def path_of(backup: Path) -> Path:
 def load(file: Path) -> Manifest:
     """Read a manifest from a file that somebody else may have put there.
 
-    :raises ValueError: it is not one, or of a later format.
+    :raises TooNew: it is of a later format.
+    :raises ValueError: it is not one, or damaged.
     :raises OSError: it can't be read, or is no regular file.
     """
     return decode(read_regular(file, limit=MAX_BYTES))
 
 
 def encode(manifest: Manifest) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    """Return a manifest as JSON, with the checksum of what is in it."""
+    whole = msgspec.structs.replace(manifest, checksum=_checksum(manifest))
+    return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
 
 
 def decode(content: bytes) -> Manifest:
     """Read a manifest.
 
-    :raises ValueError: it is not one, or of a later format.
+    :raises TooNew: it is of a later format.
+    :raises ValueError: it is not one, or damaged.
     """
     try:
+        if (version := msgspec.json.decode(content, type=_Version).format) > FORMAT:
+            raise TooNew(f"it has format {version}, this is for {FORMAT}: made by a newer nv-devstack")
         manifest = msgspec.json.decode(content, type=Manifest)
         assert manifest.time.tzinfo
         _check_names(manifest)
-    except (msgspec.MsgspecError, ValueError, AssertionError) as error:
-        raise ValueError(str(error) or "its time has no zone") from None
-    if manifest.format > FORMAT:
-        raise ValueError(f"it has format {manifest.format}, this is for {FORMAT}: made by a newer nv-devstack")
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    except AssertionError:
+        raise ValueError("its time has no zone") from None
+    if manifest.checksum != _checksum(manifest) and (manifest.checksum or manifest.format > 1):
+        raise ValueError("its checksum is not that of its content")
     return manifest
+
+
+class _Version(Struct):
+    """The field that says how to read the others."""
+
+    format: int
+
+
+def _checksum(manifest: Manifest) -> str:
+    content = msgspec.structs.replace(manifest, checksum="")
+    return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
 
 
 def _check_names(manifest: Manifest) -> None:
@@ -131,7 +167,11 @@ def _check_names(manifest: Manifest) -> None:
     """
     if manifest.file in (".", "..") or re.search(r"[/\x00\x1b\x7f-\x9f]", manifest.file):
         raise ValueError(f"{manifest.file!r} is not the name of a file")
-    for text in (manifest.label, manifest.environment, manifest.database, manifest.origin, manifest.server_version):
+    shown = (
+        *(manifest.label, manifest.environment, manifest.machine, manifest.fetched_from),
+        *(manifest.database, manifest.origin, manifest.server_version),
+    )
+    for text in shown:
         if re.search(r"[\x00-\x1f\x7f-\x9f]", text):
             raise ValueError(f"{text!r} is not the name of anything")
     if any("\0" in text for pair in manifest.extension_schemas.items() for text in pair):

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from devstack import console
 from devstack.data import aside, catalogue
@@ -17,13 +17,25 @@ if TYPE_CHECKING:
     from devstack.stack import Stack
 
 
-def expired(
-    found: Iterable[Backup], *, moment: datetime, days: int, keep: int, is_whole: Callable[[Backup], bool]
-) -> list[Backup]:
-    """The backups older than ``days`` that nothing keeps, those that depend on others first.
+State = Literal["whole", "damaged", "unchecked"]
+"""What a look at a backup came to."""
 
-    Kept are: pinned ones; of each database the newest ``keep`` full ones that are verified, and always the newest that
-    ``is_whole`` says of that it is as it was written; what a kept one depends on.
+
+def expired(
+    found: Iterable[Backup],
+    *,
+    moment: datetime,
+    days: int,
+    keep: int,
+    state_of: Callable[[Backup], State],
+    owner_of: Callable[[Backup], str],
+) -> list[Backup]:
+    """Return the backups older than ``days`` that nothing keeps, those that depend on others first.
+
+    Pinned ones are kept, and what a kept one depends on. For each owner and database, of the full dumps and of the
+    copies of the cluster, these are kept too: the newest that is not damaged, verified or not, which is what a restore
+    takes; the newest ``keep`` verified ones that are whole (one copy); and every newer one that could not be checked. A
+    backup that a restore made of what it replaced counts as none of them.
     """
     backups = list(found)
     limit = moment - timedelta(days=days)
@@ -31,15 +43,23 @@ def expired(
     if not old:
         return []
     kept = {b.name for b in backups if b not in old or b.manifest.pinned}
-    origins = sorted({b.manifest.origin for b in backups})
-    counts = [(("full",), origin, max(keep, 1)) for origin in origins]
-    for kinds, origin, left in [*counts, (("base", "incremental"), "", 1)]:
-        fitting = [b for b in reversed(backups) if b.manifest.kind in kinds and b.manifest.origin == origin]
-        for backup in (b for b in fitting if b.manifest.verified):
-            # one that was damaged since does not count
-            if left and is_whole(backup):
-                kept.add(backup.name)
-                left -= 1
+    groups: dict[tuple[str, str, bool], list[Backup]] = {}
+    for backup in reversed(backups):
+        m = backup.manifest
+        if m.kind in ("full", "base", "incremental") and not m.safety:
+            groups.setdefault((owner_of(backup), m.origin, m.kind == "full"), []).append(backup)
+    for (_, _, full), fitting in groups.items():
+        latest, verified = 1, max(keep, 1) if full else 1
+        for backup in fitting:
+            if latest <= 0 and (verified <= 0 or not backup.manifest.verified):
+                continue
+            state = state_of(backup)
+            if state == "damaged":
+                continue
+            kept.add(backup.name)
+            if state == "whole":
+                latest -= 1
+                verified -= bool(backup.manifest.verified)
     parents = {b.name: b.manifest.parent for b in backups}
     for name in list(kept):
         while name := parents.get(name, ""):
@@ -52,19 +72,29 @@ def cleanup(stack: Stack, *, days: int, keep: int, dry: bool) -> list[Backup]:
     from devstack.data import incremental, verify
     from devstack.errors import StackError
 
-    def is_whole(backup: Backup) -> bool:
+    def state_of(backup: Backup) -> State:
         try:
-            for member in incremental.chain(backup, catalogue.backups(folder)):
+            for member in incremental.chain(backup, found):
                 verify.check_content(stack, member.path, member.manifest)
-        except StackError as error:
+        except verify.Damaged as error:
             console.note(f"{backup.name} is not counted as good: {error.why}")
-            return False
-        return True
+            return "damaged"
+        except StackError as error:
+            console.note(f"{backup.name} is kept, as it could not be checked: {error.why or error.what}")
+            return "unchecked"
+        return "whole"
+
+    def owner_of(backup: Backup) -> str:
+        return "" if catalogue.is_own(stack, backup) else catalogue.whose(backup.manifest)
 
     folder = catalogue.folder_of(stack.settings)
     if not (dry or stack.context.dry):
         catalogue.prepare(stack)
-    gone = expired(catalogue.backups(folder), moment=now(), days=days, keep=keep, is_whole=is_whole)
+    found, unreadable = catalogue.survey(folder)
+    for other in unreadable:
+        if other.path.exists():
+            console.note(f"{other.name} is kept, as it can't be checked: {other.why}")
+    gone = expired(found, moment=now(), days=days, keep=keep, state_of=state_of, owner_of=owner_of)
     if not (dry or stack.context.dry):
         for backup in gone:
             aside.retire(backup.path)
@@ -78,3 +108,4 @@ def _drop_lone_manifests(folder: Path) -> None:
         with contextlib.suppress(OSError, ValueError):
             if load(path).file == path.name[:-5] and not path.with_name(path.name[:-5]).exists():
                 path.unlink()
+                console.note(f"removed {path.name}: the backup that it describes is gone")

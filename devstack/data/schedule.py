@@ -229,7 +229,7 @@ def overdue(stack: Stack) -> str:
     if schedule is None:
         return ""
     found = catalogue.backups(catalogue.folder_of(stack.settings))
-    found = [b for b in found if not b.manifest.origin]
+    found = [b for b in found if catalogue.is_own(stack, b) and not b.manifest.origin and not b.manifest.safety]
     whole = [b for b in found if b.manifest.verified and b.manifest.kind not in ("schema", "data") and not b.damage]
     # one from a clock that was ahead is not fresh
     times = [b.manifest.time for b in whole if b.manifest.time <= now() + timedelta(minutes=1)]

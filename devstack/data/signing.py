@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BYTES = 32
 """Length of the key."""
 
-UNSIGNED = {"signature", "file", "sequence", "pinned"}
+UNSIGNED = {"signature", "checksum", "file", "sequence", "pinned", "fetched_from"}
 """Fields that the signature does not cover: they say where a backup is kept, and for how long, not what it is."""
 
 

@@ -17,7 +17,7 @@ from devstack.data.archives import ROOM, archive, list_file, listed
 from devstack.data.catalogue import Backup
 from devstack.data.load import Source
 from devstack.data.manifest import load, path_of
-from devstack.data.reading import Wrong, read_archive, read_directory, sql_chunks
+from devstack.data.reading import Wrong, programs, read_archive, read_directory, sql_chunks
 from devstack.data.sqltext import Outline
 from devstack.data.streams import Digested, meter
 from devstack.errors import StackError, UsageError
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from devstack.stack import Stack
 
 EXTENSION = re.compile(rb'^CREATE EXTENSION IF NOT EXISTS ("(?:[^"]|"")+"|\w+) WITH SCHEMA ("(?:[^"]|"")+"|\w+);', re.M)
-UNSIGNED = "not signed by this environment: made by another one, changed since, or from before signatures existed"
 OTHER_FORMATS = {
     b"\x89PNG": "a PNG image",
     b"PK\x03\x04": "a zip archive",
@@ -57,7 +56,7 @@ def choose(
     if file and at:
         raise UsageError("--file and --at exclude each other", fix="name a file, or a moment")
     if at or file in ("", "latest"):
-        backup = _newest(stack, folder, at)
+        backup = catalogue.latest(folder, lambda b: catalogue.is_own(stack, b), at=at)
     else:
         path = _path(folder, file)
         found = catalogue.read(path)
@@ -69,25 +68,6 @@ def choose(
         backup = found
     source = _own(stack, backup, force=force, trust_cluster=trust_cluster)
     return source.for_superuser() if as_superuser else source
-
-
-def _newest(stack: Stack, folder: Path, at: str) -> Backup:
-    """The newest full dump that this environment has made.
-
-    :raises StackError: there is none; it names one of another environment that could be meant.
-    """
-    found = catalogue.backups(folder)
-    try:
-        return catalogue.dump([b for b in found if catalogue.is_signed(stack, b)], folder, at=at)
-    except StackError as error:
-        other = catalogue.newest(found, before=catalogue.parse_moment(at) if at else None)
-        if other is None:
-            raise
-        raise StackError(
-            error.what,
-            why=f"{other.name} is {UNSIGNED}: such a one is taken where it is named alone",
-            fix=f"inv data.restore --file {other.name}",
-        ) from None
 
 
 def _path(folder: Path, file: str) -> Path:
@@ -113,7 +93,6 @@ def _led_to(link: Path) -> Path:
 
 def _own(stack: Stack, backup: Backup, *, force: bool, trust_cluster: bool) -> Source:
     manifest, settings = backup.manifest, stack.settings
-    signed = catalogue.is_signed(stack, backup)
     if manifest.layout == "cluster":
         verify.check_trusted(stack, verify.chain_of(backup), trust_cluster=trust_cluster)
     if manifest.database != settings.db.name and not manifest.origin and not force:
@@ -123,8 +102,8 @@ def _own(stack: Stack, backup: Backup, *, force: bool, trust_cluster: bool) -> S
         )
     check_major(stack, backup.name, manifest.server_version)
     verify.check_unchanged(stack, backup)
-    if not signed:
-        console.note(f"{backup.name} is {UNSIGNED}")
+    if not catalogue.is_own(stack, backup):
+        console.note(f"{backup.name} is {catalogue.whose(manifest)}")
     return msgspec.structs.replace(Source.of(stack, backup), trust_cluster=trust_cluster)
 
 
@@ -165,8 +144,10 @@ def _check_manifest(path: Path, *, force: bool) -> None:
         why = f"the manifest beside it is of {manifest.file}"
     except FileNotFoundError:
         why = "it has no manifest: this tool did not make it, or did not finish it"
-    except (OSError, ValueError) as error:
-        why = f"its manifest can't be read: {error}"
+    except OSError as error:
+        why = f"its manifest can't be read: {error.strerror or error}"
+    except ValueError as error:
+        why = f"its manifest is damaged: {error}"
     if not force:
         raise StackError(
             f"{path.name} can't be checked as a backup of this tool",
@@ -190,14 +171,16 @@ def _foreign(stack: Stack, path: Path) -> Source:
     """
     try:
         if path.is_dir():
-            read_directory(stack, path)
-            return _with_extensions(stack, Source(path, "directory"))
+            with programs(stack):
+                read_directory(stack, path)
+                return _with_extensions(stack, Source(path, "directory"))
         with _opened(path) as file, meter(f"reading {path.name}", os.fstat(file.fileno()).st_size) as progress:
             magic = file.read(512)
             file.seek(0)
             if magic.startswith(b"PGDMP"):
-                read_archive(stack, Digested(file, progress))
-                return _with_extensions(stack, Source(path, "custom"))
+                with programs(stack):
+                    read_archive(stack, Digested(file, progress))
+                    return _with_extensions(stack, Source(path, "custom"))
             if magic[257:262] == b"ustar":
                 raise Wrong("it is a tar archive; pg_restore -f FILE.sql makes SQL of one that pg_dump wrote")
             for mark, what in OTHER_FORMATS.items():

@@ -13,8 +13,8 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
-from devstack.errors import StackError
-from devstack.files import open_plain
+from devstack.errors import ContentError, StackError
+from devstack.files import NotPlain, open_plain
 
 OLDEST, LATEST = (1, 12), (1, 16)
 """Versions of the archive: PostgreSQL 9.0, and PostgreSQL 17 and 18."""
@@ -26,6 +26,10 @@ LARGE_OBJECTS = re.compile(rb"blobs_\d{1,10}\.toc")
 """Name of a list of large objects, since version 1.16; before it is ``blobs.toc``, whatever the entry says."""
 LINES = re.compile(rb"(\d{1,10} blob_\d{1,10}\.dat\n)*")
 """Content of such a list."""
+
+
+class _OtherVersion(ValueError):
+    """A table of contents is of a version that is not known here."""
 
 
 class _Reader:
@@ -62,7 +66,8 @@ class _Reader:
 def check(path: Path) -> None:
     """Check that a directory dump names no file outside of itself.
 
-    :raises StackError: it does, or its table of contents can't be read.
+    :raises ContentError: it does, or is no such dump.
+    :raises StackError: its table of contents can't be read.
     """
     name = "toc.dat"
     try:
@@ -72,13 +77,20 @@ def check(path: Path) -> None:
             with os.fdopen(open_plain(path / name), "rb") as file:
                 if not LINES.fullmatch(file.read()):
                     raise ValueError("a line in it is not the number of a large object with the name of its file")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except _OtherVersion as error:
         raise StackError(
-            f"the directory dump {path.name} can't be read safely",
-            why=f"{name}: {reason}",
+            f"the directory dump {path.name} is of a pg_dump that is not known here",
+            why=str(error),
             fix="use another one, or make one by pg_dump -Fc: inv data.list",
         ) from None
+    except (NotPlain, FileNotFoundError, ValueError) as error:
+        raise ContentError(
+            f"the directory dump {path.name} can't be read safely",
+            why=f"{name}: {getattr(error, 'strerror', None) or error}",
+            fix="use another one, or make one by pg_dump -Fc: inv data.list",
+        ) from None
+    except OSError as error:
+        raise StackError(f"the directory dump {path.name} can't be read", why=f"{name}: {error.strerror}") from None
 
 
 def _lists(read: _Reader) -> set[str]:
@@ -106,7 +118,7 @@ def _version(read: _Reader) -> tuple[int, int]:
     major, minor, _ = read.raw(3)
     version = (major, minor)
     if not OLDEST <= version <= LATEST:
-        raise ValueError(f"it has version {major}.{minor}, this is for {OLDEST[0]}.{OLDEST[1]} to {LATEST[1]}")
+        raise _OtherVersion(f"toc.dat has version {major}.{minor}, this is for {OLDEST[0]}.{OLDEST[1]} to {LATEST[1]}")
     size, _, kind = read.raw(3)
     if (size, kind) != (INT_BYTES, TAR):
         raise ValueError("it is not that of a directory")

@@ -15,7 +15,7 @@ from devstack import console
 from devstack.data import catalogue, load, signing, wal_check
 from devstack.data.catalogue import Backup
 from devstack.data.manifest import Layout, Manifest, Verified, now, stamp
-from devstack.data.reading import Wrong, read_archive, read_directory, read_sql
+from devstack.data.reading import NotChecked, Wrong, judged, programs, read_archive, read_directory, read_sql
 from devstack.data.sqltext import Outline
 from devstack.data.streams import Digested, Meter, Readable, directory_hash, meter, sha256_of
 from devstack.errors import StackError
@@ -43,12 +43,25 @@ class Damaged(StackError):
         )
 
 
+class Unchecked(StackError):
+    """A backup could not be checked: nothing is known to be wrong with it."""
+
+    def __init__(self, name: str, why: str, evidence: list[str] | None = None, fix: list[str] | None = None) -> None:
+        super().__init__(
+            f"{name} could not be checked",
+            why=why,
+            evidence=evidence or [],
+            fix=fix or "nothing is known to be wrong with it: remove the cause, and check it again",
+        )
+
+
 def verify(
     stack: Stack, backup: Backup, *, deep: bool = False, as_superuser: bool = False, trust_cluster: bool = False
 ) -> Backup:
     """Prove a backup, and note in its manifest when and how.
 
     :raises Damaged: it is not whole, or does not hold what its manifest says.
+    :raises Unchecked: something else is in the way.
     """
     if deep and backup.manifest.layout == "cluster":
         check_trusted(stack, chain_of(backup), trust_cluster=trust_cluster)
@@ -75,19 +88,19 @@ def check_content(stack: Stack, path: Path, manifest: Manifest) -> None:
     """Read a dump from beginning to end.
 
     :raises Damaged: a byte differs from what was written, or it does not end as a dump ends.
+    :raises Unchecked: something else is in the way.
     """
     name = manifest.file or "the new backup"
-    try:
-        with explained(name), meter(f"verifying {name}", manifest.bytes) as progress:
-            if manifest.layout == "cluster":
-                _check_cluster(stack, path, manifest)
-            elif manifest.layout == "directory":
-                _check_directory(stack, path, manifest, progress)
-            else:
-                with os.fdopen(open_plain(path), "rb") as file:
-                    judge(read(stack, file, manifest.layout, progress), manifest)
-    except OSError as error:
-        raise StackError(f"{name} can't be read", why=f"{path}: {error.strerror or error}") from None
+    with explained(name), meter(f"verifying {name}", manifest.bytes) as progress, contextlib.ExitStack() as held:
+        if manifest.layout != "sql":
+            held.enter_context(programs(stack))
+        if manifest.layout == "cluster":
+            _check_cluster(stack, path, manifest)
+        elif manifest.layout == "directory":
+            _check_directory(stack, path, manifest, progress)
+        else:
+            file = held.enter_context(os.fdopen(open_plain(path), "rb"))
+            judge(read(stack, file, manifest.layout, progress), manifest)
 
 
 def check_unchanged(stack: Stack, backup: Backup) -> None:
@@ -95,27 +108,36 @@ def check_unchanged(stack: Stack, backup: Backup) -> None:
     its signed manifest says, it is enough that its bytes are still those.
 
     :raises Damaged: they are not.
+    :raises Unchecked: something else is in the way.
     """
     path, manifest = backup.path, backup.manifest
     if not manifest.verified or not catalogue.is_signed(stack, backup) or manifest.layout not in ("sql", "custom"):
-        return check_content(stack, path, manifest)
-    try:
-        with explained(manifest.file), meter(f"checking {manifest.file}", manifest.bytes) as progress:
-            with os.fdopen(open_plain(path), "rb") as file:
-                digested = Digested(file, progress)
-                digested.rest()
-            _judge_bytes(digested.count, digested.sha256, manifest)
-    except OSError as error:
-        raise StackError(f"{manifest.file} can't be read", why=f"{path}: {error.strerror or error}") from None
+        check_content(stack, path, manifest)
+        return
+    with explained(manifest.file), meter(f"checking {manifest.file}", manifest.bytes) as progress:
+        with os.fdopen(open_plain(path), "rb") as file:
+            digested = Digested(file, progress)
+            digested.rest()
+        _judge_bytes(digested.count, digested.sha256, manifest)
 
 
 @contextlib.contextmanager
 def explained(name: str) -> Iterator[None]:
-    """What is wrong with a file's content, as an error."""
+    """Raise what is wrong with a file's content, or kept it from being read, as the error that a person gets.
+
+    :raises Damaged: something is wrong with it.
+    :raises Unchecked: nothing is known to be.
+    """
     try:
         yield
+    except NotChecked as reason:
+        raise Unchecked(name, str(reason), reason.evidence, reason.fix) from None
     except Wrong as wrong:
         raise Damaged(name, str(wrong), wrong.evidence) from None
+    except FileNotFoundError as error:
+        raise Damaged(name, f"{os.path.basename(error.filename or name)} is missing") from None
+    except OSError as error:
+        raise Unchecked(name, f"{error.filename or name}: {error.strerror or error}") from None
 
 
 class Seen(Struct, frozen=True):
@@ -215,12 +237,9 @@ def _check_cluster(stack: Stack, path: Path, manifest: Manifest) -> None:
         if sha256_of(path / name) != digest:
             raise Wrong(f"the SHA-256 of {name} is not the one in its manifest")
     own = not manifest.file or signing.is_signed(stack.paths, manifest)
-    try:
-        with stack.db.inward(path, own=own) as inside:
-            list_of_files = read_regular(path / "backup_manifest", limit=MANIFEST_BYTES)
-            wal_check.check(stack, inside, list_of_files, "verify it", own=own)
-    except StackError as error:
-        raise Wrong("pg_verifybackup found it changed", error.evidence[:5]) from None
+    with judged(stack, "pg_verifybackup found it changed", own=own), stack.db.inward(path, own=own) as inside:
+        list_of_files = read_regular(path / "backup_manifest", limit=MANIFEST_BYTES)
+        wal_check.check(stack, inside, list_of_files, "verify it", own=own)
 
 
 def check_plain(path: Path) -> None:
@@ -242,7 +261,7 @@ def check_plain(path: Path) -> None:
 def verify_all(
     stack: Stack, found: list[Backup], *, deep: bool, as_superuser: bool = False, trust_cluster: bool = False
 ) -> list[tuple[Backup, StackError | None]]:
-    """Each backup with what is wrong with it."""
+    """Prove each backup; return them with what is wrong with each, or was in the way."""
     results: list[tuple[Backup, StackError | None]] = []
     for backup in found:
         try:

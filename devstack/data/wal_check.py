@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devstack.errors import StackError
+from devstack.errors import ContentError
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -40,7 +40,7 @@ def wal_ranges(manifest: bytes | str, what: str) -> list[list[str]]:
 
     https://www.postgresql.org/docs/current/backup-manifest-wal-ranges.html
 
-    :raises StackError: the manifest does not say which.
+    :raises ContentError: the manifest does not say which.
     """
     try:
         ranges: list[dict[str, Any]] = json.loads(manifest)["WAL-Ranges"]
@@ -50,7 +50,7 @@ def wal_ranges(manifest: bytes | str, what: str) -> list[list[str]]:
     if not found or not all(
         type(line) is int and line > 0 and LSN.fullmatch(str(a)) and LSN.fullmatch(str(b)) for line, a, b in found
     ):
-        raise StackError(
+        raise ContentError(
             f"could not {what}", why="its backup_manifest names no WAL", evidence=["its manifest is damaged"]
         )
     return [[f"--timeline={line}", f"--start={begin}", f"--end={end}"] for line, begin, end in found]

@@ -295,9 +295,10 @@ class Exchange(Struct):
         return "" if directory_hash(made.files) == made.sha256 else "its checksum is not that of its manifest"
 
     def _numbered(self, made: Manifest, name: str) -> Manifest:
-        """A folder counts its own backups."""
+        """A folder counts its own backups, and knows where each was brought from."""
         number = 1 + max((b.manifest.sequence for b in catalogue.backups(self.folder)), default=0)
-        return msgspec.structs.replace(made, file=name, sequence=number)
+        host = self.remote.settings.stack.host
+        return msgspec.structs.replace(made, file=name, sequence=number, fetched_from=host)
 
     def _announce(self, path: Path) -> None:
         console.note(f"brought from {self.remote.link.host}: {path}")

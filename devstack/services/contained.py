@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from devstack import volumes
 from devstack.container import ContainerContext
 from devstack.credentials import Credentials
-from devstack.errors import UsageError
+from devstack.errors import StackError, UsageError
 from devstack.runtimes import Inside, ServiceSpec
 from devstack.runtimes.containers import Containers
 from devstack.services import passage
@@ -31,6 +31,9 @@ OWN = Path("/tmp/nv")  # noqa: S108 - inside a container, where nobody else is
 
 VOLUME = Path("/var/lib/nv-db")
 """Where the database's volume is inside. Not where images declare theirs: PostgreSQL 18's have moved it."""
+
+ROOM = Path("/tmp")  # noqa: S108 - inside a container, where nobody else is
+"""Where files are put in a container that is not the database's."""
 
 DB_PORT, PGB_PORT = 5432, 6432
 """Inside, where nothing can be in the way."""
@@ -55,6 +58,8 @@ class ContainedPostgres(Postgres):
     def __init__(self, context: ContainerContext, settings: Settings, credentials: Credentials, images: Images) -> None:
         super().__init__(context, settings, credentials, images.postgres)
         self.images = images
+        self._aside = ""
+        """Name of the container that programs run in while the database's does not."""
 
     @property
     def volume(self) -> str:
@@ -149,12 +154,48 @@ class ContainedPostgres(Postgres):
     def take_back_data(self) -> Command:
         return Command("inv db.start")
 
+    @contextlib.contextmanager
+    def programs_at_hand(self) -> Iterator[None]:
+        """In the database's container; while that does not run, in one that is made for it and ends with this command,
+        also if that is killed. It has no part in the volume: the database can start at any time."""
+        if self._aside or self.context.dry or self.context.states([self.name])[self.name].running:
+            yield
+            return
+        image = self.settings.db.image
+        answer = self.context.read(self.images.engine.images([image]))
+        if not answer.ok:
+            raise StackError(
+                "PostgreSQL's programs are not at hand",
+                why=f"{self.name} does not run, and no container can be made from the image {image}",
+                evidence=answer.stderr.strip().splitlines()[-3:],
+                fix="start the stack, and try again: inv dev.up",
+            )
+        inside = Inside(image=image, memory_mb=256, network=False)
+        name = f"{self.name}-{secrets.token_hex(4)}"
+        spec = ServiceSpec(name=name, argv=["sh", "-c", "echo ready; exec cat"], cwd=Path("/"), inside=inside)
+        with (
+            self.context.one_off(spec) as command,
+            self.context.talk(command, "run PostgreSQL's programs in a container of their own") as (stdin, stdout),
+        ):
+            if stdout.readline() == b"ready\n":
+                self._aside = name
+                try:
+                    yield
+                finally:
+                    self._aside = ""
+                    stdin.close()
+                    stdout.read()  # until it is gone
+
+    def reading(self, words: Sequence[str], *, own: bool = False) -> Command:
+        return self._run([self.programs.path(words[0]), *words[1:]])
+
     def _run(self, words: list[str]) -> Command:
-        return self.context.exec(self.name, words, user=self.account)
+        return self.context.exec(self._aside or self.name, words, user=self.account)
 
     @contextlib.contextmanager
     def inward(self, path: Path, *, own: bool = False) -> Iterator[Path]:
-        with passage.inward(self.context, self._run, VOLUME, path) as inside:
+        room = ROOM if self._aside else VOLUME
+        with passage.inward(self.context, self._run, room, path) as inside:
             yield inside
 
     @contextlib.contextmanager

@@ -564,6 +564,13 @@ class Postgres:
     def _program(self, words: Sequence[str], env: Mapping[str, str], *, tty: bool = False) -> Command:
         return self.context.exec(self.name, [self.programs.path(words[0]), *words[1:]], env, user=self.account, tty=tty)
 
+    def programs_at_hand(self) -> AbstractContextManager[None]:
+        """Have PostgreSQL's programs to run :meth:`reading` with, and :meth:`inward`, while this is open.
+
+        :raises StackError: they are not there.
+        """
+        return contextlib.nullcontext()
+
     def reading(self, words: Sequence[str], *, own: bool = False) -> Command:
         """Return one of PostgreSQL's programs that reads files. Unless they are this environment's ``own``, it runs
         under the services' account where we are root."""

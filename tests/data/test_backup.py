@@ -22,6 +22,7 @@ import pytest
 from filelock import FileLock
 
 from tests.conftest import ROOT, wait_for
+from tests.data import manifests
 from tests.data.conftest import Data
 
 FILL = (
@@ -85,7 +86,7 @@ def test_names_follow_the_order_of_making_also_within_a_second_and_with_a_clock_
     later = json.loads(manifest.read_text())
     future = time.strftime("%Y%m%d-%H%M%S", time.gmtime(time.time() + 3600))
     name = f"backup-{future}.sql.gz"
-    manifest.write_text(json.dumps({**later, "file": name, "created": "2099-01-01T00:00:00+00:00"}))
+    manifests.write(rich.backups / made[-1], {**later, "file": name, "created": "2099-01-01T00:00:00+00:00"})
     manifest.rename(rich.backups / f"{name}.json")
     (rich.backups / made[-1]).rename(rich.backups / name)
     made.append(rich.backup("--no-verify").name)

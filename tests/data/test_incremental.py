@@ -183,7 +183,7 @@ def test_retention_keeps_chains_and_the_newest_copy(stack: Data, chain: list[Pat
             Backup(b.path, msgspec.structs.replace(b.manifest, created=(moment - timedelta(days=age)).isoformat()))
             for b, age in zip(found, ages, strict=True)
         ]
-        gone = expired(aged, moment=moment, days=7, keep=1, is_whole=lambda _: True)
+        gone = expired(aged, moment=moment, days=7, keep=1, state_of=lambda _: "whole", owner_of=lambda _: "")
         return [b.manifest.label for b in aged if b not in gone]
 
     assert left([20, 10, 1]) == ["base", "one", "two"]

@@ -10,32 +10,12 @@ from pathlib import Path
 import pytest
 
 from devstack.data import aside, catalogue, retention, source
-from devstack.data.manifest import Manifest, path_of
+from devstack.data.manifest import path_of
 from devstack.errors import StackError
 from tests.data.conftest import Data
+from tests.data.manifests import made_up
 
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to act as two users")
-
-
-def manifest(name: str) -> Manifest:
-    return Manifest(
-        file=name,
-        sequence=1,
-        kind="full",
-        layout="sql",
-        created="2026-11-23T10:00:00+00:00",
-        seconds=1,
-        sha256="",
-        bytes=0,
-        raw_bytes=0,
-        environment="dev",
-        database="nina",
-        database_bytes=0,
-        owner="nina",
-        system_identifier="",
-        server_version="18.0",
-        tool_version="18.0",
-    )
 
 
 @pytest.mark.parametrize("directory", [False, True])
@@ -46,7 +26,7 @@ def test_a_link_in_the_place_of_a_manifest_is_not_followed(tmp_path: Path, direc
     folder.mkdir()
     with pytest.raises(FileExistsError), aside.aside(folder, directory=directory) as partial:
         partial.manifest.symlink_to(victim)
-        partial.publish(lambda: "backup-1", manifest)
+        partial.publish(lambda: "backup-1", lambda name: made_up(file=name))
     assert victim.read_text() == "as it was"
     assert list(folder.iterdir()) == []
 
@@ -81,14 +61,15 @@ def test_a_fifo_in_the_place_of_a_manifest_hangs_nobody(tmp_path: Path) -> None:
     assert "it is a FIFO" in caught.value.text()
 
 
-def test_commands_pass_over_a_fifo(rich: Data) -> None:
-    rich.inv("data.backup")
+def test_no_command_waits_for_a_fifo(rich: Data) -> None:
+    made = rich.backup()
     fifos = [rich.backups / name for name in ("backup-20991123-100000.sql.gz.json", ".nv-aaaaaaaa.partial")]
     for fifo in fifos:
         os.mkfifo(fifo)
     try:
-        assert "backup-2099" not in rich.inv("data.list").stdout
-        rich.inv("data.verify", "--file", "latest")
+        assert "damaged: its manifest can't be read: it is a FIFO" in rich.inv("data.list").stdout
+        rich.refused("data.verify", "--file", "latest", says="backup-20991123-100000.sql.gz may be the newest backup")
+        rich.inv("data.verify", "--file", made.name)
     finally:
         for fifo in fifos:
             fifo.unlink()

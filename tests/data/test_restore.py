@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 from tests.conftest import wait_for
+from tests.data import manifests
 from tests.data.conftest import Data
 from tests.data.test_backup import FILL, small_disk
 
@@ -203,16 +204,16 @@ def test_a_backup_that_is_not_as_its_manifest_says_is_refused_with_force_too(ric
     for number, (changes, says) in enumerate(wrong):
         copy = tmp_path / f"{number}.sql.gz"
         shutil.copy(path, copy)
-        Path(f"{copy}.json").write_text(json.dumps({**manifest, "file": copy.name, **changes}))
+        manifests.write(copy, {**manifest, "file": copy.name, **changes})
         rich.refused("data.restore", "--force", "--file", str(copy), says=says)
-    Path(f"{copy}.json").write_text(json.dumps({**manifest, "file": copy.name, "database": "other"}))
+    manifests.write(copy, {**manifest, "file": copy.name, "database": "other"})
     rich.refused("data.restore", "--file", str(copy), says="a backup of database other")
     tables = {**manifest["tables"], "public.people": 499}
-    Path(f"{copy}.json").write_text(json.dumps({**manifest, "file": copy.name, "tables": tables}))
+    manifests.write(copy, {**manifest, "file": copy.name, "tables": tables})
     rich.refused("data.restore", "--file", str(copy), says="public.people has 500 rows, not 499")
     rich.refused("data.verify", "--deep", "--file", str(copy), says="public.people has 500 rows, not 499")
     Path(f"{copy}.json").write_text("{")
-    rich.refused("data.restore", "--file", str(copy), says="its manifest can't be read")
+    rich.refused("data.restore", "--file", str(copy), says="its manifest is damaged")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from hypothesis import given
@@ -13,34 +14,24 @@ from hypothesis import strategies as st
 
 from devstack.data.catalogue import Backup
 from devstack.data.manifest import Kind, Manifest, Verified, stamp
-from devstack.data.retention import expired
+from devstack.data.retention import State, expired
 from tests.data.conftest import Data
+from tests.data.manifests import made_up, write
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
 PROOF = Verified(stamp(NOW), "read")
 
 
-def made(number: int, age: float, kind: Kind, verified: bool, pinned: bool, parent: int) -> Backup:
+def made(number: int, age: float, kind: Kind, verified: bool, pinned: bool, parent: int, safety: bool) -> Backup:
     name = f"backup-{number:03}"
-    manifest = Manifest(
+    manifest = made_up(
         file=name,
         sequence=number,
         kind=kind,
-        layout="sql",
         created=stamp(NOW - timedelta(days=age)),
-        seconds=1,
-        sha256="",
-        bytes=0,
-        raw_bytes=0,
-        environment="dev",
-        database="nina",
-        database_bytes=0,
-        owner="nina",
-        system_identifier="",
-        server_version="18",
-        tool_version="18",
         verified=PROOF if verified else None,
         pinned=pinned,
+        safety=safety,
         parent=f"backup-{number - parent:03}" if kind != "full" and 0 < parent <= number else "",
     )
     return Backup(Path(name), manifest)
@@ -52,21 +43,40 @@ ONE = st.tuples(
     st.booleans(),
     st.booleans(),
     st.sampled_from([0, 0, 1, 2]),
+    st.booleans(),
 )
+STATES: list[State] = ["whole", "whole", "damaged", "unchecked"]
 
 
-@given(st.lists(st.tuples(ONE, st.booleans()), max_size=25), st.integers(0, 30), st.integers(1, 4))
-def test_whatever_there_is_the_good_ones_stay(given_: list[tuple[tuple, bool]], days: int, keep: int) -> None:  # type: ignore[type-arg]
-    backups = [made(number, *one) for number, (one, _) in enumerate(given_)]
-    damaged = {backup.name for backup, (_, bad) in zip(backups, given_, strict=True) if bad}
-    gone = expired(backups, moment=NOW, days=days, keep=keep, is_whole=lambda b: b.name not in damaged)
+@given(
+    st.lists(st.tuples(ONE, st.sampled_from(STATES), st.sampled_from(["", "box"])), max_size=25),
+    st.integers(0, 30),
+    st.integers(1, 4),
+)
+def test_whatever_there_is_the_good_ones_stay(given_: list[tuple[Any, State, str]], days: int, keep: int) -> None:
+    backups = [made(number, *one) for number, (one, _, _) in enumerate(given_)]
+    states = {backup.name: state for backup, (_, state, _) in zip(backups, given_, strict=True)}
+    owners = {backup.name: owner for backup, (_, _, owner) in zip(backups, given_, strict=True)}
+    gone = expired(
+        backups,
+        moment=NOW,
+        days=days,
+        keep=keep,
+        state_of=lambda b: states[b.name],
+        owner_of=lambda b: owners[b.name],
+    )
     names = {backup.name for backup in gone}
     left = [backup for backup in backups if backup.name not in names]
 
-    def good(found: list[Backup]) -> list[str]:
-        return [b.name for b in found if b.manifest.kind == "full" and b.manifest.verified and b.name not in damaged]
-
-    assert good(left)[-keep:] == good(backups)[-keep:]
+    for owner in ("", "box"):
+        full = [b for b in backups if b.manifest.kind == "full" and not b.manifest.safety and owners[b.name] == owner]
+        usable = [b.name for b in full if states[b.name] != "damaged"]
+        whole = [b.name for b in full if states[b.name] == "whole"]
+        verified = [b.name for b in full if states[b.name] == "whole" and b.manifest.verified]
+        assert not names & {*usable[-1:], *whole[-1:], *verified[-keep:]}
+        # one that could not be checked goes only where a later one is known to be good
+        last = max(whole, default="")
+        assert not [name for name in names & {*usable} if states[name] == "unchecked" and name > last]
     assert all(NOW - backup.manifest.time > timedelta(days=days) for backup in gone)
     assert not any(backup.manifest.pinned for backup in gone)
     there = {backup.name for backup in backups}
@@ -77,11 +87,17 @@ def test_whatever_there_is_the_good_ones_stay(given_: list[tuple[tuple, bool]], 
         assert backup.manifest.parent not in order or order.index(backup.manifest.parent) > order.index(backup.name)
 
 
+def test_nothing_that_is_needed_by_nobody_is_kept() -> None:
+    ages = [30, 20, 10, 1]
+    backups = [made(number, age, "full", True, False, 0, False) for number, age in enumerate(ages)]
+    gone = expired(backups, moment=NOW, days=7, keep=1, state_of=lambda _: "whole", owner_of=lambda _: "")
+    assert {backup.name for backup in gone} == {"backup-000", "backup-001", "backup-002"}
+
+
 def aged(path: Path, days: float, **changes: object) -> None:
-    file = Path(f"{path}.json")
-    manifest = json.loads(file.read_text())
+    manifest = json.loads(Path(f"{path}.json").read_text())
     manifest["created"] = stamp(datetime.now(timezone.utc) - timedelta(days=days))
-    file.write_text(json.dumps({**manifest, **changes}))
+    write(path, {**manifest, **changes})
 
 
 def test_old_ones_go_and_only_what_the_tool_made(data: Data) -> None:
@@ -128,5 +144,5 @@ def test_a_removal_that_was_cut_off_is_completed(data: Data) -> None:
 
 
 def test_a_manifest_survives_being_written_and_read() -> None:
-    one = made(3, 1.5, "full", True, True, 1).manifest
+    one = made(3, 1.5, "full", True, True, 1, False).manifest
     assert msgspec.json.decode(msgspec.json.encode(one), type=Manifest) == one

@@ -11,12 +11,17 @@ import subprocess
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
+from devstack.data import signing
 from devstack.data.cron import parse
+from devstack.data.manifest import Manifest, encode
 from devstack.data.schedulers import with_block, without_block
 from devstack.errors import UsageError
+from devstack.host import Host
 from tests.conftest import ROOT, wait_for
 from tests.data.conftest import Data, _project
 
@@ -206,7 +211,8 @@ def test_an_old_backup_is_overdue_by_its_schedule(stack: Data, tmp_path: Path) -
     made = stack.backup("--schema-only"), stack.backup("--no-verify"), stack.backup()
     shutil.copytree(stack.backups, tmp_path / "b")
     settings = Names(root=tmp_path, data=Names(dir="b"), stack=Names(env="dev"))
-    fake = Names(paths=Names(schedule=tmp_path / "schedule"), settings=settings)
+    paths = Names(schedule=tmp_path / "schedule", signing_key=tmp_path / "key")
+    fake: Any = Names(paths=paths, settings=settings, context=Names(host=Host()))
 
     def ago(**age: int) -> str:
         return (datetime.now(timezone.utc) - timedelta(**age)).isoformat(timespec="milliseconds")
@@ -218,10 +224,12 @@ def test_an_old_backup_is_overdue_by_its_schedule(stack: Data, tmp_path: Path) -
         for path in (tmp_path / "b").glob("*.json"):
             manifest = json.loads(path.read_text())
             newest = path.name.startswith(made[-1].name)
-            path.write_text(json.dumps({**manifest, "created": created if newest else ago(minutes=1)}))
-        return overdue(fake)  # type: ignore[arg-type]
+            changes = {"created": created if newest else ago(minutes=1)}
+            one = signing.sign(fake, msgspec.convert({**manifest, **changes}, Manifest))
+            path.write_bytes(encode(one))
+        return overdue(fake)
 
-    assert overdue(fake) == ""  # type: ignore[arg-type]
+    assert overdue(fake) == ""
     daily = ("daily at 03:00", "0 3 * * *")
     assert verdict(*daily, installed=ago(days=9), created=ago(hours=30)) == ""
     expected = "the newest verified backup is 3 d 0 h old, the schedule says daily at 03:00"

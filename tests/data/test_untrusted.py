@@ -27,13 +27,14 @@ from devstack.data.catalogue import Backup
 from devstack.data.load import Source, _proven
 from devstack.data.manifest import Manifest, Verified, decode, encode
 from devstack.data.reading import Wrong
-from devstack.data.signing import is_signed, sign
+from devstack.data.signing import UNSIGNED, is_signed, sign
 from devstack.data.streams import directory_hash, sha256_of
 from devstack.errors import StackError
 from devstack.files import NotPlain, copy_plain, is_private, walk_plain
 from devstack.host import Host
 from devstack.services.passage import _send
 from devstack.services.postgres import Postgres
+from tests.data import manifests
 from tests.data.conftest import Data, project_of
 
 HARMLESS = """
@@ -158,7 +159,7 @@ class Victim(Data):
             "tables": tables or model["tables"],
             "verified": {"when": model["created"], "how": "restore"},
         }
-        Path(f"{path}.json").write_text(json.dumps({**model, **changes}))
+        manifests.write(path, {**model, **changes})
 
     def hostile(self, line: str) -> Path:
         """A forged pair with one line put into the SQL of a real dump."""
@@ -246,7 +247,7 @@ def test_a_forged_signature_opens_nothing(victim: Victim) -> None:
     manifest = json.loads(Path(f"{path}.json").read_text())
     assert manifest["signature"], "it has that of a real backup"
     for signature in (manifest["signature"], "0" * 64, "", "ü"):
-        Path(f"{path}.json").write_text(json.dumps({**manifest, "signature": signature}))
+        manifests.write(path, {**manifest, "signature": signature})
         victim.refused("data.restore", "--as-superuser", "--file", str(path), says="can't be restored with --as-super")
         victim.refused(
             "data.verify", "--deep", "--as-superuser", "--file", str(path), says="can't be restored with --as-super"
@@ -262,7 +263,7 @@ def test_a_foreign_backup_is_restored_by_its_name_alone(victim: Victim) -> None:
     shutil.copy(mine, foreign)
     manifest = json.loads(Path(f"{mine}.json").read_text())
     forged = {**manifest, "file": foreign.name, "label": "newer", "sequence": 10_000}
-    Path(f"{foreign}.json").write_text(json.dumps(forged))
+    manifests.write(foreign, forged)
     try:
         listed = {b["file"]: b["signed"] for b in victim.json("data.list")["backups"]}
         assert (listed[mine.name], listed[foreign.name]) == (True, False)
@@ -271,7 +272,7 @@ def test_a_foreign_backup_is_restored_by_its_name_alone(victim: Victim) -> None:
         aside = victim.folder / "aside"
         shutil.copytree(victim.backups, aside)
         for path in victim.backups.glob("*.json"):
-            path.write_text(json.dumps({**json.loads(path.read_text()), "signature": ""}))
+            manifests.write(path.with_suffix(""), {**json.loads(path.read_text()), "signature": ""})
         victim.refused(
             "data.restore", says=rf"not signed by this environment[^$]*inv data.restore --file {foreign.name}"
         )
@@ -374,7 +375,7 @@ def copied(victim: Victim, cluster: Path) -> Iterator[Path]:
     path = victim.folder / "backup-base-20200101-000000.cluster"
     shutil.copytree(cluster, path)
     manifest = json.loads(Path(f"{cluster}.json").read_text())
-    Path(f"{path}.json").write_text(json.dumps({**manifest, "file": path.name}))
+    manifests.write(path, {**manifest, "file": path.name})
     (path / "postgresql.auto.conf").write_text(SETTINGS.replace("CANARY", str(victim.canary)))
     yield path
     shutil.rmtree(path)
@@ -383,7 +384,7 @@ def copied(victim: Victim, cluster: Path) -> Iterator[Path]:
 
 def unsign(path: Path) -> None:
     manifest = json.loads(Path(f"{path}.json").read_text())
-    Path(f"{path}.json").write_text(json.dumps({**manifest, "signature": "0" * 64}))
+    manifests.write(path, {**manifest, "signature": "0" * 64})
 
 
 def test_a_clusters_copy_is_started_with_our_settings_alone(victim: Victim, copied: Path) -> None:
@@ -448,7 +449,7 @@ def test_a_signature_is_of_all_that_a_manifest_says_of_the_dump(tmp_path: Path) 
             type(value)
         )
         changed = msgspec.structs.replace(signed, **{field.name: other})
-        assert is_signed(fake.paths, changed) == (field.name in ("file", "sequence", "pinned")), field.name
+        assert is_signed(fake.paths, changed) == (field.name in UNSIGNED - {"signature"}), field.name
     # a later version, whose manifests say more of other backups, understands this one
     later = msgspec.defstruct("Later", [("more", list[str], msgspec.field(default_factory=list))], bases=(Manifest,),
                               frozen=True, kw_only=True)  # fmt: skip

@@ -28,13 +28,15 @@ import pytest
 from devstack.data.address import address_of
 from devstack.data.catalogue import Backup, newest
 from devstack.data.elsewhere import check_allowed
-from devstack.data.manifest import decode
+from devstack.data.manifest import Manifest, decode
 from devstack.data.ownership import owned
-from devstack.data.retention import expired
+from devstack.data.retention import State, expired
 from devstack.data.schedule import Schedule, overdue
+from devstack.data.signing import sign
 from devstack.errors import UsageError
 from devstack.host import Host
 from tests.conftest import free_ports, wait_for
+from tests.data import manifests
 from tests.data.conftest import Data
 from tests.data.test_backup import FILL
 
@@ -234,6 +236,7 @@ def test_a_foreign_backup_is_shown_and_taken_where_it_is_named_alone(
     assert f"{foreign.name} is newer, and of 127.0.0.1:{server.port}/shop" in said.stderr
     assert "restored and counted" in data.inv("data.verify", "--deep", "--file", foreign.name).stdout
     own.unlink()
+    own.with_name(f"{own.name}.json").unlink()
     data.refused("data.restore", says="no full backup")
     data.inv("data.restore", "--file", foreign.name, "--no-safety-backup")
     assert rows_here(data) == server.rows()
@@ -248,7 +251,11 @@ def test_a_foreign_backup_is_shown_and_taken_where_it_is_named_alone(
     assert "there is no verified backup" in overdue(scheduled(data, tmp_path))
     shutil.copy(foreign, foreign.with_name("own.sql.gz"))
     own_manifest = {**json.loads(Path(f"{foreign}.json").read_text()), "origin": "", "file": "own.sql.gz"}
-    foreign.with_name("own.sql.gz.json").write_text(json.dumps(own_manifest))
+    unsigned = msgspec.convert(own_manifest, Manifest)
+    manifests.write(foreign.with_name("own.sql.gz"), own_manifest)
+    assert "there is no verified backup" in overdue(scheduled(data, tmp_path)), "somebody else's"
+    own = msgspec.to_builtins(sign(scheduled(data, tmp_path), unsigned))
+    manifests.write(foreign.with_name("own.sql.gz"), own)
     assert overdue(scheduled(data, tmp_path)) == ""
 
 
@@ -257,15 +264,23 @@ def scheduled(data: Data, folder: Path) -> Any:
     made = Schedule(every="daily", expression="0 3 * * *", installed="2020-01-01T00:00:00+00:00")
     (folder / "schedule.json").write_bytes(msgspec.json.encode(made))
     settings = SimpleNamespace(root=data.root, data=SimpleNamespace(dir="backups"), stack=SimpleNamespace(env="dev"))
-    return SimpleNamespace(paths=SimpleNamespace(schedule=folder), settings=settings)
+    paths = SimpleNamespace(schedule=folder, signing_key=folder / "key")
+    return SimpleNamespace(paths=paths, settings=settings, context=SimpleNamespace(host=Host()))
 
 
 def test_each_database_keeps_its_last_good_backup(data: Data, server: Server) -> None:
     own, foreign = data.backup(), Path(data.json("data.backup", "--url", server.url())["path"])
     found = [Backup(path, decode(Path(f"{path}.json").read_bytes())) for path in (own, foreign)]
     later = found[1].manifest.time.replace(year=2100)
-    assert expired(found, moment=later, days=1, keep=1, is_whole=lambda _: True) == []
-    assert expired([*found, found[1]], moment=later, days=1, keep=1, is_whole=lambda b: b is not found[1]) != []
+
+    def gone(damaged: Backup | None = None) -> list[Backup]:
+        def state_of(backup: Backup) -> State:
+            return "damaged" if backup is damaged else "whole"
+
+        return expired(found, moment=later, days=1, keep=1, state_of=state_of, owner_of=lambda _: "")
+
+    assert gone() == []
+    assert gone(found[1]) == [found[1]]
 
 
 # refusals
@@ -511,13 +526,13 @@ def test_a_dump_that_does_not_fit_leaves_the_target_as_it_was(data: Data, shop: 
     data.refused("data.restore", "--url", shop.url(), "--yes", says=says)
     manifest = json.loads(Path(f"{path}.json").read_text())
     tables = {**manifest["tables"], "public.people": 1}
-    Path(f"{path}.json").write_text(json.dumps({**manifest, "tables": tables}))
+    manifests.write(path, {**manifest, "tables": tables})
     named = ("--yes", "--file", path.name)
     says = "holds something else than its manifest says"
     data.refused("data.restore", "--url", shop.url(user="boss"), *named, says=says)
-    Path(f"{path}.json").write_text(json.dumps({**manifest, "extensions": {"not_there": "1"}}))
+    manifests.write(path, {**manifest, "extensions": {"not_there": "1"}})
     data.refused("data.restore", "--url", shop.url(), *named, says="needs the extension not_there")
-    Path(f"{path}.json").write_text(json.dumps({**manifest, "server_version": "99.1"}))
+    manifests.write(path, {**manifest, "server_version": "99.1"})
     data.refused("data.restore", "--url", shop.url(), *named, says="was made by PostgreSQL 99.1")
     assert shop.rows() == there
     assert shop.databases() == ["postgres", "shop"]
@@ -605,7 +620,7 @@ def test_a_superuser_in_the_url_does_not_make_the_dump_one(data: Data, shop: Ser
     path.write_bytes(content)
     manifest = json.loads(Path(f"{mine}.json").read_text())
     changes = {"file": path.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    Path(f"{path}.json").write_text(json.dumps({**manifest, **changes, "raw_bytes": len(content)}))
+    manifests.write(path, {**manifest, **changes, "raw_bytes": len(content)})
     url = shop.url(user="boss")
     data.refused("data.restore", "--url", url, "--file", path.name, "--yes", says="permission denied")
     assert (shop.rows(), shop.databases()) == (there, ["postgres", "shop"])

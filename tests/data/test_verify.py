@@ -99,7 +99,8 @@ def test_what_is_damaged_is_named_by_the_command_and_the_rest_goes_on(filled: Da
     assert f"error: {bad.name} is damaged" in done.stderr
     assert "damaged" in filled.inv("data.list").stdout
     assert filled.json("data.verify", "--all", expect=1)["backups"][1]["damage"]
-    assert "whole" in filled.inv("data.verify", "--file", "latest").stdout
+    filled.refused("data.verify", "--file", "latest", says=f"{bad.name} is damaged")
+    assert "whole" in filled.inv("data.verify", "--file", good.name).stdout
     shutil.rmtree(filled.backups)
 
 

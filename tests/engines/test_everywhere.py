@@ -10,6 +10,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -137,6 +138,38 @@ def test_a_copy_of_the_cluster_and_what_changed_since(up: Running) -> None:
     assert up.query("SELECT sum(n)::int FROM copied") == [(3,)]
     up.inv("data.undo")
     assert up.query("SELECT to_regclass('copied')") == [(None,)]
+
+
+def test_backups_are_checked_while_the_database_is_down(up: Running) -> None:
+    """By programs in a container of their own. Where there can be none, nothing goes, as nothing is known to be bad."""
+    shutil.rmtree(up.root / "backups", ignore_errors=True)
+    layouts = (["--format", "custom"], ["--format", "directory"], ["--incremental"])
+    made = [json.loads(up.inv("data.backup", *words, "--json").stdout)["file"] for words in layouts]
+    up.inv("db.stop")
+    before = up.containers() if up.contained else []
+    try:
+        states = json.loads(up.inv("data.verify", "--all", "--json").stdout)["backups"]
+        assert {one["file"]: one["state"] for one in states} == dict.fromkeys(made, "whole")
+        copy = up.root / "backups" / made[2] / "base" / "1"
+        damaged = max((path for path in copy.iterdir() if path.is_file()), key=lambda path: path.stat().st_size)
+        content = damaged.read_bytes()
+        damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert "checksum mismatch" in up.inv("data.verify", "--file", made[2], expect=1).stderr
+        damaged.write_bytes(content)
+        assert (up.containers() if up.contained else []) == before
+        if up.contained:
+            nowhere = "localhost/not-there:1"
+            done = up.inv("data.verify", "--all", expect=1, INVOKE_DB_IMAGE=nowhere)
+            assert done.stdout.count("could not be checked") == len(made)
+            assert "damaged" not in done.stdout
+            done = up.inv("data.cleanup", "--days", "0", INVOKE_DB_IMAGE=nowhere)
+            assert "nothing to remove" in done.stdout
+            assert done.stderr.count("is kept, as it could not be checked") == len(made)
+            assert up.containers() == before
+        up.inv("data.restore", "--file", made[2], "--no-safety-backup")
+    finally:
+        up.inv("dev.up")
+        shutil.rmtree(up.root / "backups")
 
 
 def test_the_applications_own_commands_run_beside_it(up: Running) -> None:

@@ -26,24 +26,13 @@ from devstack.errors import StackError
 from devstack.remote.backups import Exchange
 from devstack.remote.talk import Talk
 from devstack.remote.terminal import Harmless
+from tests.data.manifests import made_up
 
-MADE = Manifest(
+MADE = made_up(
     file="backup-1.dir",
-    sequence=1,
-    kind="full",
     layout="directory",
     created="2026-11-29T12:00:00.000+00:00",
-    seconds=1,
-    sha256="0" * 64,
     bytes=100,
-    raw_bytes=0,
-    environment="dev",
-    database="nina",
-    database_bytes=1,
-    owner="nina",
-    system_identifier="1",
-    server_version="18",
-    tool_version="18",
 )
 
 
@@ -81,7 +70,10 @@ def answers(value: Any) -> bytes:
 def exchange(folder: Path) -> Exchange:
     (folder / "backups").mkdir(exist_ok=True)
     settings: Any = SimpleNamespace(
-        root=folder, data=SimpleNamespace(dir=Path("backups")), stack=SimpleNamespace(env="dev"), origin=lambda _: ""
+        root=folder,
+        data=SimpleNamespace(dir=Path("backups")),
+        stack=SimpleNamespace(env="dev", host="evil"),
+        origin=lambda _: "",
     )
     remote: Any = SimpleNamespace(
         settings=settings, environ={}, folder="there", link=SimpleNamespace(host="evil", gone=lambda: False)

@@ -12,11 +12,14 @@ import signal
 import subprocess
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
+from devstack.data.manifest import Manifest, encode, path_of
 from devstack.variables import GIVEN
 from tests.conftest import wait_for
+from tests.data import manifests
 from tests.engines.test_everywhere import read_until
 from tests.remote.host import Remote
 
@@ -65,7 +68,15 @@ def test_a_backup_comes_here_and_goes_there_to_be_restored(up: Remote) -> None:
     assert "restored and counted" in up.inv("data.verify", "--file", name, "--deep").stdout
     listed = {b["file"]: b for b in json.loads(up.inv("data.list", "--json").stdout)["backups"]}
     assert listed[name]["verified"]["how"] == "restore"
+    # a later one that was made here is not what a restore there takes
+    mine = up.root / "backups" / "backup-29990101-000000.sql.gz"
+    shutil.copy(file, mine)
+    changes = {"file": mine.name, "sequence": 10_000, "fetched_from": "", "created": "2999-01-01T00:00:00+00:00"}
+    manifests.write(mine, {**json.loads(path_of(file).read_text()), **changes})
+    assert f"from host {up.env['NV_HOST']}" in up.inv("data.list").stdout
     up.inv("data.restore")
+    for path in (mine, path_of(mine)):
+        path.unlink()
     assert "500" in up.sql("SELECT count(*) FROM round")
     assert len(up.backups) == len(before) + 2, "the one that was made before the restore came too"
     assert up.backups_there == []
@@ -117,7 +128,7 @@ def test_a_name_that_is_another_backup_there_is_not_mistaken_for_it(up: Remote) 
     there = up.there / "backups"
     (there / other).rename(there / mine)
     manifest = json.loads((there / f"{other}.json").read_text())
-    (there / f"{mine}.json").write_text(json.dumps({**manifest, "file": mine}))
+    manifests.write(there / mine, {**manifest, "file": mine})
     (there / f"{other}.json").unlink()
     up.inv("data.restore", "--file", mine)
     assert "mine" in up.sql("SELECT text FROM whose")
@@ -142,7 +153,7 @@ def test_a_hostile_host_can_give_nothing_that_was_not_asked_for(up: Remote) -> N
             "bytes": len(content),
             "created": "2999-01-01T00:00:00+00:00",
         }
-        (there / f"{name}.json").write_text(json.dumps({**manifest, **changes}))
+        (there / f"{name}.json").write_bytes(encode(msgspec.convert({**manifest, **changes}, Manifest)))
 
     offer("backup-29990101-000001.sql.gz", b"not asked for")
     up.inv("data.backup")
@@ -169,7 +180,7 @@ def test_a_hostile_host_can_give_nothing_that_was_not_asked_for(up: Remote) -> N
         "files": {"toc.dat": "0"},
         "created": "2998" + model["created"][4:],
     }
-    (there / f"{folder.name}.json").write_text(json.dumps(changes))
+    manifests.write(folder, changes)
     said = up.inv("data.backup").stderr
     assert "brought from box" in said
     assert "backup-29990101-000002.sql.gz on box was not brought: the host sends more than the 1000 bytes" in said
@@ -236,8 +247,8 @@ def test_files_folders_and_links_take_each_other_s_place(up: Remote) -> None:
 def test_old_backups_go_on_both_sides(up: Remote) -> None:
     made = [json.loads(up.inv("data.backup", "--keep-remote", "--json").stdout)["file"] for _ in range(2)]
     for folder in (up.root / "backups", up.there / "backups"):
-        file = folder / f"{made[0]}.json"
-        file.write_text(json.dumps({**json.loads(file.read_text()), "created": "2020-01-01T00:00:00.000+00:00"}))
+        changes = {"created": "2020-01-01T00:00:00.000+00:00"}
+        manifests.write(folder / made[0], {**json.loads(path_of(folder / made[0]).read_text()), **changes})
     up.inv("data.cleanup", "--days", "30")
     for folder in (up.root / "backups", up.there / "backups"):
         assert [(folder / name).exists() for name in made] == [False, True]

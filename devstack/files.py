@@ -85,6 +85,33 @@ def open_plain(path: Path | str, *, folder: int | None = None) -> int:
     return handle
 
 
+def led_to(path: Path) -> Path:
+    """Return the path itself, or where a link of ours or of root leads.
+
+    :raises NotPlain: the link is somebody else's, who may have it lead to what only we can read.
+    """
+    if not path.is_symlink():
+        return path
+    owner = path.lstat().st_uid
+    if owner not in (0, os.geteuid()):
+        raise NotPlain(
+            errno.EPERM, f"it is a link of somebody else (uid {owner}) to {os.path.realpath(path)}", str(path)
+        )
+    return Path(os.path.realpath(path))
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file to read it; a link is followed as by :func:`led_to`.
+
+    :raises NotPlain: it is no regular file, or a link of somebody else.
+    :raises OSError: it can't be opened.
+    """
+    file = os.fdopen(open_plain(led_to(path)), "rb")
+    if stat.S_ISDIR(os.fstat(file.fileno()).st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    return file
+
+
 def walk_plain(path: Path) -> Iterator[tuple[Path, BinaryIO | None]]:
     """Yield a file, or a directory and all that is in it: the path, and the open file; None for a directory.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from msgspec.structs import replace
 
 from devstack.paths import Paths
@@ -41,6 +42,7 @@ DB = ServiceSpec(
         files={"/tmp/nv/pg_hba.conf": "local all all peer\n"},
         memory_mb=1024,
         shm_mb=256,
+        root=True,
     ),
 )
 
@@ -88,6 +90,16 @@ def test_docker_and_podman_make_a_service(kind: type[Containers], image: str) ->
         f" --env-file {QUOTED}/config/containers/nv-db.env' --publish=127.0.0.1:5433:5432"
         f" --entrypoint /bin/sh {image} -c {BOOT}"
     ]
+
+
+@pytest.mark.parametrize("kind", [Docker, Podman])
+def test_what_is_not_begun_as_root_has_no_right_of_root(kind: type[Containers]) -> None:
+    """Podman would give it to the account that the image names."""
+    assert DB.inside
+    spec = structs.replace(DB, inside=structs.replace(DB.inside, root=False))
+    (command,) = commands(dialect(kind).run(spec))
+    assert " --cap-drop=ALL --security-opt=no-new-privileges " in command
+    assert "--cap-add" not in command
 
 
 def test_apple_makes_a_service_without_what_it_does_not_know() -> None:

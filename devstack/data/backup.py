@@ -169,7 +169,7 @@ def _write(
             sql.run(f"LOCK TABLE ONLY {table} IN ACCESS SHARE MODE")
         snapshot = sql.run("SELECT pg_export_snapshot()")[0]
         reader.run(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {literal(snapshot)}")
-        counting = beside.submit(census.take, reader, planned=not db.origin)
+        counting = beside.submit(census.take, reader)
         if request.layout == "directory":
             files = _dump_directory(stack, request, snapshot, partial, progress)
             written.bytes = sum((partial.path / file).stat().st_size for file in files)

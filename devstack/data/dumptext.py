@@ -41,6 +41,8 @@ class Rows(NamedTuple):
 
 LONG = 1 << 20
 """Bytes of a row."""
+LONGEST = 1 << 30
+"""Bytes of a line of SQL: PostgreSQL takes no longer statement."""
 
 
 class Lexer:
@@ -89,9 +91,15 @@ class Lexer:
 def pieces(chunks: Iterable[bytes]) -> Iterator[Sql | Rows]:
     """A dump in pieces, in order; together they are what came in."""
     taken = _Taken()
+    waiting: list[bytes] = []
     for chunk in chunks:
-        taken.held += chunk
+        waiting.append(chunk)
+        if b"\n" not in chunk and not taken.gives_any and sum(map(len, waiting)) <= LONGEST:
+            continue  # a line that goes on: it is put together once
+        taken.held = b"".join((taken.held, *waiting))
+        waiting.clear()
         yield from taken.pieces()
+    taken.held = b"".join((taken.held, *waiting))
     if taken.held:
         yield Rows(taken.statement, taken.held) if taken.statement else Sql(taken.held)
 
@@ -108,6 +116,11 @@ class _Taken:
         """Whether to look no further: the rest is SQL, whatever is in it."""
         self._fresh = True
         """Whether a row begins next, not the rest of one."""
+
+    @property
+    def gives_any(self) -> bool:
+        """Whether less than a line may be given out."""
+        return bool(self.statement) or self._plain
 
     def pieces(self) -> Iterator[Sql | Rows]:
         while self.held:
@@ -140,7 +153,8 @@ class _Taken:
 
     def _sql(self) -> Sql | None:
         """Whole lines up to a ``COPY``, and that one."""
-        if self._plain:
+        if self._plain or (len(self.held) > LONGEST and b"\n" not in self.held):
+            self._plain = True
             return Sql(self._give(len(self.held)))
         at = 0
         while (end := self.held.find(b"\n", at) + 1) > 0:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
+from devstack import console
 from devstack.credentials import pgpass_line, scram_verifier
 from devstack.data.address import Address
 from devstack.data.manifest import now, stamp
@@ -54,7 +55,12 @@ SELECT current_setting('server_version_num')::int / 10000 AS major,
        split_part(current_setting('server_version'), ' ', 1) AS version,
        pg_is_in_recovery() AS standby, pg_get_userbyid(d.datdba) AS owner,
        r.rolsuper AS superuser, r.rolsuper OR r.rolcreatedb AS creates,
-       r.rolsuper OR pg_has_role(d.datdba, 'MEMBER') AS owns
+       r.rolsuper OR pg_has_role(d.datdba, 'MEMBER') AS owns,
+       array_remove(ARRAY[CASE WHEN r.rolcreaterole THEN 'CREATEROLE' END,
+                          CASE WHEN r.rolreplication THEN 'REPLICATION' END,
+                          CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END], NULL)
+       || ARRAY(SELECT p.rolname::text FROM pg_roles p WHERE p.oid < 16384 AND p.rolname ~ '^pg_'
+                   AND p.rolname <> 'pg_database_owner' AND pg_has_role(p.oid, 'MEMBER') ORDER BY 1) AS powers
   FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = current_user
 """
 
@@ -82,6 +88,8 @@ class About(Struct, frozen=True):
     creates: bool
     """Whether it may create databases."""
     owns: bool
+    powers: list[str] = []
+    """Rights beyond those on its databases: attributes of the role, and PostgreSQL's own roles that it is in."""
 
 
 class Elsewhere(Postgres):
@@ -175,6 +183,11 @@ class Elsewhere(Postgres):
         """If the URL's role is a superuser, load a dump by a role that is made for it and may do what the owner may:
         from ``SET ROLE`` alone, the dump could go back to the superuser."""
         if not self.about.superuser:
+            if self.about.powers:
+                console.note(
+                    f"the dump is loaded by {self.target.user}, and may do what that role may:"
+                    f" {', '.join(self.about.powers)}; a role without such rights lends it none"
+                )
             yield
             return
         loader, password = f"{LOADER}{secrets.token_hex(4)}", secrets.token_urlsafe(24)

@@ -23,6 +23,7 @@ from devstack.data.manifest import now, stamp
 from devstack.data.sqltext import restricted
 from devstack.data.streams import chunks
 from devstack.errors import StackError, UsageError
+from devstack.files import open_file
 from devstack.services.postgres import identifier, literal
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _find(stack: Stack, path: str) -> list[Fixture]:
         files = sorted(p for p in start.iterdir() if p.suffix in SUFFIXES and p.name[0] != "." and p.is_file())
         if not files:
             raise UsageError(f"there is no fixture in {start}", why="none of its files ends in .sql or .csv")
-    elif not start.is_file():
+    elif not start.exists():
         raise UsageError(f"{start} does not exist", fix="name an .sql or .csv file, or a folder of them")
     elif start.suffix not in SUFFIXES:
         raise UsageError(f"{start.name} is no fixture", why="its name ends neither in .sql nor in .csv")
@@ -122,7 +123,7 @@ def _find(stack: Stack, path: str) -> list[Fixture]:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 18):
             digest.update(chunk)
@@ -173,7 +174,7 @@ def _apply_sql(stack: Stack, fixture: Fixture) -> None:
     words += ["-c", MARK, "-f", "-", "-c", STILL, "-c", fixture.record]
     command = stack.db.apart(stack.db.as_owner(words, stack.settings.db.name))
     try:
-        with fixture.path.open("rb") as file:
+        with open_file(fixture.path) as file:
             stack.context.stream_in(command, restricted(chunks(file)), f"apply {fixture.name}")
     except StackError as error:
         # the first line that psql reads is ours
@@ -200,7 +201,7 @@ def _apply_csv(connection: Any, fixture: Fixture) -> int:
     with connection.cursor() as cursor:
         try:
             cursor.execute("BEGIN")
-            with fixture.path.open("rb") as file:
+            with open_file(fixture.path) as file:
                 if file.read(3) != b"\xef\xbb\xbf":  # the mark of Windows' programs is no part of a name
                     file.seek(0)
                 cursor.copy_expert(f"COPY {target} ({listed}) FROM STDIN (FORMAT csv, HEADER, ENCODING 'UTF8')", file)
@@ -228,7 +229,7 @@ def _sequences(cursor: Any, target: str, columns: list[str]) -> Iterator[tuple[s
 
 def _header(fixture: Fixture) -> list[str]:
     try:
-        with io.TextIOWrapper(fixture.path.open("rb"), "utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_file(fixture.path), "utf-8-sig", newline="") as file:
             columns = [name.strip() for name in next(csv.reader(file), [])]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{fixture.name} can't be read as CSV", why=str(error), fix="write it in UTF-8") from None

@@ -438,7 +438,7 @@ def copy_database(stack: Stack, name: str, *, section: str = "", as_superuser: b
 def count(stack: Stack, name: str) -> census.Census:
     with session(stack.db, name, "count the restored rows", role="reader") as sql:
         sql.run("BEGIN READ ONLY")
-        return census.take(sql, planned=not stack.db.origin)
+        return census.take(sql)
 
 
 def check_counts(stack: Stack, manifest: Manifest, name: str) -> census.Census:

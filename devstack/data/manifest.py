@@ -174,7 +174,8 @@ def _check_names(manifest: Manifest) -> None:
     for text in shown:
         if re.search(r"[\x00-\x1f\x7f-\x9f]", text):
             raise ValueError(f"{text!r} is not the name of anything")
-    if any("\0" in text for pair in manifest.extension_schemas.items() for text in pair):
+    names = (*manifest.extensions, *(text for pair in manifest.extension_schemas.items() for text in pair))
+    if any("\0" in text for text in names):
         raise ValueError("the name of an extension has a zero byte in it")
     if manifest.parent and not NAME.fullmatch(manifest.parent):
         raise ValueError(f"{manifest.parent!r} is not the name of a backup")

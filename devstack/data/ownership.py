@@ -48,32 +48,38 @@ def owned(
     :param privileges: grant the privileges in the dump too, where the role may and the other roles exist.
     :param left: receives what was left out, in words.
     """
-    lexer, held, rest, blind = Lexer(), b"", b"", False
+    lexer, blind = Lexer(), False
+    held: list[bytes] = []
+    rest: list[bytes] = []
     for piece in pieces(chunks):
         if blind or isinstance(piece, Rows):
             yield piece.text
             continue
-        lines = io.BytesIO(rest + piece.text).readlines()
-        rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
+        rest.append(piece.text)
+        if b"\n" not in piece.text:
+            continue
+        lines = io.BytesIO(b"".join(rest)).readlines()
+        rest = [] if lines[-1].endswith(b"\n") else [lines.pop()]
         kept = []
         for at, line in enumerate(lines):
             begins = lexer.outside and not held
             if begins and (line.startswith(ESCAPING) or (line.startswith(b"COPY ") and not COPY.fullmatch(line))):
                 # a name with a line's end in it, texts that are escaped as of old, or another program's dump
-                kept += [*lines[at:], rest]
-                blind, rest = True, b""
+                kept += [*lines[at:], *rest]
+                blind, rest = True, []
                 break
             lexer.see(line)
             if held or (begins and line.startswith(JUDGED)):
-                held += line
+                held.append(line)
                 if not (lexer.outside and line.rstrip().endswith(b";")):
                     continue
-                line, held = _changed(held, owner, privileges, [] if left is None else left), b""
+                line = _changed(b"".join(held), owner, privileges, [] if left is None else left)
+                held = []
             elif begins and (line.startswith(ROWS_OR_ERROR) or (major < 17 and line.startswith(NEWER))):
                 continue
             kept.append(line)
         yield b"".join(kept)
-    yield held + rest
+    yield b"".join([*held, *rest])
 
 
 def _changed(statement: bytes, owner: str, privileges: bool, left: list[str]) -> bytes:

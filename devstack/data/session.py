@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO, Any, Literal
 
 from devstack.errors import StackError
-from devstack.services.postgres import PSQL, Postgres, creating
+from devstack.services.postgres import PSQL, Postgres, check_text, creating
 
 SETTINGS = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '60s'"
 """What a database's own settings must not decide; a table that somebody keeps locked is not waited for without end."""
@@ -69,12 +69,13 @@ class Session:
         statement = "\n".join(self.run(creating(name, schema)))
         self.run(f"SET client_min_messages = warning; {statement}")
 
-    def count_rows(self, table: str) -> int:
+    def count_rows(self, table: str, columns: str) -> int:
         """Count the rows of a table itself, without a plan of a query on it: COPY needs none.
 
+        :param columns: the columns to copy, as a list in parentheses; empty for all.
         :raises SessionEnded: the server refused it.
         """
-        self._send(f"COPY {table} TO STDOUT;\n")
+        self._send(f"COPY {table} {columns} TO STDOUT;\n")
         return sum(1 for _ in self._lines())
 
     def copy_in(self, statement: str, chunks: Iterable[bytes]) -> None:
@@ -87,6 +88,7 @@ class Session:
         self._answer()
 
     def _send(self, text: str) -> None:
+        check_text(text)
         with contextlib.suppress(BrokenPipeError):
             self._in.write(text.encode())
             self._in.flush()
@@ -114,9 +116,9 @@ def session(db: Postgres, database: str, what: str, *, role: Role = "superuser")
     ended = False
     program = {"superuser": db.as_superuser, "reader": db.as_reader, "owner": db.as_owner}[role]
     command = program(PSQL, database)
-    # what an external server answers goes back to psql as well: it may not hold commands of psql's
-    restricted = role == "owner" or bool(db.origin)
-    if restricted:
+    # names go back to psql that a dump or a server has made up: they may not hold commands of psql's
+    restricted = db.restricts
+    if role == "owner" or db.origin:
         db.check_restricts()
     if role == "owner":
         command = db.apart(command)

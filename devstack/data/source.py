@@ -21,7 +21,7 @@ from devstack.data.reading import Wrong, programs, read_archive, read_directory,
 from devstack.data.sqltext import Outline
 from devstack.data.streams import Digested, meter
 from devstack.errors import StackError, UsageError
-from devstack.files import open_plain
+from devstack.files import NotPlain, led_to, open_plain
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -80,15 +80,11 @@ def _path(folder: Path, file: str) -> Path:
 
 
 def _led_to(link: Path) -> Path:
-    """:raises StackError: the link is somebody else's, who may have it lead to what only we can read."""
-    owner, path = link.lstat().st_uid, Path(os.path.realpath(link))
-    if owner not in (0, os.geteuid()):
-        raise StackError(
-            f"{link} is a link of somebody else",
-            why=f"it belongs to uid {owner}, and leads to {path}",
-            fix="name the file itself",
-        )
-    return path
+    """:raises StackError: the link is somebody else's."""
+    try:
+        return led_to(link)
+    except NotPlain as error:
+        raise StackError(f"{link} is not followed", why=error.strerror or "", fix="name the file itself") from None
 
 
 def _own(stack: Stack, backup: Backup, *, force: bool, trust_cluster: bool) -> Source:

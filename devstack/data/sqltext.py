@@ -23,6 +23,8 @@ OTHERS = {
 }
 """What begins a dump that is no PostgreSQL database's."""
 
+ZERO = "SQL with a zero byte in it: psql reads that otherwise than it is written"
+
 
 class Outline:
     """The beginning, the end and the size of a dump's SQL, gathered while it passes."""
@@ -31,9 +33,11 @@ class Outline:
         self.count = 0
         self.head = b""
         self.tail = b""
+        self.has_zero = False
 
     def add(self, chunk: bytes) -> None:
         self.count += len(chunk)
+        self.has_zero = self.has_zero or b"\0" in chunk
         if len(self.head) < HEAD:
             self.head += chunk[: HEAD - len(self.head)]
         self.tail = chunk[-TAIL:] if len(chunk) >= TAIL else (self.tail + chunk)[-TAIL:]
@@ -56,6 +60,8 @@ class Outline:
         """What shows that it is not a whole dump of pg_dump; empty if nothing does."""
         if not self.from_pg_dump:
             return "it does not begin as pg_dump's SQL does"
+        if self.has_zero:
+            return f"it is {ZERO}"
         tail = self.tail.replace(b"\r\n", b"\n")
         token = self.restrict_token
         if TRAILER not in tail or (token and b"\\unrestrict " + token not in tail):
@@ -69,7 +75,7 @@ class Outline:
                 return what
         if b"\0" in self.head:
             return "binary data of an unknown kind"
-        return ""
+        return ZERO if self.has_zero else ""
 
 
 def restricted(chunks: Iterable[bytes]) -> Iterator[bytes]:

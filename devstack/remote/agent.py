@@ -638,6 +638,7 @@ def unpack(stream: Stream, folder: str) -> None:
                 or ".." in parts
                 or "\0" in member.name
                 or not (member.isdir() or member.isreg())
+                or member.issparse()  # a few bytes that say they are gigabytes
             ):
                 raise Refused(f"{member.name!r} can't be part of a backup")
             path = os.path.join(folder, *parts)

@@ -306,8 +306,10 @@ class Exchange(Struct):
     def _note_proof(self, name: str, there: Manifest | None) -> None:
         """What the host has proven of a backup is noted here."""
         here = catalogue.read(self.folder / name)
+        if here is None or here.manifest.fetched_from != self.remote.settings.stack.host:
+            return  # one that was made here, or on another host: its signature is not this host's to change
         # what the host has signed anew it had made itself; it says nothing of the others
-        if there and here and there.signature != here.manifest.signature:
+        if there and there.signature != here.manifest.signature:
             changed = msgspec.structs.replace(here.manifest, verified=there.verified, signature=there.signature)
             file = path_of(here.path)
             self._host.write_file(file, manifest.encode(changed), 0o600)

@@ -163,9 +163,32 @@ class Harmless:
         return self.ACTED_ON.sub(lambda found: found[1] or "", text).encode()
 
 
+class WithoutStrings:
+    """Yield what a program prints that takes the whole terminal, such as psql with its pager, without the sequences
+    that have a text for the terminal itself: its clipboard, its title, files, the text that a key types.
+
+    https://invisible-island.net/xterm/ctlseqs/ctlseqs.html: OSC, DCS, APC, PM, SOS, and screen's title
+    """
+
+    INTRODUCERS = "\x90\x98\x9d\x9e\x9f"
+    STRING = re.compile(rf"\x1b[\x1b{INTRODUCERS}]*[\]P_^Xk]|[{INTRODUCERS}]")
+    BEGUN = re.compile(rf"\x1b[\x1b{INTRODUCERS}]*\Z")
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+
+    def __call__(self, content: bytes) -> bytes:
+        text = self._rest + self._decoder.decode(content)
+        begun = self.BEGUN.search(text)
+        self._rest = text[begun.start() :] if begun else ""
+        return self.STRING.sub("", text[: begun.start()] if begun else text).encode()
+
+
 def _to(stream: TextIO, *, raw: bool = False) -> Sink:
-    """Write to a stream what comes from a host; where it is a terminal, without what that would act on."""
-    harmless = Harmless() if stream.isatty() and not raw else None
+    """Write to a stream what comes from a host; where it is a terminal, without what that would act on. ``raw`` is for
+    a program that takes the whole terminal."""
+    harmless = (WithoutStrings() if raw else Harmless()) if stream.isatty() else None
 
     def write(content: bytes) -> None:
         stream.flush()

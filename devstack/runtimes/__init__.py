@@ -38,6 +38,8 @@ class Inside(Struct, frozen=True):
     shm_mb: int = 64
     network: bool = True
     """Whether it is to reach the other services."""
+    root: bool = False
+    """Whether it is begun as root, and gives root's rights up itself."""
 
 
 class ServiceSpec(Struct, frozen=True):

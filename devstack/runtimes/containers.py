@@ -30,7 +30,8 @@ LOG_BYTES = 5_000_000
 """Of a kept log before it is put aside for the next."""
 
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID")
-"""All that root keeps in a container: the database's volume is given to PostgreSQL's account, then root is given up."""
+"""All that root keeps in a container that is begun as root: the database's volume is given to PostgreSQL's account,
+then root is given up. Others have none: Podman would hand them down to the account that an image names, too."""
 
 BASE = "BASE"
 """The build argument that names an image."""

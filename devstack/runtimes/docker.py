@@ -62,7 +62,8 @@ class Docker(Containers):
         assert spec.inside
         network = self.network if spec.inside.network else "none"
         words = [f"--label={self.label}", f"--network={network}", f"--memory={spec.inside.memory_mb}m"]
-        words += ["--cap-drop=ALL", *(f"--cap-add={name}" for name in CAPABILITIES), "--security-opt=no-new-privileges"]
+        kept = [f"--cap-add={name}" for name in CAPABILITIES] if spec.inside.root else []
+        words += ["--cap-drop=ALL", *kept, "--security-opt=no-new-privileges"]
         if spec.inside.folders:
             # SELinux would keep a container out of the host's folders; giving them another label changes them
             words.append("--security-opt=label=disable")

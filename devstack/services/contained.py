@@ -107,6 +107,7 @@ class ContainedPostgres(Postgres):
             },
             setup=(self.settings.templates / SETUP).read_text(encoding="utf-8"),
             memory_mb=db.memory_mb,
+            root=True,
             shm_mb=max(64, db.memory_mb // 4),
         )
         return replace(spec, cwd=Path("/"), env={**spec.env, **setup}, inside=inside)
@@ -138,7 +139,8 @@ class ContainedPostgres(Postgres):
 
     def helper(self, words: Sequence[str]) -> ServiceSpec:
         """A command on the volume, for when no server uses it."""
-        inside = Inside(image=self.settings.db.image, volumes={self.volume: str(VOLUME)}, memory_mb=256, network=False)
+        volumes = {self.volume: str(VOLUME)}
+        inside = Inside(image=self.settings.db.image, volumes=volumes, memory_mb=256, network=False, root=True)
         return ServiceSpec(name=f"{self.name}-{secrets.token_hex(4)}", argv=words, cwd=Path("/"), inside=inside)
 
     @property

@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import sys
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import IO
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
-from devstack.container import ContainerContext
+from devstack.container import CHUNK, ContainerContext
 from devstack.errors import StackError
 from devstack.files import walk_plain
 from devstack.shell import Command
@@ -86,14 +86,41 @@ def outward(context: ContainerContext, run: Exec, volume: Path, folder: Path) ->
             _receive(stream, folder)
 
 
+LONGEST_HEADER = 1 << 20
+"""Bytes of a member's name and attributes, which are read into memory."""
+
+
+class _Member(tarfile.TarInfo):
+    def _proc_member(self, tar: tarfile.TarFile) -> Any:
+        if self.type not in tarfile.REGULAR_TYPES and self.size > LONGEST_HEADER:
+            raise _refused("a header is too long")
+        return super()._proc_member(tar)  # type: ignore[misc]
+
+
 def _receive(stream: IO[bytes], folder: Path) -> None:
-    with tarfile.open(fileobj=stream, mode="r|") as tar:
+    """Write the files and folders of a tar stream. Whoever is the database's account inside may have written it.
+
+    :raises StackError: something in it is neither a file nor a folder, or has no place below ``folder``.
+    """
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as tar:
         for member in tar:
-            if ".." in Path(member.name).parts or not (member.isfile() or member.isdir()):
-                raise StackError("the container sent what is neither a file nor a folder", why=member.name)
-            member.mode = 0o700 if member.isdir() else 0o600
-            if sys.version_info >= (3, 12):
-                tar.extract(member, folder, filter="data")
-            else:
-                member.uid = member.gid = -1
-                tar.extract(member, folder)
+            parts = PurePosixPath(member.name).parts
+            if member.name.startswith("/") or ".." in parts or not (member.isfile() or member.isdir()):
+                raise _refused(member.name)
+            if "\0" in member.name or member.issparse():
+                raise _refused(member.name)
+            path = folder.joinpath(*parts)
+            if member.isdir():
+                path.mkdir(0o700, parents=True, exist_ok=True)
+                continue
+            path.parent.mkdir(0o700, parents=True, exist_ok=True)
+            # a name that is there already is not written to
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                source = tar.extractfile(member)
+                assert source
+                shutil.copyfileobj(source, file, CHUNK)
+
+
+def _refused(what: str) -> StackError:
+    return StackError("the container sent what is neither a file nor a folder of a backup", why=repr(what[:200]))

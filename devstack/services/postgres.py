@@ -585,14 +585,19 @@ class Postgres:
         """Have the owner's sessions be those of a role that may do no more than the owner, for a dump."""
         return contextlib.nullcontext()
 
+    @property
+    def restricts(self) -> bool:
+        """Whether psql can be kept from obeying backslash commands."""
+        major, minor = (*map(int, re.findall(r"\d+", self.programs.version)[:2]), 0)[:2]
+        needed = RESTRICTS.get(major, 0 if major > max(RESTRICTS) else None)
+        return needed is not None and minor >= needed
+
     def check_restricts(self) -> None:
         """Check that psql can be kept from obeying the backslash commands of a dump.
 
         :raises StackError: it is too old for that.
         """
-        major, minor = (*map(int, re.findall(r"\d+", self.programs.version)[:2]), 0)[:2]
-        needed = RESTRICTS.get(major, 0 if major > max(RESTRICTS) else None)
-        if needed is None or minor < needed:
+        if not self.restricts:
             raise StackError(
                 f"psql {self.programs.version} is too old to read a dump",
                 why="it obeys commands that are hidden in one (CVE-2025-8714), and has no \\restrict against that",
@@ -680,13 +685,30 @@ def staged(context: ContainerContext, path: Path) -> Iterator[Path]:
         context.host.remove(staging)
 
 
+def check_text(text: str) -> None:
+    """Check a text that goes to psql, which reads lines in pieces that end at a zero byte: what is quoted would not be.
+
+    :raises StackError: it has one.
+    """
+    if "\0" in text:
+        raise StackError("a text with a zero byte can't be sent to PostgreSQL", why=f"it is {text[:200]!r}")
+
+
 def literal(text: str) -> str:
-    """A text as an SQL literal (standard_conforming_strings is on since PostgreSQL 9.1)."""
+    """Return a text as an SQL literal (standard_conforming_strings is on since PostgreSQL 9.1).
+
+    :raises StackError: it has a zero byte.
+    """
+    check_text(text)
     return "'" + text.replace("'", "''") + "'"
 
 
 def identifier(text: str) -> str:
-    """A name as an SQL identifier."""
+    """Return a name as an SQL identifier.
+
+    :raises StackError: it has a zero byte.
+    """
+    check_text(text)
     return '"' + text.replace('"', '""') + '"'
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +130,27 @@ def test_a_flag_is_no_path(stack: Project) -> None:
     done = stack.inv("data.seed", "--help", expect=2)
     assert "--help is a flag, not a file" in done.stderr
     assert "inv --help data.seed" in done.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to act as two users")
+@pytest.mark.parametrize("kind", ["csv", "sql"])
+def test_no_link_of_another_account_is_followed(stack: Project, tmp_path: Path, kind: str) -> None:
+    """It may lead to what only we can read, and its rows are the application's to read."""
+    secret = tmp_path / "secret"
+    secret.write_text("name\nthe secret\n" if kind == "csv" else "CREATE TABLE secret ();")
+    secret.chmod(0o600)
+    planted = tmp_path / "planted"
+    planted.mkdir()
+    link = planted / f"010_Users.{kind}"
+    link.symlink_to(secret)
+    os.chown(link, pwd.getpwnam("nobody").pw_uid, -1, follow_symlinks=False)
+    for path in (planted, link):
+        done = stack.inv("data.seed", str(path), expect=2)
+        assert "it is a link of somebody else" in done.stderr
+    os.chown(link, 0, -1, follow_symlinks=False)
+    assert "it is a link of somebody else" not in stack.popen("data.seed", str(link)).communicate(timeout=60)[1]
+
+
+def test_a_fifo_is_no_fixture(stack: Project, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "010_Users.csv")
+    stack.inv("data.seed", str(tmp_path / "010_Users.csv"), expect=2)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
+from invoke import Config, Context
 
+from devstack.data import census
+from devstack.data.session import Session, session
+from devstack.stack import open_stack
 from tests.conftest import ROOT, wait_for
 from tests.data.conftest import Data, running
 
@@ -100,6 +105,46 @@ def test_the_reader_reads_every_table_and_does_nothing_else(trapped: Data) -> No
     assert "pg_catalog,pg_temp" in shown
     with pytest.raises(psycopg2.OperationalError, match=r"pg_hba\.conf rejects connection"):
         trapped.connect(user="nv_reader")
+
+
+class Late(Session):
+    """A session in which the application makes an index as soon as the tables were looked up."""
+
+    def __init__(self, inner: Session, late: Callable[[], None]) -> None:
+        super().__init__(inner._in, inner._out)
+        self.late = late
+
+    def rows(self, query: str) -> list[dict[str, Any]]:
+        found = super().rows(query)
+        if query == census.TABLES:
+            self.late()
+        return found
+
+
+def test_counting_runs_nothing_that_is_made_while_it_goes_on(trapped: Data) -> None:
+    """An index whose predicate a plan would evaluate: as the reader, which reads the passwords' verifiers."""
+    code = """
+        CREATE FUNCTION public.late9(n int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+        BEGIN RAISE LOG 'CAUGHT late as %', current_user; RETURN true; END $$;
+        CREATE TABLE public.counted9 AS SELECT g AS n FROM generate_series(1, 9) g;
+    """
+    index = "CREATE INDEX counted9_late9 ON public.counted9 (n) WHERE public.late9(1)"
+
+    def late() -> None:
+        trapped.program("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-c", index, PGUSER="nina")
+
+    trapped.program("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-f", "-", input=code, PGUSER="nina")
+    config = Config(project_location=trapped.root)
+    config.load_project()
+    stack = open_stack(Context(config), trapped.root, trapped.env)
+    with session(stack.db, "nina", "count", role="reader") as sql:
+        counted = census.take(Late(sql, late))
+    assert counted.tables["public.counted9"] == 9
+    trapped.sql("SET log_min_messages = log; DO $$ BEGIN RAISE LOG 'counted to the end'; END $$")
+    wait_for(lambda: "counted to the end" in trapped.log("nv-db"))
+    assert not [line for line in caught(trapped) if "late as nv_reader" in line]
+    assert [line for line in caught(trapped) if "late as nina" in line], "the index's own making does run it"
+    trapped.sql("DROP TABLE public.counted9; DROP FUNCTION public.late9")
 
 
 def test_the_traps_do_catch_a_superuser_who_is_not_careful(trapped: Data) -> None:

@@ -13,13 +13,14 @@ import re
 import shutil
 import socket
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from invoke import Config, Context
 
 from devstack.data import cluster as clusters
 from devstack.data import load, toc, verify
@@ -27,13 +28,15 @@ from devstack.data.catalogue import Backup
 from devstack.data.load import Source, _proven
 from devstack.data.manifest import Manifest, Verified, decode, encode
 from devstack.data.reading import Wrong
+from devstack.data.session import Role, session
 from devstack.data.signing import UNSIGNED, is_signed, sign
 from devstack.data.streams import directory_hash, sha256_of
 from devstack.errors import StackError
 from devstack.files import NotPlain, copy_plain, is_private, walk_plain
 from devstack.host import Host
 from devstack.services.passage import _send
-from devstack.services.postgres import Postgres
+from devstack.services.postgres import Postgres, identifier, literal
+from devstack.stack import open_stack
 from tests.data import manifests
 from tests.data.conftest import Data, project_of
 
@@ -470,9 +473,11 @@ def test_a_signature_is_of_all_that_a_manifest_says_of_the_dump(tmp_path: Path) 
     ],
 )
 def test_a_psql_that_obeys_dumps_reads_none(version: str, restricts: bool) -> None:
-    db: Any = SimpleNamespace(programs=SimpleNamespace(version=version))
+    kind: Any = type("Db", (Postgres,), {"programs": SimpleNamespace(version=version)})
+    db = kind.__new__(kind)
+    assert db.restricts == restricts
     with contextlib.nullcontext() if restricts else pytest.raises(StackError, match="too old to read a dump"):
-        Postgres.check_restricts(db)
+        db.check_restricts()
 
 
 def test_the_key_is_nobody_elses(victim: Victim) -> None:
@@ -637,6 +642,48 @@ def test_root_restores_no_link_of_another_account(victim: Victim) -> None:
     os.chown(link, nobody, -1, follow_symlinks=False)
     victim.refused("data.restore", "--force", "--file", str(link), says="is a link of somebody else")
     link.unlink()
+
+
+# names that end a quoted identifier
+
+
+def zeroed(commands: str) -> bytes:
+    """SQL whose extension has a schema that psql would read as statements: it takes lines in pieces of 1023 bytes, each
+    of which ends at its first zero byte, so that one of two quotes in a row is lost."""
+    before = b'SET client_min_messages = warning; CREATE SCHEMA IF NOT EXISTS "'
+    name = b"zz\0" + b"A" * (1022 - len(before) - 3) + b'"";\n' + commands.encode() + b'\nSELECT 1 AS ""x'
+    filling = b"SELECT 1;\n" * 8000
+    return b"-- x\n" + filling + b'CREATE EXTENSION IF NOT EXISTS vector WITH SCHEMA "' + name + b'";\n'
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_zero_byte_in_a_name_ends_no_quote(victim: Victim, compressed: bool) -> None:
+    content = zeroed(f"\\! touch {victim.canary}\nCREATE ROLE intruder SUPERUSER;")
+    path = victim.folder / ("zero.sql.gz" if compressed else "zero.sql")
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    victim.refused("data.restore", "--force", "--file", str(path), says="a zero byte")
+    victim.describe(path, "sql.gz" if compressed else "sql")
+    victim.refused("data.restore", "--file", str(path), says="a zero byte|does not begin as pg_dump")
+    victim.unharmed()
+
+
+@pytest.mark.parametrize("quote", [identifier, literal])
+def test_nothing_with_a_zero_byte_is_quoted(quote: Callable[[str], str]) -> None:
+    with pytest.raises(StackError, match="zero byte"):
+        quote('a\0b"')
+
+
+@pytest.mark.parametrize("role", ["superuser", "reader", "owner"])
+def test_no_session_obeys_a_command_of_psql_s(victim: Victim, role: Role) -> None:
+    """Whatever gets past the quotes."""
+    config = Config(project_location=victim.root)
+    config.load_project()
+    stack = open_stack(Context(config), victim.root, victim.env)
+    with pytest.raises(StackError, match="could not try"), session(stack.db, "nina", "try", role=role) as sql:
+        sql.run(f"SELECT 1;\n\\! touch {victim.canary}\nSELECT 2")
+        sql.run("SELECT 3")
+        raise StackError("could not try")
+    victim.unharmed()
 
 
 # names in a directory dump

@@ -607,6 +607,20 @@ def test_an_older_server_is_read_and_filled_and_a_newer_one_refused(
     assert "pg_dump here is 15." in said
 
 
+def test_the_rights_that_a_role_lends_to_the_dump_are_named(data: Data, shop: Server) -> None:
+    made = data.backup("--url", shop.url())
+    words = ("data.restore", "--url", shop.url(), "--file", made.name, "--yes")
+    assert "may do what that role may" not in data.inv(*words).stderr
+    shop.sql("ALTER ROLE app CREATEROLE; GRANT pg_execute_server_program TO app", "postgres")
+    try:
+        said = data.inv(*words).stderr
+        assert (
+            "the dump is loaded by app, and may do what that role may: CREATEROLE, pg_execute_server_program;" in said
+        )
+    finally:
+        shop.sql("ALTER ROLE app NOCREATEROLE; REVOKE pg_execute_server_program FROM app", "postgres")
+
+
 @pytest.mark.parametrize(
     "line",
     ["CREATE ROLE intruder SUPERUSER;", "RESET ROLE; CREATE ROLE intruder SUPERUSER;", "SET ROLE boss;",
@@ -708,3 +722,18 @@ SELECT 1;
         assert b"".join(owned(parts, 'my "own', major=18)).decode() == wanted
     older = b"".join(owned([whole], 'my "own', major=16)).decode()
     assert older == wanted.replace("SET transaction_timeout = 0;\n", "")
+
+
+@pytest.mark.usefixtures("alarm")
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"ALTER TABLE x SET DEFAULT '" + b"\n" * 2_000_000 + b"';\n",
+        b"SELECT '" + b"x" * 200_000_000 + b"';\n",
+        b"GRANT ALL ON '" + b"x\n" * 1_000_000,
+    ],
+)
+def test_long_statements_and_lines_take_no_longer_than_their_length(text: bytes) -> None:
+    """Each was put together anew with every line, or every piece, that it has: minutes, from some kilobytes on disk."""
+    parts = [text[at : at + (1 << 16)] for at in range(0, len(text), 1 << 16)]
+    assert b"".join(owned(parts, "nina", major=18)) == text

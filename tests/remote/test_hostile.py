@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pwd
+import re
 import struct
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -25,7 +26,7 @@ from devstack.data.streams import directory_hash
 from devstack.errors import StackError
 from devstack.remote.backups import Exchange
 from devstack.remote.talk import Talk
-from devstack.remote.terminal import Harmless
+from devstack.remote.terminal import Harmless, WithoutStrings
 from tests.data.manifests import made_up
 
 MADE = made_up(
@@ -266,6 +267,64 @@ def test_no_way_to_cut_it_lets_anything_else_through(parts: list[bytes]) -> None
     assert not [c for c in left if c < " " or "\x7f" <= c < "\xa0"]
 
 
+PAGER = b"\x1b[?1049h\x1b[?1h\x1b=\x1b[3;5H\x1b[7mx\x1b[27m\x1b7\x1b8"
+STRINGS = [
+    (PAGER, PAGER),
+    (b"\x1b]52;c;ZXZpbA==\x07x", b"52;c;ZXZpbA==\x07x"),
+    (b"\x1bP$q\x1b\\x", b"$q\x1b\\x"),
+    (b"\x1b\x1b]\x1b]0;t", b"0;t"),
+    (b"\x1b\xc2\x9d]0;t", b"0;t"),
+    (b"\xc2\x9d52;c;x", b"52;c;x"),
+    (b"\x1bktitle\x1b\\", b"title\x1b\\"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sent", "left"), STRINGS)
+def test_a_program_with_the_whole_terminal_has_no_text_for_the_terminal_itself(sent: bytes, left: bytes) -> None:
+    assert WithoutStrings()(sent) == left
+    harmless = WithoutStrings()
+    assert b"".join(harmless(bytes([byte])) for byte in sent) == left, "in pieces"
+
+
+@given(st.lists(st.binary(max_size=8) | st.sampled_from([b"\x1b", b"]", b"P", b"\x1b]", b"\xc2", b"\x9d"])))
+def test_no_way_to_cut_it_lets_a_text_for_the_terminal_through(parts: list[bytes]) -> None:
+    harmless = WithoutStrings()
+    left = b"".join(map(harmless, parts)).decode()
+    assert not re.search("\x1b[\\]P_^Xk]|[\x90\x98\x9d-\x9f]", left)
+
+
+def test_a_few_bytes_do_not_become_gigabytes(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    info = tarfile.TarInfo("toc.dat")
+    info.pax_headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": "toc.dat",
+        "GNU.sparse.realsize": str(2 << 30),
+    }
+    info.size = 512
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(info, io.BytesIO(b"0\n".ljust(512, b"\0")))
+    sent = [answers({"here": True}), framed(out.getvalue()), framed(b"")]
+    made = msgspec.structs.replace(MADE, files={"toc.dat": "0" * 64})
+    with pytest.raises(StackError) as caught:
+        exchange(tmp_path)._fetch(Hostile(sent), made)
+    assert "can't be part of a backup" in caught.value.text()
+    assert list((tmp_path / "backups").iterdir()) == []
+
+
+def test_a_host_changes_no_signature_but_of_what_was_brought_from_it(tmp_path: Path) -> None:
+    one = exchange(tmp_path)
+    forged = msgspec.structs.replace(MADE, signature="0" * 64)
+    for origin, changed in (("", False), ("other", False), ("evil", True)):
+        mine = made_up(file="backup-1.sql.gz", signature="1" * 64, fetched_from=origin)
+        path = one.folder / mine.file
+        path.touch()
+        path_of(path).write_bytes(encode(mine))
+        one._note_proof(mine.file, forged)
+        assert load(path_of(path)).signature == ("0" if changed else "1") * 64
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to act as two users")
 def test_a_backup_is_not_brought_into_a_folder_of_somebody_else(tmp_path: Path) -> None:
     one = exchange(tmp_path)
@@ -279,7 +338,7 @@ def test_a_link_in_the_place_of_a_note_is_not_followed(tmp_path: Path) -> None:
     one = exchange(tmp_path)
     backup = one.folder / MADE.file
     backup.mkdir()
-    path_of(backup).write_bytes(encode(MADE))
+    path_of(backup).write_bytes(encode(msgspec.structs.replace(MADE, fetched_from="evil")))
     (tmp_path / "victim").write_text("as it was")
     (one.folder / f".{MADE.file}.json.new").symlink_to(tmp_path / "victim")
     one._note_proof(MADE.file, msgspec.structs.replace(MADE, signature="anew"))

@@ -466,6 +466,20 @@ class Host:
         taken = [a for a in dict.fromkeys((bind, "127.0.0.1", "::1")) if _is_taken(a, port)]
         return _holder(taken[0], port) if taken else None
 
+    def check_address(self, address: str, *, setting: str) -> None:
+        """:raises StackError: this machine does not have the address, so nothing can listen on it."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.bind((address, 0))
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise StackError(
+                    f"no service can listen on {address}",
+                    why=f"this machine does not have that address; {setting} names it",
+                    fix=f"correct {setting}, or leave it out for 127.0.0.1",
+                ) from None
+
     def is_free(self, bind: str, port: int) -> bool:
         """Whether a service could have this port on ``bind``, as :meth:`port_holder` judges it."""
         return not any(_is_taken(a, port) for a in dict.fromkeys((bind, "127.0.0.1", "::1")))

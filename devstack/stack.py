@@ -93,6 +93,8 @@ class Stack:
         self._snapshot: dict[str, ServiceState] = {}
         self._ended: set[str] = set()
         """Names of the services that this command has stopped."""
+        self._checked: set[str] = set()
+        """Names of the services that this command has found fit to be started."""
         self._new_choices: Choices | None = None
         """Choices of this command, recorded once nothing speaks against them."""
         self.looking = looking
@@ -105,6 +107,7 @@ class Stack:
         context, settings, looking = self.context, self.settings, self.looking
         self._snapshot.clear()
         self._ended.clear()
+        self._checked.clear()
         self._new_choices = None
         if not looking:
             self._prepare_state()
@@ -133,6 +136,78 @@ class Stack:
     @property
     def names(self) -> list[str]:
         return [service.name for service in self.services]
+
+    # check
+
+    def check(self, labels: Iterable[str], *, fresh: bool = False, ports: bool = True) -> None:
+        """Check whether services could be started with the settings as they are, before anything is stopped for that.
+
+        :param fresh: whether their data are to be made anew by then.
+        :param ports: whether their ports have to be free, or theirs.
+        :raises StackError: one could not; what runs was not touched.
+        """
+        if self.context.dry:
+            return
+        self._begin()
+        running = any(self._state(service).running for service in self.services)
+        try:
+            for service in map(self.service, labels):
+                self._check(service, fresh=fresh, ports=ports)
+        except StackError as error:
+            raise error.adding("what runs was not touched" if running else "") from None
+
+    def check_start(self, label: str) -> None:
+        """Check a service and those before it, if one of them is to be restarted for changed settings: a later one
+        could be refused when the earlier one is stopped already.
+
+        :raises StackError: one of those that are to be started could not be; what runs was not touched.
+        """
+        wanted = self.services[: self.services.index(self.service(label)) + 1]
+        if self.context.dry or not any(map(self.ready_since, wanted)):
+            return
+        self._begin()
+        running = [service for service in wanted if self._state(service).running]
+        changed = [service.label for service in running if self.outdated(service)]
+        if changed:
+            self.check([s.label for s in wanted if s.label in changed or s not in running])
+
+    def check_restart(self, *, everything: bool = False) -> None:
+        """Check the services that run, which are to be stopped and started again; nothing if none does.
+
+        :param everything: whether those that do not run are to be started too.
+        :raises StackError: one of them could not be started; what runs was not touched.
+        """
+        if self.context.dry:
+            return
+        self._begin()
+        if running := [service for service in self.services if self._state(service).running]:
+            self.check([service.label for service in (self.services if everything else running)])
+
+    def check_ports(self) -> None:
+        """:raises StackError: somebody else has a port that a service needs."""
+        for service in self.services:
+            self._check_port(service)
+
+    def _check(self, service: Service, *, fresh: bool = False, ports: bool = True) -> None:
+        if service.name in self._checked:
+            return
+        self._check_ours(self._state(service))
+        if ports:
+            self._check_port(service)
+        self._check_logs(service)
+        service.check(fresh=fresh)
+        # templates of the runtime that can't be filled in are refused here
+        self.context.runtime.engine_start()
+        self.context.runtime.run(service.spec())
+        self._checked.add(service.name)
+
+    def _check_logs(self, service: Service) -> None:
+        for name in () if self.context.dry else (service.name, "supervisord"):
+            self.context.host.check_writable(self.paths.log / f"{name}.log")
+
+    def assume(self, choices: Choices) -> None:
+        """Take these choices for the recorded ones, until :meth:`renew`."""
+        self._new_choices = choices
 
     # start
 
@@ -212,6 +287,7 @@ class Stack:
         """Let other commands have their turn; what the engine said before is asked again."""
         self.lock.release()
         self._snapshot.clear()
+        self._checked.clear()
         if self.images:
             self.images.forget()
 
@@ -305,13 +381,11 @@ class Stack:
         self.context.write_file(applied.path, applied.content(service.configuration()))
 
     def _prepare(self, service: Service, *, running: bool) -> ServiceSpec:
-        if running:
-            self._check_new_port(service)
-        else:
+        if running and not self.context.dry:
+            self.check([service.label])
+        elif not running:
             self.free_port(service)
-        if not self.context.dry:
-            for name in (service.name, "supervisord"):
-                self.context.host.check_writable(self.paths.log / f"{name}.log")
+            self._check_logs(service)
         self._ask_ahead(service)
         if not running:
             self.context.begin_engine()
@@ -392,16 +466,21 @@ class Stack:
                 return
         raise self._port_taken(service, holder)
 
-    def _check_new_port(self, service: Service) -> None:
-        """Refuse to restart a service on a port that somebody else has: it would be stopped, and not come back.
+    def _check_port(self, service: Service) -> None:
+        """Refuse to stop a service for a port that somebody else has, or an address of another machine: it would not
+        come back. A port that a service of this stack has is free by then.
 
-        :raises StackError: the port is taken; names the process.
+        :raises StackError: the port can't be had; names the process.
         """
-        if service.port in self._state(service).ports:
+        self.context.host.check_address(service.bind, setting=f"{service.label}.bind")
+        if any(service.port in self._state(other).ports for other in self.services):
             return
         holder = self.context.host.port_holder(service.bind, service.port)
-        known = holder and holder.pid not in (0, self._state(service).pid)  # 0: it may be the service itself
-        if holder and known and holder.stack != str(self.paths.state):
+        if holder is None:
+            return
+        state = self._state(service)
+        itself = state.running and holder.pid in (0, state.pid)  # 0: it may be the service itself
+        if not itself and holder.stack != str(self.paths.state):
             raise self._port_taken(service, holder)
 
     def _port_taken(self, service: Service, holder: PortHolder) -> StackError:

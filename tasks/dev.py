@@ -78,7 +78,7 @@ def logs(c: Context, tail: int = 20, since: str = "", follow: bool = False, no_f
 
 
 @task(
-    pre=[lifecycle.db_stop, lifecycle.api_start],
+    pre=[lifecycle.check_restart, lifecycle.db_stop, lifecycle.api_start],
     help={"timing": "also show each service's offset and time to ready"},
 )
 def restart(c: Context, timing: bool = False) -> None:
@@ -139,6 +139,7 @@ def reset(c: Context, yes: bool = False, no_backup: bool = False, logs: bool = F
     stack = session.stack(c)
     going = resets.doomed(stack, logs=logs)
     report.ask_first(stack, report.doomed(stack, going, backup=not no_backup, logs=logs), task="dev.reset", yes=yes)
+    resets.check(stack)
     stack.hook("pre_down")
     if no_backup:
         console.note("no backup is made of the data: --no-backup")

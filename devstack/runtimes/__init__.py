@@ -83,6 +83,8 @@ class ServiceState(Struct, frozen=True):
     """Its own address, where it has one; it may be another one at each start."""
     id: str = ""
     """The engine's own name for it, if it has one."""
+    image: str = ""
+    """The engine's own name for its image's content, without the kind of digest; empty where it does not say."""
     ports: tuple[int, ...] = ()
     """Those of the host that the engine itself listens on for it."""
 

@@ -93,6 +93,8 @@ class Stack:
         self._snapshot: dict[str, ServiceState] = {}
         self._ended: set[str] = set()
         """Names of the services that this command has stopped."""
+        self._says_resumed = True
+        """Whether to say what was frozen and is resumed."""
         self._checked: set[str] = set()
         """Names of the services that this command has found fit to be started."""
         self._new_choices: Choices | None = None
@@ -267,10 +269,33 @@ class Stack:
         self._begin()
         self._start(service, running=self._state(service).running)
 
-    def resume(self, label: str) -> None:
-        """Let the frozen processes of a service go on."""
-        self._begin()
-        self.context.resume(self._state(self.service(label)))
+    def resume(self) -> None:
+        """Have everything go on that is frozen: services, what runs for them, and what they run under."""
+        self._says_resumed = False
+        try:
+            self._begin()
+            self._state(self.db)  # which resumes what is frozen
+        finally:
+            self._says_resumed = True
+
+    def check_goes_on(self, service: Service, state: ServiceState) -> None:
+        """Refuse to wait for a service that does nothing.
+
+        :raises StackError: some of its processes are frozen.
+        """
+        if service.name in (found := self.context.frozen([state])):
+            raise StackError(
+                f"{service.name} is frozen", why=_frozen(found[service.name]), fix="inv dev.heal, which resumes it"
+            )
+
+    def check_all_go_on(self) -> None:
+        """Do the same for all services.
+
+        :raises StackError: some processes of one are frozen.
+        """
+        states = self.context.states(self.names)
+        for service in self.services:
+            self.check_goes_on(service, states[service.name])
 
     def settle_database(self) -> None:
         """Role, database and extensions as in the settings, on the running database."""
@@ -333,6 +358,12 @@ class Stack:
                 service.settle()
                 service.answers()
                 return ""
+            if pids := self.context.traced(self._state(service)):
+                raise StackError(
+                    f"{service.name} does not answer",
+                    why=f"a debugger holds it (pid {' '.join(map(str, pids))}): it was left alone",
+                    fix="let it go on in the debugger, or detach that",
+                ) from None
             return f"it did not answer ({str(error).splitlines()[0]})"
         return ""
 
@@ -341,8 +372,15 @@ class Stack:
         What the command changes itself is asked again."""
         if service.name not in self._snapshot:
             states = self.context.states(self.names, ahead=True)
+            for name, pids in self.context.resume(states.values()).items():
+                states[name] = msgspec.structs.replace(states[name], paused=False)
+                self._say_resumed(name, pids)
             self._snapshot = {**states, **self._snapshot}
         return self._snapshot[service.name]
+
+    def _say_resumed(self, name: str, pids: Sequence[int]) -> None:
+        if self._says_resumed and not self.context.dry:
+            console.note(f"resumed {name}: {_frozen(pids)}")
 
     def _start(self, service: Service, *, running: bool) -> None:
         try:
@@ -578,6 +616,8 @@ class Stack:
                 answers = True
             except NotReady as error:
                 reason = self.context.mask(str(error))
+                if found := self.context.frozen([state]):
+                    reason = f"{_frozen(found[state.name])}; inv dev.heal resumes it"
         return ServiceStatus(service.label, service.address, state, answers, reason)
 
     def as_set(self, service: Service) -> bool | None:
@@ -626,6 +666,8 @@ class Stack:
         if not self.paths.config.is_dir():
             self.lock.discard()
             raise removed()
+        if pid := self.context.resume_engine():
+            self._say_resumed("supervisord", [pid])
         with contextlib.suppress(OSError):  # a list that can't be written keeps nobody from working
             self.registry.put(ports.entry_of(self.settings, self.paths))
         if self.paths.aside.exists():
@@ -701,6 +743,13 @@ class Stack:
         if self._new_choices:
             self.context.write_file(self.paths.choices, msgspec.json.encode(self._new_choices).decode() + "\n")
             self._new_choices = None
+
+
+def _frozen(pids: Sequence[int]) -> str:
+    """Say what is frozen of a service."""
+    if not pids:
+        return "its engine has paused it"
+    return f"pid {' '.join(map(str, pids))} {'was' if len(pids) == 1 else 'were'} stopped (SIGSTOP)"
 
 
 def _import_meanwhile(*, contained: bool) -> None:

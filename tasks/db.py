@@ -76,6 +76,7 @@ def profile(
     from devstack.profiling import window
 
     stack = session.stack(c)
+    report.require(stack, "db")
     path = profiling.report_path(stack, output, "db-profile")
     done = window.profile(stack, seconds=seconds, top=top, threshold_ms=slower_than, timing=timing)
     profiling.show_window(stack, done, path, top=top, as_json=json)

@@ -221,7 +221,9 @@ def load(
     from devstack.profiling.comparison import Wanted, compare
 
     wanted = Wanted(rps, seconds, connections, sql, path, tuple(only or ()), write, reconnect)
-    profiling.show_load(compare(session.stack(c), wanted, output, datetime.now(timezone.utc)), as_json=json)
+    stack = session.stack(c)
+    stack.check_all_go_on()
+    profiling.show_load(compare(stack, wanted, output, datetime.now(timezone.utc)), as_json=json)
 
 
 @task(

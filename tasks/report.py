@@ -273,6 +273,7 @@ def require(stack: Stack, label: str) -> None:
     state = stack.context.states(stack.names)[service.name]
     if not state.running and not stack.context.dry:
         raise StackError(f"{service.name} is {state.status}", why=state.detail, fix=f"inv {label}.start")
+    stack.check_goes_on(service, state)
 
 
 def service_status(stack: Stack, label: str, *, as_json: bool, tail: int) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -151,10 +151,16 @@ class Stack:
         if self.context.dry:
             return
         self._begin()
-        running = any(self._state(service).running for service in self.services)
-        try:
+        with self._untouched():
             for service in map(self.service, labels):
                 self._check(service, fresh=fresh, ports=ports)
+
+    @contextlib.contextmanager
+    def _untouched(self) -> Iterator[None]:
+        """Have an error say that nothing was stopped."""
+        running = any(self._state(service).running for service in self.services)
+        try:
+            yield
         except StackError as error:
             raise error.adding("what runs was not touched" if running else "") from None
 
@@ -169,7 +175,8 @@ class Stack:
             return
         self._begin()
         running = [service for service in wanted if self._state(service).running]
-        changed = [service.label for service in running if self.outdated(service)]
+        with self._untouched():
+            changed = [service.label for service in running if self.outdated(service)]
         if changed:
             self.check([s.label for s in wanted if s.label in changed or s not in running])
 
@@ -278,15 +285,18 @@ class Stack:
         finally:
             self._says_resumed = True
 
+    def why_frozen(self, state: ServiceState) -> str:
+        """Return what is frozen of a service; empty if nothing is."""
+        found = self.context.frozen([state])
+        return _frozen(found[state.name]) if found else ""
+
     def check_goes_on(self, service: Service, state: ServiceState) -> None:
         """Refuse to wait for a service that does nothing.
 
         :raises StackError: some of its processes are frozen.
         """
-        if service.name in (found := self.context.frozen([state])):
-            raise StackError(
-                f"{service.name} is frozen", why=_frozen(found[service.name]), fix="inv dev.heal, which resumes it"
-            )
+        if why := self.why_frozen(state):
+            raise StackError(f"{service.name} is frozen", why=why, fix="inv dev.heal, which resumes it")
 
     def check_all_go_on(self) -> None:
         """Do the same for all services.
@@ -616,8 +626,8 @@ class Stack:
                 answers = True
             except NotReady as error:
                 reason = self.context.mask(str(error))
-                if found := self.context.frozen([state]):
-                    reason = f"{_frozen(found[state.name])}; inv dev.heal resumes it"
+                if why := self.why_frozen(state):
+                    reason = f"{why}; inv dev.heal resumes it"
         return ServiceStatus(service.label, service.address, state, answers, reason)
 
     def as_set(self, service: Service) -> bool | None:

@@ -30,7 +30,9 @@ def stats(c: Context, json: bool = False) -> None:
     """Show sizes, connections and cache hits."""
     from devstack.services.statistics import database_statistics
 
-    report.statistics(database_statistics(session.stack(c, begins=False).db), as_json=json)
+    stack = session.stack(c, begins=False)
+    report.require_not_frozen(stack, "db")
+    report.statistics(database_statistics(stack.db), as_json=json)
 
 
 @task(

@@ -276,6 +276,15 @@ def require(stack: Stack, label: str) -> None:
     stack.check_goes_on(service, state)
 
 
+def require_not_frozen(stack: Stack, label: str) -> None:
+    """Refuse to wait for a service that does nothing.
+
+    :raises StackError: some of its processes are frozen.
+    """
+    service = stack.service(label)
+    stack.check_goes_on(service, stack.context.states(stack.names)[service.name])
+
+
 def service_status(stack: Stack, label: str, *, as_json: bool, tail: int) -> None:
     """A service's status, and the end of its log."""
     statuses = [s for s in stack.status() if s.label == label]

@@ -145,7 +145,14 @@ def test_dev_down_resumes_it_and_ends_it_in_order(stack: Project, name: str) -> 
 
 @pytest.mark.parametrize(
     "command",
-    [["data.backup"], ["db.shell", "--command", "SELECT 1"], ["data.seed", "."], ["db.profile"], ["dev.load"]],
+    [
+        ["data.backup"],
+        ["db.shell", "--command", "SELECT 1"],
+        ["data.seed", "."],
+        ["db.profile"],
+        ["db.stats"],
+        ["dev.load"],
+    ],
 )
 def test_what_would_wait_for_it_names_it_instead(stack: Project, command: list[str]) -> None:
     with frozen(service("nv-db")(stack)) as process:

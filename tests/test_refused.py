@@ -149,6 +149,15 @@ def test_a_template_that_can_not_be_used_is_named_before_anything_is_stopped(
     assert (stack.state / "config/pg_hba.conf").read_text() == rules
 
 
+def test_a_copy_of_the_cluster_is_not_restored_for_what_could_not_be_started_again(stack: Project) -> None:
+    stack.inv("data.backup", "--incremental")
+    (made,) = json.loads(stack.inv("data.list", "--json").stdout)["backups"]
+    stack.query("CREATE TABLE since (id int); SELECT 1")
+    command = ["data.restore", "--file", Path(made["path"]).name]
+    refused(stack, *command, says="nowhere does not exist", INVOKE_API_DIR="nowhere")
+    assert stack.query("SELECT count(*) FROM since") == [(0,)]
+
+
 def test_settings_that_are_right_are_applied(stack: Project) -> None:
     before = stack.pids()
     stack.inv("dev.restart", INVOKE_DB_PARAMETERS=parameters(work_mem="5MB"))

@@ -113,8 +113,12 @@ def _check_target(stack: Stack, other: Stack, choices: Choices, *, fresh: bool) 
     other.assume(choices)
     try:
         other.check([service.label for service in other.services], fresh=fresh, ports=False)
+    except StackError as error:
+        raise error.adding("what runs was not touched") from None
     finally:
         other.renew()
+        if not other.context.runtime.contained:  # made to try a server, which nobody runs there
+            other.context.host.remove(other.paths.run)
 
 
 def _same_locks(stack: Stack, other: Stack) -> Stack:

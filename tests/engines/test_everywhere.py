@@ -600,11 +600,13 @@ class TestContainers:
         assert not list((up.state / "volumes").glob("*"))
         assert up.query("SELECT n FROM moved", up.pgb_port) == [(1,)]
 
-    def test_a_move_that_fails_leaves_the_environment_where_it_was(self, up: Running) -> None:
+    def test_a_move_that_is_refused_there_stops_nothing_here(self, up: Running) -> None:
+        before = up.runs()
         free = {"INVOKE_STACK_RUNTIME": "auto", "INVOKE_PGB_BINARY": "/nowhere/pgbouncer"}
         answer = up.inv("dev.move", "--to", "native", expect=1, **free)
         assert "PgBouncer was not found at /nowhere/pgbouncer" in answer.stderr
-        assert f"the environment is on {up.engine.name} as before" in answer.stderr
+        assert "what runs was not touched" in answer.stderr
+        assert up.runs() == before
         assert up.health()["api"]["verdict"] == "healthy"
         assert not list((up.state / "volumes").glob("*"))
 

@@ -420,6 +420,7 @@ class ContainerContext:
         """
         result = self.read(self._asks_states(names) if ahead else self.runtime.states(names))
         if result.exited == TIMED_OUT:
+            self._check_engine_goes_on()
             raise StackError(
                 f"the {self.runtime.name} runtime does not say what runs",
                 why=result.stderr.strip(),
@@ -504,8 +505,8 @@ class ContainerContext:
     def usage(self, states: Mapping[str, ServiceState]) -> dict[str, Usage]:
         """What each running service uses."""
         running = {name: state for name, state in states.items() if state.running}
-        here = {n: s.pid for n, s in running.items() if s.pid and (not s.id or self.host.is_here(s.pid, s.id))}
-        found = self.host.usage(here)
+        here = {name: state.pid for name, state in running.items() if self._is_here(state)}
+        found = self.host.usage(here, {name: state.helpers for name, state in running.items()})
         if isinstance(self.runtime, Containers):
             rest = [name for name, state in running.items() if name not in found and not state.paused]
             run_at_once([partial(self._ask_usage, name, found) for name in rest], ENGINE_SECONDS)
@@ -521,14 +522,73 @@ class ContainerContext:
             if answer.ok and (usage := self.runtime.parse_usage(answer.text)):
                 found[name] = usage
 
-    def resume(self, state: ServiceState) -> None:
-        """Let a service's frozen processes go on."""
-        if state.paused and isinstance(self.runtime, Containers) and (command := self.runtime.resume(state.name)):
-            self.run(command, f"let {state.name} go on")
-        if self.dry:
-            console.out(f"# let pid {state.pid} and its children go on (SIGCONT)")
-        elif state.pid and (not state.id or self.host.is_here(state.pid, state.id)):
-            self.host.resume(state.pid)
+    def _is_here(self, state: ServiceState) -> bool:
+        """Whether a service's process is one of this machine's."""
+        return bool(state.pid) and (not state.id or self.host.is_here(state.pid, state.id))
+
+    def frozen(self, states: Iterable[ServiceState]) -> dict[str, list[int]]:
+        """Return the pids of the processes that a signal has stopped (SIGSTOP), by service; none where the engine has
+        paused all of it. Services without any are left out. Those in a virtual machine can't be seen."""
+        found = {}
+        for state in states:
+            if state.running and (state.paused or self._is_here(state) or state.helpers):
+                pids = self.host.stopped([*([state.pid] if self._is_here(state) else []), *state.helpers])
+                if pids or state.paused:
+                    found[state.name] = pids
+        return found
+
+    def traced(self, state: ServiceState) -> list[int]:
+        """Return the pids of a service's processes that a debugger holds."""
+        return self.host.traced([state.pid]) if state.running and self._is_here(state) else []
+
+    def resume(self, states: Iterable[ServiceState]) -> dict[str, list[int]]:
+        """Have services' frozen processes go on (SIGCONT), and return which that were, as :meth:`frozen` does. What a
+        debugger holds stays as it is."""
+        known = {state.name: state for state in states}
+        found = self.frozen(known.values())
+        for name, pids in found.items():
+            if known[name].paused and isinstance(self.runtime, Containers) and (command := self.runtime.resume(name)):
+                self.run(command, f"resume {name}")
+            if pids and self.dry:
+                console.out(f"# resume pid {' '.join(map(str, pids))} (SIGCONT)")
+            elif pids:
+                self.host.resume(pids)
+        return found
+
+    def engine_stopped(self) -> int:
+        """Return the pid of the engine's process if a signal such as SIGSTOP has stopped it; 0 otherwise."""
+        pid = self._own_engine()
+        return pid if pid and pid in self.host.stopped([pid]) else 0
+
+    def _own_engine(self) -> int:
+        """Return the pid of the engine's process; 0 if its file names none, or a process that is another by now."""
+        pid = self._engine_process()
+        conf = getattr(self.runtime, "conf", None)
+        return pid if pid and conf and self.host.has_word(pid, str(conf)) else 0
+
+    def resume_engine(self) -> int:
+        """Have the engine's process go on if it is stopped; its pid, or 0 if it is not."""
+        pid = self.engine_stopped()
+        if pid and self.dry:
+            console.out(f"# resume pid {pid} (SIGCONT)")
+        elif pid:
+            self.host.resume([pid])
+        return pid
+
+    def _check_engine_goes_on(self) -> None:
+        """:raises StackError: the engine does not answer because its process is stopped, or held by a debugger."""
+        if pid := self.engine_stopped():
+            raise StackError(
+                f"the {self.runtime.name} runtime does not say what runs",
+                why=f"its supervisord (pid {pid}) is frozen (SIGSTOP)",
+                fix=f"inv dev.heal, or: kill -CONT {pid}",
+            )
+        if (pid := self._own_engine()) and pid in self.host.traced([pid]):
+            raise StackError(
+                f"the {self.runtime.name} runtime does not say what runs",
+                why=f"a debugger holds its supervisord (pid {pid})",
+                fix="let it go on in the debugger, or detach that",
+            )
 
     def engine_runs(self) -> bool:
         """Whether the engine answered when it was last asked; it is asked if it never was."""

@@ -56,6 +56,14 @@ class StackError(Exit):
         self.fix = ([fix] if fix else []) if isinstance(fix, str) else list(fix)
         super().__init__(message=self.text(), code=code)
 
+    def adding(self, why: str) -> StackError:
+        """Return the same error with more of a cause."""
+        parts = [self.why, why if why not in self.why else ""]
+        if self.why.endswith(":"):  # its evidence follows
+            parts.reverse()
+        joined = "; ".join(filter(None, parts))
+        return StackError(self.what, why=joined, evidence=self.evidence, fix=self.fix, code=self.code)
+
     def text(self) -> str:
         """The message as plain text, labels in a column of their own."""
         rows = [("error", self.what)]

@@ -12,7 +12,7 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -370,8 +370,9 @@ class Host:
             connection.close()
         return Result(stdout=text, exited=0)
 
-    def usage(self, pids: Mapping[str, int]) -> dict[str, Usage]:
-        """What these processes use with all that they started; those that have ended are left out."""
+    def usage(self, pids: Mapping[str, int], helpers: Mapping[str, Sequence[int]] | None = None) -> dict[str, Usage]:
+        """Return what these processes use with all that they started; those that have ended are left out. ``helpers``
+        run beside them: of these only those that do nothing are told."""
         import psutil
 
         children: dict[int, list[psutil.Process]] = {}
@@ -381,7 +382,8 @@ class Host:
         found = {}
         for name, pid in pids.items():
             with contextlib.suppress(psutil.Error):
-                found[name] = _usage(psutil.Process(pid), children)
+                beside = _processes((helpers or {}).get(name, ()))
+                found[name] = _usage(psutil.Process(pid), children, beside)
         return found
 
     def is_here(self, pid: int, container: str) -> bool:
@@ -392,15 +394,37 @@ class Host:
         except OSError:
             return False
 
-    def resume(self, pid: int) -> None:
-        """Let a process and all that it started go on, should they be stopped."""
+    def stopped(self, pids: Iterable[int]) -> list[int]:
+        """Return those of these processes, and of all that they started, that a signal such as SIGSTOP has stopped. One
+        that a debugger holds is none of them."""
+        return [process.pid for process in _trees(pids) if _held(process) == STOPPED]
+
+    def traced(self, pids: Iterable[int]) -> list[int]:
+        """Return those that a debugger holds."""
+        return [process.pid for process in _trees(pids) if _held(process) == TRACED]
+
+    def resume(self, pids: Iterable[int]) -> None:
+        """Have processes go on that are stopped (SIGCONT).
+
+        :raises StackError: one belongs to another user.
+        """
         import psutil
 
-        with contextlib.suppress(psutil.NoSuchProcess):
-            root = psutil.Process(pid)
-            for process in [*root.children(recursive=True), root]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.resume()
+        for process in _processes(pids):
+            try:
+                process.resume()
+            except psutil.NoSuchProcess:
+                continue
+            except psutil.AccessDenied:
+                raise StackError(
+                    f"could not resume pid {process.pid}",
+                    why="it belongs to another user",
+                    fix=f"sudo kill -CONT {process.pid}",
+                ) from None
+
+    def has_word(self, pid: int, word: str) -> bool:
+        """Whether a process was started with this word on its command line."""
+        return any(word in _words(process) for process in _processes([pid]))
 
     def runs(self, pid: int) -> bool:
         """Whether there is a process of this id that has not ended; one that nobody has waited for has."""
@@ -438,6 +462,7 @@ class Host:
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
             process.send_signal(getattr(signal, f"SIG{signal_name}"))
+            self.resume(self.stopped([pid]))  # one that is stopped would heed the signal only then
             try:
                 process.wait(seconds)
             except psutil.TimeoutExpired:
@@ -466,27 +491,92 @@ class Host:
         taken = [a for a in dict.fromkeys((bind, "127.0.0.1", "::1")) if _is_taken(a, port)]
         return _holder(taken[0], port) if taken else None
 
+    def check_address(self, address: str, *, setting: str) -> None:
+        """:raises StackError: this machine does not have the address, so nothing can listen on it."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.bind((address, 0))
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise StackError(
+                    f"no service can listen on {address}",
+                    why=f"this machine does not have that address; {setting} names it",
+                    fix=f"correct {setting}, or leave it out for 127.0.0.1",
+                ) from None
+
     def is_free(self, bind: str, port: int) -> bool:
         """Whether a service could have this port on ``bind``, as :meth:`port_holder` judges it."""
         return not any(_is_taken(a, port) for a in dict.fromkeys((bind, "127.0.0.1", "::1")))
 
 
-def _usage(root: psutil.Process, children: Mapping[int, list[psutil.Process]]) -> Usage:
+STOPPED, TRACED = "stopped", "tracing-stop"
+"""How psutil calls the states T and t of a process, where the system tells them apart (proc(5))."""
+
+
+def _held(process: psutil.Process) -> str:
+    """Return the state of a process; empty if it has ended."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return str(process.status())
+    return ""
+
+
+def _words(process: psutil.Process) -> list[str]:
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return list(process.cmdline())
+    return []
+
+
+def _processes(pids: Iterable[int]) -> list[psutil.Process]:
+    """Return the processes that there are."""
+    import psutil
+
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            found.append(psutil.Process(pid))
+    return found
+
+
+def _trees(pids: Iterable[int]) -> list[psutil.Process]:
+    """Return the processes with all that they started."""
+    import psutil
+
+    found = []
+    for process in _processes(pids):
+        found.append(process)
+        with contextlib.suppress(psutil.Error):
+            found += process.children(recursive=True)
+    return found
+
+
+def _usage(
+    root: psutil.Process, children: Mapping[int, list[psutil.Process]], helpers: Sequence[psutil.Process]
+) -> Usage:
     import psutil
 
     times = root.cpu_times()
     # a backend that has ended is in the times of the server that waited for it
     memory, cpu, count = _memory(root), times.user + times.system + times.children_user + times.children_system, 1
-    frozen = []
     below = list(children.get(root.pid, ()))
     for process in below:
         below += children.get(process.pid, ())
         with contextlib.suppress(psutil.Error):
             times = process.cpu_times()
             memory, cpu, count = memory + _memory(process), cpu + times.user + times.system, count + 1
-            if process.status() == psutil.STATUS_STOPPED:
-                frozen.append(process.pid)
-    return Usage(memory, cpu, count, root.status() == psutil.STATUS_STOPPED, tuple(frozen))
+    return Usage(
+        memory,
+        cpu,
+        count,
+        frozen=_held(root) == STOPPED,
+        frozen_below=tuple(process.pid for process in below if _held(process) == STOPPED),
+        frozen_helpers=tuple(process.pid for process in helpers if _held(process) == STOPPED),
+        traced=tuple(process.pid for process in (root, *below, *helpers) if _held(process) == TRACED),
+    )
 
 
 def _memory(process: psutil.Process) -> int:

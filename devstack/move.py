@@ -71,6 +71,7 @@ def move(stack: Stack, target: str, reopen: Reopen) -> Moved:
     if stack.context.dry:
         console.out(f"# back up, stop on {source}, start on {target}, restore, compare")
         return Moved(source, target, None, None)
+    _check_target(stack, other, Choices(runtime=target), fresh=True)
     made = _back_up(stack)
     for service in reversed(stack.services):
         stack.stop(service.label)
@@ -98,6 +99,26 @@ def _check(stack: Stack, source: str, target: str) -> None:
             fix=["inv dev.move --confirm removes them", "or go back there: inv dev.move --back"],
         )
     engines.check(target, stack.environ)
+
+
+def _check_target(stack: Stack, other: Stack, choices: Choices, *, fresh: bool) -> None:
+    """Check that the environment could be started there, before anything is stopped here.
+
+    :raises StackError: it could not; what runs was not touched.
+    """
+    if stack.context.dry:
+        return
+    stack.lock.acquire()
+    stack.check_ports()  # which are the same there: what has them now is stopped by then
+    other.assume(choices)
+    try:
+        other.check([service.label for service in other.services], fresh=fresh, ports=False)
+    except StackError as error:
+        raise error.adding("what runs was not touched") from None
+    finally:
+        other.renew()
+        if not other.context.runtime.contained:  # made to try a server, which nobody runs there
+            other.context.host.remove(other.paths.run)
 
 
 def _same_locks(stack: Stack, other: Stack) -> Stack:
@@ -175,10 +196,12 @@ def back(stack: Stack, reopen: Reopen) -> Left:
     """
     before = _required(stack)
     stack.lock.acquire()
+    other = _same_locks(stack, reopen(before.runtime))
+    _check_target(stack, other, before.choices, fresh=False)
     for service in reversed(stack.services):
         stack.stop(service.label)
     _write(stack, Left(runtime=stack.context.runtime.name, choices=stack.chosen), before.choices)
-    other = _same_locks(stack, reopen(before.runtime))
+    other.renew()
     for service in other.services:
         other.start(service.label)
     return before

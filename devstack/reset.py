@@ -48,6 +48,14 @@ def doomed(stack: Stack, *, logs: bool) -> list[Doomed]:
     return found
 
 
+def check(stack: Stack) -> None:
+    """Check that a fresh stack could be started, before anything is backed up, stopped or removed.
+
+    :raises StackError: it could not; nothing was touched.
+    """
+    stack.check([service.label for service in stack.services], fresh=True)
+
+
 def back_up(stack: Stack, *, label: str = LABEL, command: str = "inv dev.reset") -> Backup | None:
     """A proven backup of the database, which is started for it; None if there is none yet.
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -93,6 +93,10 @@ class Stack:
         self._snapshot: dict[str, ServiceState] = {}
         self._ended: set[str] = set()
         """Names of the services that this command has stopped."""
+        self._says_resumed = True
+        """Whether to say what was frozen and is resumed."""
+        self._checked: set[str] = set()
+        """Names of the services that this command has found fit to be started."""
         self._new_choices: Choices | None = None
         """Choices of this command, recorded once nothing speaks against them."""
         self.looking = looking
@@ -105,6 +109,7 @@ class Stack:
         context, settings, looking = self.context, self.settings, self.looking
         self._snapshot.clear()
         self._ended.clear()
+        self._checked.clear()
         self._new_choices = None
         if not looking:
             self._prepare_state()
@@ -133,6 +138,85 @@ class Stack:
     @property
     def names(self) -> list[str]:
         return [service.name for service in self.services]
+
+    # check
+
+    def check(self, labels: Iterable[str], *, fresh: bool = False, ports: bool = True) -> None:
+        """Check whether services could be started with the settings as they are, before anything is stopped for that.
+
+        :param fresh: whether their data are to be made anew by then.
+        :param ports: whether their ports have to be free, or theirs.
+        :raises StackError: one could not; what runs was not touched.
+        """
+        if self.context.dry:
+            return
+        self._begin()
+        with self._untouched():
+            for service in map(self.service, labels):
+                self._check(service, fresh=fresh, ports=ports)
+
+    @contextlib.contextmanager
+    def _untouched(self) -> Iterator[None]:
+        """Have an error say that nothing was stopped."""
+        running = any(self._state(service).running for service in self.services)
+        try:
+            yield
+        except StackError as error:
+            raise error.adding("what runs was not touched" if running else "") from None
+
+    def check_start(self, label: str) -> None:
+        """Check a service and those before it, if one of them is to be restarted for changed settings: a later one
+        could be refused when the earlier one is stopped already.
+
+        :raises StackError: one of those that are to be started could not be; what runs was not touched.
+        """
+        wanted = self.services[: self.services.index(self.service(label)) + 1]
+        if self.context.dry or not any(map(self.ready_since, wanted)):
+            return
+        self._begin()
+        running = [service for service in wanted if self._state(service).running]
+        with self._untouched():
+            changed = [service.label for service in running if self.outdated(service)]
+        if changed:
+            self.check([s.label for s in wanted if s.label in changed or s not in running])
+
+    def check_restart(self, *, everything: bool = False) -> None:
+        """Check the services that run, which are to be stopped and started again; nothing if none does.
+
+        :param everything: whether those that do not run are to be started too.
+        :raises StackError: one of them could not be started; what runs was not touched.
+        """
+        if self.context.dry:
+            return
+        self._begin()
+        if running := [service for service in self.services if self._state(service).running]:
+            self.check([service.label for service in (self.services if everything else running)])
+
+    def check_ports(self) -> None:
+        """:raises StackError: somebody else has a port that a service needs."""
+        for service in self.services:
+            self._check_port(service)
+
+    def _check(self, service: Service, *, fresh: bool = False, ports: bool = True) -> None:
+        if service.name in self._checked:
+            return
+        self._check_ours(self._state(service))
+        if ports:
+            self._check_port(service)
+        self._check_logs(service)
+        service.check(fresh=fresh)
+        # templates of the runtime that can't be filled in are refused here
+        self.context.runtime.engine_start()
+        self.context.runtime.run(service.spec())
+        self._checked.add(service.name)
+
+    def _check_logs(self, service: Service) -> None:
+        for name in () if self.context.dry else (service.name, "supervisord"):
+            self.context.host.check_writable(self.paths.log / f"{name}.log")
+
+    def assume(self, choices: Choices) -> None:
+        """Take these choices for the recorded ones, until :meth:`renew`."""
+        self._new_choices = choices
 
     # start
 
@@ -192,10 +276,36 @@ class Stack:
         self._begin()
         self._start(service, running=self._state(service).running)
 
-    def resume(self, label: str) -> None:
-        """Let the frozen processes of a service go on."""
-        self._begin()
-        self.context.resume(self._state(self.service(label)))
+    def resume(self) -> None:
+        """Have everything go on that is frozen: services, what runs for them, and what they run under."""
+        self._says_resumed = False
+        try:
+            self._begin()
+            self._state(self.db)  # which resumes what is frozen
+        finally:
+            self._says_resumed = True
+
+    def why_frozen(self, state: ServiceState) -> str:
+        """Return what is frozen of a service; empty if nothing is."""
+        found = self.context.frozen([state])
+        return _frozen(found[state.name]) if found else ""
+
+    def check_goes_on(self, service: Service, state: ServiceState) -> None:
+        """Refuse to wait for a service that does nothing.
+
+        :raises StackError: some of its processes are frozen.
+        """
+        if why := self.why_frozen(state):
+            raise StackError(f"{service.name} is frozen", why=why, fix="inv dev.heal, which resumes it")
+
+    def check_all_go_on(self) -> None:
+        """Do the same for all services.
+
+        :raises StackError: some processes of one are frozen.
+        """
+        states = self.context.states(self.names)
+        for service in self.services:
+            self.check_goes_on(service, states[service.name])
 
     def settle_database(self) -> None:
         """Role, database and extensions as in the settings, on the running database."""
@@ -212,6 +322,7 @@ class Stack:
         """Let other commands have their turn; what the engine said before is asked again."""
         self.lock.release()
         self._snapshot.clear()
+        self._checked.clear()
         if self.images:
             self.images.forget()
 
@@ -257,6 +368,12 @@ class Stack:
                 service.settle()
                 service.answers()
                 return ""
+            if pids := self.context.traced(self._state(service)):
+                raise StackError(
+                    f"{service.name} does not answer",
+                    why=f"a debugger holds it (pid {' '.join(map(str, pids))}): it was left alone",
+                    fix="let it go on in the debugger, or detach that",
+                ) from None
             return f"it did not answer ({str(error).splitlines()[0]})"
         return ""
 
@@ -265,8 +382,15 @@ class Stack:
         What the command changes itself is asked again."""
         if service.name not in self._snapshot:
             states = self.context.states(self.names, ahead=True)
+            for name, pids in self.context.resume(states.values()).items():
+                states[name] = msgspec.structs.replace(states[name], paused=False)
+                self._say_resumed(name, pids)
             self._snapshot = {**states, **self._snapshot}
         return self._snapshot[service.name]
+
+    def _say_resumed(self, name: str, pids: Sequence[int]) -> None:
+        if self._says_resumed and not self.context.dry:
+            console.note(f"resumed {name}: {_frozen(pids)}")
 
     def _start(self, service: Service, *, running: bool) -> None:
         try:
@@ -305,13 +429,11 @@ class Stack:
         self.context.write_file(applied.path, applied.content(service.configuration()))
 
     def _prepare(self, service: Service, *, running: bool) -> ServiceSpec:
-        if running:
-            self._check_new_port(service)
-        else:
+        if running and not self.context.dry:
+            self.check([service.label])
+        elif not running:
             self.free_port(service)
-        if not self.context.dry:
-            for name in (service.name, "supervisord"):
-                self.context.host.check_writable(self.paths.log / f"{name}.log")
+            self._check_logs(service)
         self._ask_ahead(service)
         if not running:
             self.context.begin_engine()
@@ -392,16 +514,21 @@ class Stack:
                 return
         raise self._port_taken(service, holder)
 
-    def _check_new_port(self, service: Service) -> None:
-        """Refuse to restart a service on a port that somebody else has: it would be stopped, and not come back.
+    def _check_port(self, service: Service) -> None:
+        """Refuse to stop a service for a port that somebody else has, or an address of another machine: it would not
+        come back. A port that a service of this stack has is free by then.
 
-        :raises StackError: the port is taken; names the process.
+        :raises StackError: the port can't be had; names the process.
         """
-        if service.port in self._state(service).ports:
+        self.context.host.check_address(service.bind, setting=f"{service.label}.bind")
+        if any(service.port in self._state(other).ports for other in self.services):
             return
         holder = self.context.host.port_holder(service.bind, service.port)
-        known = holder and holder.pid not in (0, self._state(service).pid)  # 0: it may be the service itself
-        if holder and known and holder.stack != str(self.paths.state):
+        if holder is None:
+            return
+        state = self._state(service)
+        itself = state.running and holder.pid in (0, state.pid)  # 0: it may be the service itself
+        if not itself and holder.stack != str(self.paths.state):
             raise self._port_taken(service, holder)
 
     def _port_taken(self, service: Service, holder: PortHolder) -> StackError:
@@ -501,6 +628,8 @@ class Stack:
                 answers = True
             except NotReady as error:
                 reason = self.context.mask(str(error))
+                if why := self.why_frozen(state):
+                    reason = f"{why}; inv dev.heal resumes it"
         return ServiceStatus(service.label, service.address, state, answers, reason)
 
     def as_set(self, service: Service) -> bool | None:
@@ -549,6 +678,8 @@ class Stack:
         if not self.paths.config.is_dir():
             self.lock.discard()
             raise removed()
+        if pid := self.context.resume_engine():
+            self._say_resumed("supervisord", [pid])
         with contextlib.suppress(OSError):  # a list that can't be written keeps nobody from working
             self.registry.put(ports.entry_of(self.settings, self.paths))
         if self.paths.aside.exists():
@@ -624,6 +755,13 @@ class Stack:
         if self._new_choices:
             self.context.write_file(self.paths.choices, msgspec.json.encode(self._new_choices).decode() + "\n")
             self._new_choices = None
+
+
+def _frozen(pids: Sequence[int]) -> str:
+    """Say what is frozen of a service."""
+    if not pids:
+        return "its engine has paused it"
+    return f"pid {' '.join(map(str, pids))} {'was' if len(pids) == 1 else 'were'} stopped (SIGSTOP)"
 
 
 def _import_meanwhile(*, contained: bool) -> None:

@@ -80,9 +80,11 @@ class Watched(Struct):
         old, touched = self.stack, list[str]()
         try:
             states = new.context.states(new.names)
+            # all that are concerned by now, before the first is stopped
+            new.check([s.label for s in new.services if self._is_due(s, new, running=states[s.name].running)])
             for service in new.services:
                 running = states[service.name].running
-                if service.label not in self.owed and not (running and _concerns(service, old, new)):
+                if not self._is_due(service, new, running=running):
                     continue
                 touched.append(service.label)
                 began = time.monotonic()
@@ -96,6 +98,9 @@ class Watched(Struct):
         finally:
             new.forget()
         self.stack = new
+
+    def _is_due(self, service: Service, new: Stack, *, running: bool) -> bool:
+        return service.label in self.owed or (running and _concerns(service, self.stack, new))
 
     def _return(self, labels: list[str]) -> None:
         """Take services back to the settings before; those that do not come up are owed."""

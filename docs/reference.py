@@ -79,7 +79,7 @@ def _task(
     for argument in arguments:
         default = default_of(argument)
         yield f"| {_flag(argument, context)} | {f'`{default}`' if default else ''} | {_cell(argument.help or '')} |"
-    order = [_step(one, names) for one in _in_order(task)]
+    order = list(dict.fromkeys(_step(one, names) for one in _in_order(task)))
     if len(order) > 1:
         yield from ("", f"In this order: {' → '.join(order)}")
 

@@ -43,5 +43,7 @@ def profile(
     from devstack.profiling import sampler
 
     now = datetime.now(timezone.utc)
-    done = sampler.profile(session.stack(c), seconds=seconds, rate=rate, output=output, sudo=sudo, now=now)
+    stack = session.stack(c)
+    stack.check_all_go_on()
+    done = sampler.profile(stack, seconds=seconds, rate=rate, output=output, sudo=sudo, now=now)
     profiling.show_profile(done, as_json=json)

@@ -131,6 +131,7 @@ def list_(c: Context, json: bool = False) -> None:
 @task(
     # after the file is judged, which needs no database: what is refused has touched nothing
     post=[
+        lifecycle.check_api,
         hooks.pre_restore,
         lifecycle.db_start,
         replacement.safety_backup,
@@ -219,7 +220,7 @@ def restore(
 
 
 @task(
-    post=[lifecycle.db_start, replacement.switch_back, lifecycle.api_start],
+    post=[lifecycle.check_api, lifecycle.db_start, replacement.switch_back, lifecycle.api_start],
     help={"json": "the answer as JSON"},
     auto_shortflags=False,
 )

@@ -30,7 +30,9 @@ def stats(c: Context, json: bool = False) -> None:
     """Show sizes, connections and cache hits."""
     from devstack.services.statistics import database_statistics
 
-    report.statistics(database_statistics(session.stack(c, begins=False).db), as_json=json)
+    stack = session.stack(c, begins=False)
+    report.require_not_frozen(stack, "db")
+    report.statistics(database_statistics(stack.db), as_json=json)
 
 
 @task(
@@ -76,6 +78,7 @@ def profile(
     from devstack.profiling import window
 
     stack = session.stack(c)
+    report.require(stack, "db")
     path = profiling.report_path(stack, output, "db-profile")
     done = window.profile(stack, seconds=seconds, top=top, threshold_ms=slower_than, timing=timing)
     profiling.show_window(stack, done, path, top=top, as_json=json)

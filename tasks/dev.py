@@ -78,7 +78,7 @@ def logs(c: Context, tail: int = 20, since: str = "", follow: bool = False, no_f
 
 
 @task(
-    pre=[lifecycle.db_stop, lifecycle.api_start],
+    pre=[lifecycle.check_restart, lifecycle.db_stop, lifecycle.api_start],
     help={"timing": "also show each service's offset and time to ready"},
 )
 def restart(c: Context, timing: bool = False) -> None:
@@ -139,6 +139,7 @@ def reset(c: Context, yes: bool = False, no_backup: bool = False, logs: bool = F
     stack = session.stack(c)
     going = resets.doomed(stack, logs=logs)
     report.ask_first(stack, report.doomed(stack, going, backup=not no_backup, logs=logs), task="dev.reset", yes=yes)
+    resets.check(stack)
     stack.hook("pre_down")
     if no_backup:
         console.note("no backup is made of the data: --no-backup")
@@ -220,7 +221,9 @@ def load(
     from devstack.profiling.comparison import Wanted, compare
 
     wanted = Wanted(rps, seconds, connections, sql, path, tuple(only or ()), write, reconnect)
-    profiling.show_load(compare(session.stack(c), wanted, output, datetime.now(timezone.utc)), as_json=json)
+    stack = session.stack(c)
+    stack.check_all_go_on()
+    profiling.show_load(compare(stack, wanted, output, datetime.now(timezone.utc)), as_json=json)
 
 
 @task(

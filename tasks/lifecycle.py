@@ -29,19 +29,37 @@ def _stop(c: Context, label: str) -> None:
     report.stopped(stack, label, was.status, time.monotonic() - began)
 
 
+@task
+def check_restart(c: Context) -> None:
+    """Check all settings."""
+    session.stack(c).check_restart(everything=True)
+
+
+@task
+def check_pgb(c: Context) -> None:
+    """Check all settings."""
+    session.stack(c).check_start("pgb")
+
+
+@task
+def check_api(c: Context) -> None:
+    """Check all settings."""
+    session.stack(c).check_start("api")
+
+
 @task(name="start")
 def db_start(c: Context) -> None:
     """Start PostgreSQL, ready for queries."""
     _start(c, "db")
 
 
-@task(name="start", pre=[db_start])
+@task(name="start", pre=[check_pgb, db_start])
 def pgb_start(c: Context) -> None:
     """Start PgBouncer, after the database."""
     _start(c, "pgb")
 
 
-@task(name="start", pre=[pgb_start])
+@task(name="start", pre=[check_api, pgb_start])
 def api_start(c: Context) -> None:
     """Start the application, after PgBouncer."""
     _start(c, "api")

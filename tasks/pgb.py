@@ -31,7 +31,9 @@ def stats(c: Context, json: bool = False) -> None:
     """Show pools, waiting clients and traffic."""
     from devstack.services.statistics import pooler_statistics
 
-    report.statistics(pooler_statistics(session.stack(c, begins=False).pgb), as_json=json)
+    stack = session.stack(c, begins=False)
+    report.require_not_frozen(stack, "pgb")
+    report.statistics(pooler_statistics(stack.pgb), as_json=json)
 
 
 @task

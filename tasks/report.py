@@ -273,6 +273,16 @@ def require(stack: Stack, label: str) -> None:
     state = stack.context.states(stack.names)[service.name]
     if not state.running and not stack.context.dry:
         raise StackError(f"{service.name} is {state.status}", why=state.detail, fix=f"inv {label}.start")
+    stack.check_goes_on(service, state)
+
+
+def require_not_frozen(stack: Stack, label: str) -> None:
+    """Refuse to wait for a service that does nothing.
+
+    :raises StackError: some of its processes are frozen.
+    """
+    service = stack.service(label)
+    stack.check_goes_on(service, stack.context.states(stack.names)[service.name])
 
 
 def service_status(stack: Stack, label: str, *, as_json: bool, tail: int) -> None:

@@ -83,7 +83,10 @@ def test_each_task_has_its_part_with_each_flag_target_and_script(tasks: dict[str
             assert f"`{flag}" in parts[name] or f"`{flag.removeprefix('--').upper()}`" in parts[name], (name, flag)
     assert "`make backup`, `scripts/backup-database.sh`" in parts["data.backup"]
     assert "| `--format TEXT` | `sql` | sql (compressed by gzip), custom or directory |" in parts["data.backup"]
-    assert "hook `pre_up` → `db.start` → `pgb.start` → `api.start` → `dev.up` → hook `post_up`" in parts["dev.up"]
+    assert (
+        "hook `pre_up` → check all settings → `db.start` → `pgb.start` → `api.start` → `dev.up` → hook `post_up`"
+        in parts["dev.up"]
+    )
     assert "    inv data.pin NAME [flags]\n" in parts["data.pin"]
 
 

@@ -486,7 +486,8 @@ def test_a_supervisor_that_hangs_makes_everything_unknown(stack: Project) -> Non
         supervisord.resume()
     assert {service["verdict"] for service in found["services"]} == {"unknown"}
     assert found["verdict"] == "unknown"
-    assert found["db"]["cause"].startswith("the native runtime does not say what runs: no answer within 3 s")
+    cause = f"the native runtime does not say what runs: its supervisord (pid {supervisord.pid}) is frozen (SIGSTOP)"
+    assert found["db"]["cause"] == cause
     assert "kill -CONT" in found["db"]["fix"]
 
 
@@ -705,6 +706,9 @@ def test_a_disk_that_is_nearly_full_and_one_that_is(small_disk: Path, project: P
         assert found["db"]["verdict"] == "unhealthy"
         assert re.search(r"^the disk of its data is full: \d+ MB of 300 MB free$", found["db"]["cause"]), found["db"]
         assert found["db"]["fix"] == f"make room at {project.data}"
+        before = project.pids()
+        assert "is full" in project.inv("dev.restart", expect=1).stderr
+        assert project.pids() == before
         fill.unlink()
         well(project)
     finally:

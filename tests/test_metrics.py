@@ -275,7 +275,7 @@ def test_a_service_that_is_down_does_not_stop_the_rest(project: Project) -> None
     assert answer["postgres"]["total"] is None
     assert answer["pgbouncer"]["now"]["queries"] == 0
     assert re.search(r"^nv-db +not answering ", shown, re.M)
-    assert re.search(r"^nv-db: .*(timeout|no answer within)", shown, re.M)
+    assert re.search(rf"^nv-db: .*(timeout|no answer within).*pid {database} was stopped \(SIGSTOP\)", shown, re.M)
     assert values(families, "nv_service_up") == {"nv-db": 0, "nv-pgbouncer": 1, "nv-api": 0}
 
 

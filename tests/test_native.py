@@ -24,7 +24,7 @@ from devstack.host import Host
 from devstack.paths import Paths
 from devstack.runtimes import EngineError, File, ServiceSpec, ServiceState, Step, Usage
 from devstack.runtimes.native import STATUS, Native
-from devstack.shell import argv, sh
+from devstack.shell import sh
 from tests.conftest import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -640,7 +640,8 @@ def test_an_engine_that_hangs_is_not_taken_for_one_that_is_gone(engine: Containe
     finally:
         supervisord.resume()
     assert raised.value.what == "the native runtime does not say what runs"
-    assert raised.value.fix == [f'let it go on: kill -CONT "$(cat {argv([pid_file])})"']
+    assert raised.value.why == f"its supervisord (pid {supervisord.pid}) is frozen (SIGSTOP)"
+    assert raised.value.fix == [f"inv dev.heal, or: kill -CONT {supervisord.pid}"]
     engine.stop_engine()
 
 

@@ -129,18 +129,34 @@ def test_an_edit_that_can_not_be_used_is_said_and_changes_nothing_until_it_is_me
     assert watched.pids() == pids
 
 
+def test_what_is_refused_for_a_later_service_restarts_no_earlier_one(watched: Watched) -> None:
+    pids, said = watched.pids(), watched.said()
+    text = (watched.root / "invoke.yaml").read_text()
+    changed = text.replace("max_connections: 100 ", "max_connections: 95 ").replace("api.main:app ", "api.nosuch:app ")
+    (watched.root / "invoke.yaml").write_text(changed)
+    new = watched.said_since(said, "everything goes on as it was")
+    assert "the application's module api.nosuch was not found" in new
+    assert watched.pids() == pids
+    said = watched.said()
+    (watched.root / "invoke.yaml").write_text(text)
+    watched.said_since(said, "no running service is concerned")
+    assert watched.pids() == pids
+
+
 def test_settings_that_a_service_does_not_come_up_with_are_taken_back(watched: Watched) -> None:
     said = watched.said()
     watched.edit("invoke.yaml", "max_connections: 100 ", "max_connections: 90 # ")
     watched.said_since(said, "nv-db         restarted")
     said = watched.said()
-    watched.edit("invoke.yaml", "parameters: {}        # further PostgreSQL", "parameters: {work_mem: much} # further")
+    # nobody but a server that opens its socket looks for the group
+    given = "unix_socket_group: nosuch"
+    watched.edit("invoke.yaml", "parameters: {}        # further PostgreSQL", f"parameters: {{{given}}} # further")
     new = watched.said_since(said, "everything goes on as it was")
     assert "nv-db did not become ready" in new
-    assert 'invalid value for parameter "work_mem"' in new
+    assert 'group "nosuch" does not exist' in new
     assert watched.query("SHOW max_connections") == [("90",)]
     said = watched.said()
-    watched.edit("invoke.yaml", "work_mem: much", "work_mem: 5MB")
+    watched.edit("invoke.yaml", given, "work_mem: 5MB")
     watched.said_since(said, "nv-db         restarted")
     assert watched.query("SHOW work_mem") == [("5MB",)]
 

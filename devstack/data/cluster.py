@@ -95,6 +95,7 @@ def replace(stack: Stack, source: Source, safety: str) -> Restored:
 
 
 def _replace(stack: Stack, source: Source, safety: str, members: list[Backup], began: datetime) -> Restored:
+    stack.check_restart()
     data = stack.db.data
     plan = Swap(
         incoming=f".{data.name}.incoming",
@@ -130,6 +131,7 @@ def undo(stack: Stack, previous: Previous) -> Undone:
     data = stack.db.data
     if previous.name not in stack.db.folders.names():
         raise StackError("there is nothing to undo", why=f"{previous.name} is gone", fix="see inv data.list")
+    stack.check_restart()
     plan = Swap(incoming=previous.name, outgoing=f"{data.name}-{now():%Y%m%d-%H%M%S}", why=f"undo of {previous.why}")
     _write(stack, plan)
     try:
@@ -227,7 +229,7 @@ def _set_in(path: Path) -> set[str]:
 def _try(stack: Stack, incoming: str) -> census.Census:
     """Start it for itself alone, and read every row."""
     context, folders = stack.context, stack.db.folders
-    with folders.sockets() as sockets:
+    with folders.scratch("try") as sockets:
         own = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={sockets}"]
         options = argv([*stack.db.spec().argv[3:], *own])
         seconds = str(int(stack.settings.stack.start_timeout))

@@ -56,7 +56,7 @@ def check(stack: Stack, request: Request) -> None:
 
     :raises UsageError: the command, its folder or its interpreter is not there.
     """
-    stack.api.check()
+    stack.api.check_files()
     command_of(stack, request.action)
 
 

@@ -87,7 +87,7 @@ class Plan:
         self.pgb = PlannedPgBouncer(stack.context, settings, credentials, self.db, self.images)
         self.pgb.programs = Programs(Path(), UNKNOWN_PGBOUNCER, image=self.images.of_pgb().name)
         self.api = ContainedApi(stack.context, settings, credentials, self.pgb, self.images)
-        self.api.check()
+        self.api.check_files()
 
     def variables(self) -> tuple[dict[str, str], dict[str, str]]:
         """The application's variables: what anybody may read, and what may be a secret."""

@@ -18,7 +18,9 @@ def blame(services: list[ServiceHealth]) -> list[ServiceHealth]:
     for service in services:
         root = next((s for s in judged if s.verdict in NOT_WELL and s.because_of is None), None)
         bad = [check for check in service.checks if check.verdict == "unhealthy"]
-        if bad and root and all(check.upstream for check in bad):
+        if service.remedy == "resume":
+            pass  # its own fault, whatever else there is
+        elif bad and root and all(check.upstream for check in bad):
             state = "stopped" if root.verdict == "stopped" else "not healthy"
             cause = f"{root.name} is {state}"
             service = replace(service, because_of=root.name, cause=cause, fix="", remedy="")

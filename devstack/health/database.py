@@ -13,15 +13,12 @@ from devstack.data.schedule import overdue
 from devstack.errors import StackError
 from devstack.health.findings import Findings, Probe
 from devstack.health.records import Check, slow
-from devstack.services.postgres import Postgres
+from devstack.services.postgres import WAL_ROOM, Postgres
 from devstack.shell import sh
 from devstack.stack import Stack
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812
-
-WAL_ROOM = 32 << 20
-"""Bytes: two WAL segments. PostgreSQL stops when it can't write the next one."""
 
 ACTIVITY = """
 SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections,

@@ -15,7 +15,7 @@ from devstack.health.database import probe_data, probe_database, probe_disk
 from devstack.health.findings import Findings, Probe, run_all
 from devstack.health.pooler import probe_backend, probe_configuration, probe_console
 from devstack.health.process import Process, check_process, check_run, memory_limit
-from devstack.health.records import Check, Health, ServiceHealth, together, worst
+from devstack.health.records import Check, Health, Remedy, ServiceHealth, together, worst
 from devstack.runtimes import Crash, ServiceState, Usage
 from devstack.services import Service
 from devstack.settings import database_url, shown_host
@@ -29,7 +29,8 @@ def examine(stack: Stack) -> Health:
     try:
         states = stack.context.states(stack.names)
     except StackError as error:
-        services = [_unknown(service, error) for service in stack.services]
+        remedy: Remedy = "resume" if stack.context.engine_stopped() else ""
+        services = [_unknown(service, error, remedy) for service in stack.services]
     else:
         services = blame(_examine(stack, states))
     return Health(
@@ -103,9 +104,14 @@ def _hanging(stack: Stack, service: Service, doing: str, answered: list[Check]) 
 
 def _judge(stack: Stack, service: Service, process: Process, checks: list[Check]) -> ServiceHealth:
     reason, state = worst(checks), process.state
-    if reason.remedy == "resume":  # what a frozen process leaves undone tells more than that it is frozen
-        undone = next((check.cause for check in checks if check is not reason and check.verdict == "unhealthy"), "")
-        reason = replace(reason, cause="; ".join(filter(None, [reason.cause, undone])))
+    undone = next((c.cause for c in checks if c.remedy != "resume" and c.verdict == "unhealthy"), "")
+    if frozen := next((check for check in checks if check.remedy == "resume"), None):
+        # what a frozen process leaves undone tells more than that it is frozen, but is no reason to restart it
+        reason = replace(frozen, verdict=reason.verdict, cause="; ".join(filter(None, [frozen.cause, undone])))
+    elif process.usage and process.usage.traced and undone:
+        cause = f"a debugger holds it (pid {' '.join(map(str, process.usage.traced))}); {undone}"
+        fix = "let it go on in the debugger, or detach that: nothing here resumes it"
+        reason = replace(reason, cause=cause, fix=fix, remedy="")
     return ServiceHealth(
         service=service.label,
         name=service.name,
@@ -123,7 +129,7 @@ def _judge(stack: Stack, service: Service, process: Process, checks: list[Check]
     )
 
 
-def _unknown(service: Service, error: StackError) -> ServiceHealth:
+def _unknown(service: Service, error: StackError, remedy: Remedy) -> ServiceHealth:
     return ServiceHealth(
         service=service.label,
         name=service.name,
@@ -131,6 +137,7 @@ def _unknown(service: Service, error: StackError) -> ServiceHealth:
         verdict="unknown",
         cause=f"{error.what}: {error.why}",
         fix="; ".join(error.fix),
+        remedy=remedy,
     )
 
 

@@ -59,6 +59,8 @@ def heal(stack: Stack, found: Health, *, asked: bool = True) -> Generator[Repair
                 tried.add((service.service, service.remedy))
                 repair = _repair(stack, service)
                 yield repair
+                if service.verdict == "unknown" and not repair.failure:
+                    break  # one reason for all of them, which is gone
                 if repair.failure and service.verdict != "degraded":
                     return found  # those after it need it: they would fail for a reason that is not theirs
         except StackError as error:
@@ -100,7 +102,7 @@ def _repair(stack: Stack, service: ServiceHealth) -> Repair:
     assert service.remedy
     actions: dict[str, Callable[[], object]] = {
         "start": lambda: _start(stack, service.service),
-        "resume": lambda: stack.resume(service.service),
+        "resume": stack.resume,
         "restart": lambda: stack.restart(service.service),
         "settle": stack.settle_database,
         "reload": lambda: _reload(stack),
@@ -110,7 +112,7 @@ def _repair(stack: Stack, service: ServiceHealth) -> Repair:
         actions[service.remedy]()
     except StackError as error:
         return _not_repaired(service, error)
-    return Repair(service.name, service.cause, DID[service.remedy])
+    return Repair("supervisord" if service.verdict == "unknown" else service.name, service.cause, DID[service.remedy])
 
 
 def _not_repaired(service: ServiceHealth, error: StackError) -> Repair:

@@ -61,6 +61,16 @@ def check_process(stack: Stack, service: Service, process: Process) -> Check:
             fix=f"inv dev.heal, or: kill -CONT {pids}",
             remedy="resume",
         )
+    if state.running and process.usage and process.usage.frozen_helpers:
+        pids = " ".join(map(str, process.usage.frozen_helpers))
+        return Check(
+            name="process",
+            verdict="degraded",
+            value=state.status,
+            cause=f"what restarts it when its source changes is frozen (SIGSTOP): pid {pids}",
+            fix=f"inv dev.heal, or: kill -CONT {pids}",
+            remedy="resume",
+        )
     if state.running:
         up = console.duration(int(process.up)).replace(".00", "")
         return Check(name="process", value=state.status, text=f"{state.status}, pid {state.pid}, up {up}")

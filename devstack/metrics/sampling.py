@@ -76,6 +76,9 @@ def take(stack: Stack) -> Sample:
     answers = _at_once({**up, "usage": lambda: stack.context.usage(states)})
     found = {label: answer for label, (_, answer) in answers.items() if not isinstance(answer, NotReady)}
     missing = {label: str(answer) for label, (_, answer) in answers.items() if isinstance(answer, NotReady)}
+    for label in missing.keys() & up.keys():
+        if why := stack.why_frozen(states[stack.service(label).name]):
+            missing[label] = f"{missing[label].splitlines()[0]}; {why}; inv dev.heal resumes it"
     for label in jobs.keys() - up.keys():
         missing[label] = states[stack.service(label).name].status
     return Sample(

@@ -85,6 +85,10 @@ class ServiceState(Struct, frozen=True):
     """Its own address, where it has one; it may be another one at each start."""
     id: str = ""
     """The engine's own name for it, if it has one."""
+    image: str = ""
+    """The engine's own name for its image's content, without the kind of digest; empty where it does not say."""
+    helpers: tuple[int, ...] = ()
+    """The pids of programs that run for it beside it, such as the one that restarts it when its source changes."""
     ports: tuple[int, ...] = ()
     """Those of the host that the engine itself listens on for it."""
 
@@ -114,6 +118,10 @@ class Usage(Struct, frozen=True):
     """Whether its main process is stopped, as by SIGSTOP: it is there and does nothing."""
     frozen_below: tuple[int, ...] = ()
     """The pids of the processes below it that are stopped."""
+    frozen_helpers: tuple[int, ...] = ()
+    """The pids of its helpers that are stopped."""
+    traced: tuple[int, ...] = ()
+    """The pids of those of its processes that a debugger holds: it alone may have them go on."""
 
 
 class File(Struct, frozen=True):

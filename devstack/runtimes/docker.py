@@ -119,6 +119,7 @@ class Docker(Containers):
             foreign=self.whose(labels),
             address=(networks.get(self.network) or {}).get("IPAddress", ""),
             id=str(found.get("Id", "")),
+            image=str(found.get("Image", "")).removeprefix("sha256:"),
             ports=tuple(int(binding["HostPort"]) for binding in published if binding.get("HostPort")),
         )
 

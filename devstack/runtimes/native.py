@@ -177,7 +177,10 @@ class Native:
     def parse_states(self, answer: str, names: Sequence[str]) -> dict[str, ServiceState]:
         infos: list[dict[str, Any]] = _loads(answer) if answer.strip() else []
         known = {info["name"]: info for info in infos}
-        return {name: _state(name, known.get(name)) for name in names}
+        return {
+            name: _state(name, known.get(name), [i["pid"] for i in infos if i.get("group") == name != i["name"]])
+            for name in names
+        }
 
     def crashes(self, names: Sequence[str], since: float) -> Request:
         return post(self.socket, URL, _request("supervisor.readLog", -LOG_BYTES, 0), timeout=ANSWER_SECONDS)
@@ -190,7 +193,7 @@ class Native:
         return found
 
     def unstick(self) -> str:
-        return f'let it go on: kill -CONT "$(cat {argv([self.paths.run / "supervisord.pid"])})"'
+        return f'resume it, should it be frozen: kill -CONT "$(cat {argv([self.paths.run / "supervisord.pid"])})"'
 
     def exec(
         self, name: str, argv_: Sequence[str], env: Mapping[str, str], *, user: str = "", tty: bool = False
@@ -263,7 +266,7 @@ def _loads(answer: str) -> Any:
     return value
 
 
-def _state(name: str, info: dict[str, Any] | None) -> ServiceState:
+def _state(name: str, info: dict[str, Any] | None, helpers: Sequence[int]) -> ServiceState:
     if info is None:
         return ServiceState(name)
     status = STATUS.get(info["statename"], "failed")
@@ -277,4 +280,5 @@ def _state(name: str, info: dict[str, Any] | None) -> ServiceState:
         exit_code=info["exitstatus"] if info["statename"] == "EXITED" else None,
         # of one that was stopped it has the time
         detail=info["spawnerr"] or (info["description"] if status == "failed" else ""),
+        helpers=tuple(filter(None, helpers)),
     )

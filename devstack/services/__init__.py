@@ -56,6 +56,14 @@ class Service(Protocol):
     def questions(self) -> Sequence[Command]:
         """What :meth:`prepare` will ask the engine, for who can ask it ahead."""
 
+    def check(self, *, fresh: bool = False) -> None:
+        """Check whether it could be started with the settings as they are, as far as that can be seen without a start.
+        What runs is not touched.
+
+        :param fresh: whether its data are to be made anew by then.
+        :raises StackError: it could not.
+        """
+
     def prepare(self) -> ServiceSpec:
         """Put in place whatever must be there before the start; what to run."""
 

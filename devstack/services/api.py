@@ -14,13 +14,13 @@ from msgspec import Struct
 
 from devstack.container import ContainerContext
 from devstack.credentials import Credentials
-from devstack.errors import UsageError
+from devstack.errors import StackError, UsageError
 from devstack.inherited import POSTGRES_VARIABLES, without_foreign
 from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
 from devstack.services.configuration import items_of
 from devstack.settings import URL_VARIABLE, Settings, database_url, reachable_address, shown_host, with_port
-from devstack.shell import Command
+from devstack.shell import Command, sh
 
 ANSWER_BYTES = 16 << 20
 """More than any application says of itself; a path that streams for ever would fill the memory."""
@@ -31,6 +31,27 @@ HOSTS_VARIABLE = "NINAIVALAIGAL_HOSTS"
 UNSET = (*POSTGRES_VARIABLES, "PYTHONHOME", "VIRTUAL_ENV")
 """Variables that the application must not see, whoever has set them. The caller's other ones for Python do not come
 that far: the supervisor is started without them, and a container has an environment of its own."""
+
+
+FIND_MODULES = """\
+import sys
+
+def found(name):
+    path, whole = None, ""
+    for part in name.split("."):
+        whole = f"{whole}.{part}".strip(".")
+        finders = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
+        spec = next(filter(None, (finder.find_spec(whole, path) for finder in finders)), None)
+        if spec is None or (path := spec.submodule_search_locations) is None and whole != name:
+            return False
+    return True
+
+print(*(name for name in sys.argv[1:] if not found(name)))
+"""
+"""Print the modules that can't be found. Nothing is imported: that would run the application's code."""
+
+FIND_SECONDS = 20.0
+"""Time for an interpreter to look for modules."""
 
 
 class Beside(Struct, frozen=True):
@@ -210,7 +231,7 @@ class Api:
         return ()
 
     def prepare(self) -> ServiceSpec:
-        self.check()
+        self.check_files()
         return self.spec()
 
     @contextlib.contextmanager
@@ -220,7 +241,18 @@ class Api:
         kept = {name: value for name, value in without_foreign(environ).items() if name not in UNSET}
         yield Beside(Command(command), self.folder, {**kept, **self.environment(direct=True), **extra})
 
-    def check(self) -> None:
+    def check(self, *, fresh: bool = False) -> None:
+        """Check its directory, its interpreter, its variables, and that the modules that it begins with are there. What
+        the modules do when they are imported is seen by a start alone.
+
+        :raises StackError: one of them can't be used.
+        """
+        self.check_files()
+        self.spec()
+        if self._may_lack_modules():
+            self._check_modules()
+
+    def check_files(self) -> None:
         """:raises UsageError: its folder or its interpreter is not there."""
         self.check_folder()
         if not os.access(self.python, os.X_OK):
@@ -229,6 +261,53 @@ class Api:
                 why=f"api.python is {self.settings.api.python!r}, from {self.settings.origin('api.python')}",
                 fix="set api.python to the python of its virtual environment, or leave it empty for the stack's own",
             )
+
+    @property
+    def module(self) -> str:
+        """The module that uvicorn imports the application from."""
+        return self.settings.api.app.partition(":")[0]
+
+    def _may_lack_modules(self) -> bool:
+        """Whether its interpreter has to be asked for the modules: the files show that of the application, and the
+        stack's own interpreter has uvicorn."""
+        api = self.settings.api
+        parts = self.module.split(".")
+        files = [place.joinpath(*parts) for place in (self.folder, self.folder.parent)]
+        found = any(file.is_dir() or file.with_name(f"{file.name}.py").is_file() for file in files)
+        return bool(not found or api.python or api.image or api.debug_port)
+
+    def _check_modules(self) -> None:
+        """:raises StackError: its interpreter finds one of the modules nowhere, or does not run."""
+        wanted = ["uvicorn", *(["debugpy"] if self.settings.api.debug_port else []), self.module]
+        with self.apart([self.python, "-c", FIND_MODULES, *wanted]) as command:
+            answer = self.context.probe(command, FIND_SECONDS)
+        if answer.exited is None:
+            return  # a slow machine is no reason to refuse
+        missing = answer.text.split() if answer.ok else []
+        if not answer.ok:
+            raise StackError(
+                f"the application's interpreter {self.python} does not run",
+                evidence=[self.context.mask(line) for line in answer.text.splitlines()[-5:]],
+                fix="correct api.python, or the virtual environment that it is of",
+            )
+        if self.module in missing:
+            raise StackError(
+                f"the application's module {self.module} was not found",
+                why=f"api.app is {self.settings.api.app!r}, from {self.settings.origin('api.app')}; it is neither in"
+                f" {self.folder}, nor in {self.folder.parent}, nor among the packages of {self.python}",
+                fix=f"correct api.app, or api.dir ({self.settings.api.dir})",
+            )
+        if missing:
+            why = f"No module named {missing[0]}"
+            raise StackError(
+                f"the application's interpreter {self.python} lacks a package", why=why, fix=self.hint([why])
+            )
+
+    @contextlib.contextmanager
+    def apart(self, words: Sequence[str]) -> Iterator[Command]:
+        """Yield a command that runs where the application does, with its modules and without its secrets."""
+        path = self.environment()["PYTHONPATH"]
+        yield sh("cd $folder && PYTHONPATH=$path $words", folder=self.folder, path=path, words=words)
 
     def check_folder(self) -> None:
         """:raises UsageError: its folder is not there."""

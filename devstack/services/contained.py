@@ -21,7 +21,7 @@ from devstack.services import passage
 from devstack.services.api import Api, Beside
 from devstack.services.folders import Folders, VolumeFolders
 from devstack.services.images import Images
-from devstack.services.pgbouncer import PgBouncer
+from devstack.services.pgbouncer import PgBouncer, nowhere
 from devstack.services.postgres import Postgres
 from devstack.settings import Settings
 from devstack.shell import Command, argv
@@ -120,6 +120,42 @@ class ContainedPostgres(Postgres):
 
     def remove_data(self) -> None:
         volumes.remove(self.context, self.volume)
+
+    def data_fits(self) -> bool:
+        return self._major_of_data() == str(self.programs.major)
+
+    def has_server(self) -> bool:
+        return self.context.states([self.name])[self.name].running
+
+    def runs_programs(self) -> bool:
+        """Whether the container that runs is of the image that it would be started from."""
+        state = self.context.states([self.name])[self.name]
+        return state.running and state.image == self.images.id_of(self.settings.db.image).removeprefix("sha256:")
+
+    def check(self, *, fresh: bool = False) -> None:
+        """Check the same, in the container that runs where it has the same image, else in one of its own without the
+        data."""
+        self.programs = self.images.postgres(start=True)
+        super().check(fresh=fresh)
+
+    def _major_of_data(self) -> str:
+        return self.folders.read(self.data.name, "PG_VERSION")
+
+    def _check_major(self) -> None:
+        major = self._major_of_data()
+        if major and major != str(self.programs.major):
+            raise UsageError(
+                f"the data of {self.name} was made by PostgreSQL {major}, this is {self.programs.version}",
+                why=f"PostgreSQL {self.programs.major} can't read {self.place}; nothing was changed",
+                fix=f"set db.image to one with PostgreSQL {major}",
+            )
+
+    def _read_rules(self) -> str | None:
+        answer = self.context.read(self._run(["cat", str(self.rules / "pg_hba.conf")]))
+        return answer.stdout if answer.ok else None
+
+    def _write_rules(self, content: str) -> None:
+        self.context.write_inside(self.name, self.rules / "pg_hba.conf", content, user=self.account)
 
     def prepare(self) -> ServiceSpec:
         self.programs = self.images.postgres(start=True)
@@ -250,6 +286,30 @@ class ContainedPgBouncer(PgBouncer):
     def questions(self) -> Sequence[Command]:
         return self.images.questions(self.images.of_pgb())
 
+    def check(self, *, fresh: bool = False) -> None:
+        """Check the same in a container of its own: the image may be another one by now."""
+        self.programs = self.images.pgbouncer(start=True)
+        super().check(fresh=fresh)
+
+    def _check_apart(self, ini: str) -> None:
+        file = OWN / "pgbouncer-check.ini"
+        spec = ServiceSpec(
+            name=f"{self.name}-{secrets.token_hex(4)}",
+            argv=[self.programs.path("pgbouncer"), str(file)],
+            cwd=Path("/"),
+            env=self.programs.env,
+            inside=Inside(
+                image=self.programs.image,
+                files={str(file): nowhere(f"{ini}\n[pgbouncer]\nauth_file = /dev/null\n")},
+                memory_mb=64,
+                network=False,
+            ),
+        )
+        if not self.context.dry:
+            with self.context.one_off(spec) as command:
+                result = self.context.read(command)
+            self._judge(result.stdout + result.stderr)
+
     def prepare(self) -> ServiceSpec:
         self.programs = self.images.pgbouncer(start=True)
         spec, ini = self.spec(), self.render_ini()
@@ -349,11 +409,27 @@ class ContainedApi(Api):
         return self.images.questions(self.images.of_api())
 
     def prepare(self) -> ServiceSpec:
-        self.check()
+        self.check_files()
         self.images.api(start=True)
         return self.spec()
 
-    def check(self) -> None:
+    def check(self, *, fresh: bool = False) -> None:
+        """Check the same, with its image here."""
+        self.check_files()
+        self.images.api(start=True)
+        super().check(fresh=fresh)
+
+    @contextlib.contextmanager
+    def apart(self, words: Sequence[str]) -> Iterator[Command]:
+        spec = self.spec()
+        assert spec.inside
+        inside = replace(spec.inside, ports={}, files={}, network=False)
+        name = f"{self.name}-{secrets.token_hex(4)}"
+        path = {"PYTHONPATH": self.environment()["PYTHONPATH"]}
+        with self.context.one_off(replace(spec, name=name, argv=words, env=path, inside=inside)) as command:
+            yield command
+
+    def check_files(self) -> None:
         """:raises UsageError: also for what there is in the native runtime alone."""
         self.check_folder()
         if self.settings.api.debug_port:

@@ -61,10 +61,11 @@ class Folders:
             self.context.run(sh("chown -R $account: $target", account=host.account, target=target), "hand it over")
 
     @contextlib.contextmanager
-    def sockets(self) -> Iterator[Path]:
-        """A folder for the sockets and the log of a server that is tried."""
-        path = self.context.paths.run / "try"
+    def scratch(self, name: str) -> Iterator[Path]:
+        """Make an empty directory of the server's account, gone at the end: for a server that is tried."""
+        path = self.context.paths.run / name
         self.context.make_run_dir()
+        self.context.host.remove(path)
         self.context.make_dir(path, 0o700, account=True)
         try:
             yield path
@@ -122,8 +123,8 @@ class VolumeFolders(Folders):
         self.context.write_inside(self.db.name, self.path(name) / file, content, user=self.db.account)
 
     @contextlib.contextmanager
-    def sockets(self) -> Iterator[Path]:
-        path = self.db.sockets.with_name("try")
+    def scratch(self, name: str) -> Iterator[Path]:
+        path = self.db.sockets.with_name(name)
         make = 'rm -rf "$1" && mkdir -m 700 "$1"'
         exec_ = self.context.exec
         what = "make a folder in the container"

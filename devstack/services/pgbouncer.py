@@ -146,16 +146,33 @@ class PgBouncer:
 
     def render_userlist(self) -> str:
         """userlist.txt: verifiers, no passwords. PgBouncer logs in to the server with what the client proves."""
+        return self._userlist(self.database.verifier())
+
+    def _userlist(self, verifier: str) -> str:
         return render(
             self.settings.templates / "userlist.txt",
             user=_quoted(self.settings.db.user),
-            verifier=_quoted(self.database.verifier()),
+            verifier=_quoted(verifier),
             admin=_quoted(ADMIN),
             admin_verifier=_quoted(admin_verifier(self.credentials)),
         )
 
     def questions(self) -> Sequence[Command]:
         return ()
+
+    def check(self, *, fresh: bool = False) -> None:
+        """Check its program, its templates, and let it read its configuration. Files that it opens after that, as those
+        of TLS, are seen by a start alone.
+
+        :raises StackError: it refuses its configuration.
+        """
+        self.spec()
+        self._userlist("")
+        self._check_apart(self.render_ini())
+
+    def _check_apart(self, ini: str) -> None:
+        """Do as :meth:`_check` does, with the program that it would be started with. There may be no userlist yet."""
+        self._check(f"{ini}\n[pgbouncer]\nauth_file = /dev/null\n")
 
     def prepare(self) -> ServiceSpec:
         spec = self.spec()
@@ -177,21 +194,23 @@ class PgBouncer:
         """Let PgBouncer itself read the configuration. It has no mode for this, but with nowhere to listen it reads
         everything, says so and ends."""
         file = self.folder / "pgbouncer-check.ini"
-        self._put(file, f"{ini}\n[pgbouncer]\nlisten_addr =\nunix_socket_dir =\n")
+        self._put(file, nowhere(ini))
         if self.context.dry:
             return
         command = self.context.exec(self.name, [self.programs.path("pgbouncer"), str(file)], self.programs.env)
         result = self.context.read(self.context.runtime.as_account(command))
         self._take_away(file)
-        lines = [
-            line for line in (result.stdout + result.stderr).splitlines() if " ERROR " in line or " FATAL " in line
-        ]
+        self._judge(result.stdout + result.stderr)
+
+    def _judge(self, answer: str) -> None:
+        """:raises StackError: PgBouncer has said more than that it has nowhere to listen."""
+        lines = [line for line in answer.splitlines() if " ERROR " in line or " FATAL " in line]
         complaints = [line for line in lines if "nowhere to listen" not in line]
         if complaints or not lines:
             raise StackError(
                 "PgBouncer refuses its configuration",
                 why="; ".join(line.split(" ", 5)[-1] for line in complaints[:1]) or "it gave no answer",
-                evidence=complaints or (result.stdout + result.stderr).splitlines()[-5:],
+                evidence=complaints or answer.splitlines()[-5:],
                 fix="correct the section pgb in invoke.yaml, or templates/pgbouncer.ini; nothing was changed",
             )
 
@@ -382,6 +401,11 @@ class Difference(Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.key} is {self.found}, not {self.wanted}"
+
+
+def nowhere(ini: str) -> str:
+    """A configuration that listens nowhere: PgBouncer reads it, says so and ends."""
+    return f"{ini}\n[pgbouncer]\nlisten_addr =\nunix_socket_dir =\n"
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -54,6 +54,11 @@ STAGING = ".read-"
 PSQL = ("psql", "-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1")
 LEFT_SECONDS = 10.0
 """For an ``initdb`` that nobody waits for to notice that its folder is gone."""
+WAL_ROOM = 32 << 20
+"""Bytes: two WAL segments. PostgreSQL stops when it can't write the next one."""
+WRONG_RULES = "SELECT 'line ' || line_number || ': ' || error FROM pg_hba_file_rules WHERE error IS NOT NULL"
+"""Ask for the lines of pg_hba.conf that the server could not read
+(https://www.postgresql.org/docs/current/view-pg-hba-file-rules.html)."""
 LOOKING_SECONDS = 10.0
 """For a look at what is in the databases: twice what logging in may take."""
 
@@ -206,6 +211,20 @@ class Postgres:
         """Whether the data volume holds a cluster; a start makes one otherwise."""
         return self.context.host.read_file(self.data / "PG_VERSION") is not None
 
+    def data_fits(self) -> bool:
+        """Whether there are data, of the same major version as the programs."""
+        version = self.context.host.read_file(self.data / "PG_VERSION") or b""
+        return version.decode(errors="replace").strip() == str(self.programs.major)
+
+    def has_server(self) -> bool:
+        """Whether a server uses the data."""
+        lock = (self.context.host.read_file(self.data / "postmaster.pid") or b"").split(b"\n")[0]
+        return lock.isdigit() and self.context.host.works_in(int(lock), self.data)
+
+    def runs_programs(self) -> bool:
+        """Whether the programs that it would be started with can be run beside the data now."""
+        return True
+
     def check_removable(self) -> None:
         """Before the data are removed, with no server on them.
 
@@ -233,6 +252,60 @@ class Postgres:
 
     def questions(self) -> Sequence[Command]:
         return ()
+
+    def check(self, *, fresh: bool = False) -> None:
+        """Check its programs, extensions, templates, parameters, rules of access, data and disk.
+
+        :raises StackError: one of them would keep it from starting.
+        """
+        from devstack.services import parameters
+
+        self.spec()
+        self._ident()
+        if not fresh and self.data_is_there():
+            self._check_major()
+        self._check_disk()
+        parameters.check(self, fresh=fresh)
+        self._check_rules()
+
+    def _check_disk(self) -> None:
+        """:raises StackError: a start would fill the disk."""
+        free, total = self.room() or (WAL_ROOM, WAL_ROOM)
+        if free < WAL_ROOM:
+            raise StackError(
+                f"the disk of {self.place} is full",
+                why=f"{console.size(free)} of {console.size(total)} free: PostgreSQL writes at its start",
+                fix=f"make room at {self.place}",
+            )
+
+    def _check_rules(self) -> None:
+        """Have the running server read pg_hba.conf as it would be. Its own is put back at once; should the server read
+        the other meanwhile, it refuses what is wrong with it and goes on with the rules that it has.
+
+        :raises StackError: it can't be read; a server would not start with it.
+        """
+        wanted, there = self._hba(), self._read_rules()
+        if there is None or there == wanted:
+            return
+        self._write_rules(wanted)
+        try:
+            answer = self.context.probe(self.ask(MAINTENANCE, WRONG_RULES), LOOKING_SECONDS)
+        finally:
+            self._write_rules(there)
+        if answer.ok and answer.text:
+            raise StackError(
+                "PostgreSQL refuses its pg_hba.conf",
+                why=answer.text.splitlines()[0],
+                fix="correct templates/pg_hba.conf",
+            )
+
+    def _read_rules(self) -> str | None:
+        """Return pg_hba.conf where the server reads it; None if there is none."""
+        content = self.context.host.read_file(self.rules / "pg_hba.conf")
+        return None if content is None else content.decode(errors="replace")
+
+    def _write_rules(self, content: str) -> None:
+        self.context.write_file(self.rules / "pg_hba.conf", content, account=True)
 
     def prepare(self) -> ServiceSpec:
         paths, context = self.context.paths, self.context

@@ -18,10 +18,14 @@ from tests.data.conftest import Data, _project
 KILLED_AT = """
 import os, sys
 kind, count = sys.argv[1], int(sys.argv[2])
-seen = 0
+seen, moved = 0, False
 def audit(event, args):
-    global seen
-    if event == kind and sys._getframe(1).f_code.co_name in ("rename", "_rmtree_safe_fd", "rmtree"):
+    global seen, moved
+    if event not in (kind, "os.rename"):
+        return
+    caller = sys._getframe(1).f_code.co_name
+    moved = moved or (event == "os.rename" and caller == "rename")
+    if event == kind and moved and caller in ("rename", "_rmtree_safe_fd", "rmtree"):
         seen += 1
         if seen == count:
             os.kill(os.getpid(), 9)
@@ -29,7 +33,7 @@ sys.addaudithook(audit)
 from invoke.main import program
 program.run(["inv", *sys.argv[3:]])
 """
-"""``inv``, killed before the n-th rename, or the n-th removal of something in a folder."""
+"""``inv``, killed before the n-th rename, or the n-th removal of something in a folder after the first rename."""
 
 
 @pytest.fixture(scope="module")

@@ -310,6 +310,71 @@ def test_a_frozen_service_goes_on(up: Running) -> None:
     up.health()
 
 
+def test_a_stopped_process_of_a_service_is_named_and_goes_on(up: Running) -> None:
+    if up.engine.name == "apple":
+        pytest.skip("its processes are in a virtual machine")
+    before = up.runs()
+    process = psutil.Process(up.pids()["nv-db"]).children(recursive=True)[-1]
+    process.suspend()
+    try:
+        found = up.health(expect=None)["db"]
+        assert f"a part of it is frozen (SIGSTOP): pid {process.pid}" in str(found["cause"])
+        assert "restarted" not in up.inv("dev.heal").stdout
+        assert process.status() != psutil.STATUS_STOPPED
+    finally:
+        process.resume()
+    assert up.runs() == before
+    up.health()
+
+
+def test_what_is_frozen_is_resumed_to_be_stopped(up: Running) -> None:
+    if up.engine.name == "apple":
+        pytest.skip("it has no pause, and its processes are in a virtual machine")
+    if up.contained:
+        up.engine.run("pause", "nv-pgbouncer")
+    else:
+        os.kill(up.pids()["nv-pgbouncer"], signal.SIGSTOP)
+    assert "resumed nv-pgbouncer" in up.inv("dev.down").stderr
+    up.inv("dev.up")
+    up.health()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("INVOKE_DB_PARAMETERS", '{"wal_level": "minimal"}', 'requires "?wal_level"?'),
+        ("INVOKE_DB_PARAMETERS", '{"work_memory": "1MB"}', "unrecognized configuration parameter"),
+        ("INVOKE_PGB_PARAMETERS", '{"nosuch": 1}', "unknown parameter: pgbouncer/nosuch"),
+        ("INVOKE_API_APP", "nosuch:app", "module nosuch was not found"),
+        ("INVOKE_API_DIR", "nowhere", "nowhere does not exist"),
+        ("INVOKE_DB_EXTENSIONS", "nosuch", "nosuch"),
+    ],
+)
+def test_what_is_refused_stops_nothing(up: Running, variable: str, value: str, says: str) -> None:
+    before = up.runs()
+    # in containers, extensions are no part of how a database is started: one that runs stays as it is
+    stays = up.contained and variable == "INVOKE_DB_EXTENSIONS"
+    for task in ("dev.restart",) if stays else ("dev.restart", "dev.up"):
+        process = up.popen(task, **{variable: value})
+        out, err = process.communicate(timeout=120)
+        assert process.returncode in (1, 2), out + err
+        assert re.search(says, err), err
+        assert "not touched" in err
+        assert up.runs() == before
+
+
+def test_rules_of_access_that_are_wrong_stop_nothing(up: Running) -> None:
+    path = up.root / "templates/pg_hba.conf"
+    text, before = path.read_text(), up.runs()
+    path.write_text(f"{text}host all all nonsense\n")
+    try:
+        assert "PostgreSQL refuses its pg_hba.conf" in up.inv("dev.restart", expect=1).stderr
+    finally:
+        path.write_text(text)
+    assert up.runs() == before
+    assert "already running" in up.inv("dev.up").stdout
+
+
 def test_two_environments_at_once(up: Running) -> None:
     ports = {name: up.env.pop(name) for name in ("INVOKE_DB_PORT", "INVOKE_PGB_PORT", "INVOKE_API_PORT")}
     try:
@@ -568,11 +633,13 @@ class TestContainers:
         assert not list((up.state / "volumes").glob("*"))
         assert up.query("SELECT n FROM moved", up.pgb_port) == [(1,)]
 
-    def test_a_move_that_fails_leaves_the_environment_where_it_was(self, up: Running) -> None:
+    def test_a_move_that_is_refused_there_stops_nothing_here(self, up: Running) -> None:
+        before = up.runs()
         free = {"INVOKE_STACK_RUNTIME": "auto", "INVOKE_PGB_BINARY": "/nowhere/pgbouncer"}
         answer = up.inv("dev.move", "--to", "native", expect=1, **free)
         assert "PgBouncer was not found at /nowhere/pgbouncer" in answer.stderr
-        assert f"the environment is on {up.engine.name} as before" in answer.stderr
+        assert "what runs was not touched" in answer.stderr
+        assert up.runs() == before
         assert up.health()["api"]["verdict"] == "healthy"
         assert not list((up.state / "volumes").glob("*"))
 

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 import msgspec
 from msgspec import Meta, Struct, field
 
+from devstack.envfile import VARIABLE_NAME, EnvFile, checked, read_env_file
 from devstack.errors import UsageError
 from devstack.files import load_yaml, read_regular
 from devstack.templates import Templates
@@ -55,6 +56,10 @@ HostName = Annotated[
 Megabytes = Annotated[int, Meta(ge=8, le=10_000_000)]
 Percent = Annotated[int, Meta(ge=1, le=100)]
 LogLevel = Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"]
+LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+"""Numbers of the levels: https://docs.python.org/3/library/logging.html#logging-levels"""
+LEVEL_NAMES = {"WARN": "WARNING", "FATAL": "CRITICAL", "NOTSET": "DEBUG", "TRACE": "DEBUG"}
+"""Further names of :mod:`logging` and uvicorn, by the level that comes nearest."""
 
 
 class _Section(Struct, frozen=True, kw_only=True):
@@ -186,7 +191,8 @@ class Settings(_Section, frozen=True, kw_only=True):
     health: HealthSettings = HealthSettings()
     hooks: HookSettings = HookSettings()
     remote: RemoteSettings = RemoteSettings()
-    dotenv: dict[str, str] = field(default_factory=dict)
+    dotenv: EnvFile = EnvFile()
+    """Variables for the application."""
     origins: dict[str, str] = field(default_factory=dict)
     hidden: list[tuple[str, str]] = field(default_factory=list)
     """Name and value of every secret of every layer, also of those that another one won over: not for a report."""
@@ -257,9 +263,6 @@ PROJECT_FILES = ("invoke.yaml", "invoke.yml", "invoke.json")
 """A project's settings, as Invoke looks for them."""
 
 URL_VARIABLE = "NINAIVALAIGAL_DATABASE_URL"
-
-VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-"""What a shell takes for a variable's name."""
 
 SECRETS = ("db.password", "api.jwt_secret", "api.env")
 """The settings whose values are not shown."""
@@ -392,53 +395,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def read_dotenv(path: Path) -> dict[str, str]:
-    """The variables of a ``.env`` file; none if there is no such file.
-
-    :raises UsageError: a line that is not ``NAME=value``, with its number.
-    """
-    try:
-        content = read_regular(path).decode("utf-8")
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} can't be read", why=str(error), fix="correct the file, or move it away") from None
-    return parse_dotenv(content, path)
-
-
-def parse_dotenv(content: str, path: Path) -> dict[str, str]:
-    """Return the variables in the text of a ``.env`` file.
-
-    :raises UsageError: a line is not ``NAME=value``, with its number.
-    """
-    import io
-
-    from dotenv.parser import parse_stream
-
-    variables: dict[str, str] = {}
-    for binding in parse_stream(io.StringIO(content)):
-        if binding.error or (binding.key is not None and binding.value is None):
-            raise _malformed(path, binding.original, "it is not NAME=value")
-        if binding.key is not None and binding.value is not None:
-            if not VARIABLE_NAME.fullmatch(binding.key):
-                # it becomes a word of the launcher's `export`
-                raise _malformed(path, binding.original, "its name has more than letters, digits and _")
-            variables[binding.key] = binding.value
-    return variables
-
-
-def _malformed(path: Path, original: Any, why: str) -> UsageError:
-    """The refusal of a line, by its number alone: nobody knows which part of such a line is the secret."""
-    text = original.string
-    line = original.line + text[: len(text) - len(text.lstrip())].count("\n")
-    return UsageError(
-        f"{path}:{line} is malformed",
-        why=why,
-        fix="write one NAME=value a line; quote a value that has spaces, quotes or a #",
-    )
-
-
-def load(layers: Iterable[Entry], root: Path, dotenv: Mapping[str, str] | None = None) -> Settings:
+def load(layers: Iterable[Entry], root: Path, dotenv: EnvFile | None = None) -> Settings:
     """Merge entries (later ones win) into typed settings.
 
     :raises UsageError: all values that can't be taken, each with its path, origin and fix.
@@ -459,7 +416,7 @@ def load(layers: Iterable[Entry], root: Path, dotenv: Mapping[str, str] | None =
         section: cls(**{path.partition(".")[2]: v for path, v in values.items() if path.startswith(section + ".")})
         for section, cls in SECTIONS.items()
     }
-    settings = Settings(root=root, dotenv=dict(dotenv or {}), origins=origins, **sections)  # type: ignore[arg-type]
+    settings = Settings(root=root, dotenv=dotenv or EnvFile(), origins=origins, **sections)  # type: ignore[arg-type]
     _raise(list(_contradictions(settings)))
     return settings
 
@@ -516,6 +473,8 @@ def _convert(entry: Entry) -> tuple[Any, Refusal | None]:
     if entry.text and isinstance(value, str) and not _is_utf8(value):
         return None, Refusal(entry.path, entry.origin, "it is not valid UTF-8", _example(info))
     try:
+        if entry.path == "api.log_level":
+            value = log_level(value)
         if entry.text:
             value = _untext(value, info.type)
         return msgspec.convert(value, info.type, strict=not entry.text), None
@@ -527,12 +486,30 @@ def _convert(entry: Entry) -> tuple[Any, Refusal | None]:
         return None, Refusal(entry.path, entry.origin, f"{shown}: {why[0].lower() + why[1:]}", _example(info))
 
 
+SWITCH = {
+    **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
+    **dict.fromkeys(("0", "false", "f", "no", "n", "off", ""), False),
+}
+"""Words for on and off, as other tools take them."""
+
+
+def log_level(value: Any) -> Any:
+    """Return the level that is meant by a name of :mod:`logging` or uvicorn, or by a number: the one that lets the same
+    messages through. What means none is returned as it is."""
+    name = value.strip().upper() if isinstance(value, str) else value
+    if isinstance(name, str) and re.fullmatch(r"[+-]?[0-9]{1,9}", name):
+        name = int(name)
+    if type(name) is int:
+        return next((level for level, number in LEVELS.items() if number >= name), "CRITICAL")
+    return LEVEL_NAMES.get(name, name) if isinstance(name, str) else value
+
+
 def _untext(text: str, kind: Any) -> Any:
     """Raw text as msgspec's lax mode wants it: booleans by name, lists and maps as JSON or comma-separated words."""
     outline = msgspec.inspect.type_info(kind)
     if isinstance(outline, msgspec.inspect.BoolType):
         word = text.strip().lower()
-        return {"yes": True, "on": True, "no": False, "off": False, "": False}.get(word, word)
+        return SWITCH.get(word, word)
     if isinstance(outline, msgspec.inspect.ListType):
         return _unlist(text, whole=getattr(outline.item_type, "extra", None) == WHOLE)
     if isinstance(outline, msgspec.inspect.DictType):
@@ -722,7 +699,9 @@ def from_invoke(config: Any, root: Path, environ: Mapping[str, str], given: Iter
     if runtime and not Path(runtime).is_file():  # Invoke would go on without a word
         raise UsageError(f"there is no file {runtime}", why="`inv -f` names it", fix="correct its name")
     dotenv_path = root / ".env"
-    dotenv = without_answers(read_dotenv(dotenv_path))
+    file = checked(read_env_file(dotenv_path, environ), dotenv_path)
+    all_of_it = file.values
+    dotenv = without_answers(all_of_it)
     layers: list[Entry] = []
     for level in ("system", "user", "project"):
         layers += _level(config, level)
@@ -731,7 +710,8 @@ def from_invoke(config: Any, root: Path, environ: Mapping[str, str], given: Iter
     layers += _level(config, "runtime")
     named = {entry.path: entry for entry in given}
     layers = [*(entry for entry in layers if entry.path not in named), *named.values()]
-    settings = load(layers, root, {k: v for k, v in dotenv.items() if not _is_ours(k)})
+    left_out = frozenset(name for name in all_of_it if _is_ours(name) or name not in dotenv)
+    settings = load(layers, root, msgspec.structs.replace(file, left_out=left_out))
     urls = [(URL_VARIABLE, variables[URL_VARIABLE]) for variables in (dotenv, environ) if variables.get(URL_VARIABLE)]
     files = [str(object.__getattribute__(config, f"_{level}_path")) for level in ("system", "user", "project")]
     return msgspec.structs.replace(settings, hidden=[*_secrets(layers), *urls], shared=[*files, str(dotenv_path)])

@@ -143,7 +143,6 @@ class Api:
         api, hosts = self.settings.api, ",".join(self._hosts())
         known = {**urls, "jwt_secret": self.credentials.jwt_secret, "dir": str(folder)}
         env = {
-            **self.settings.dotenv,
             URL_VARIABLE: urls["database_url"],
             "DATABASE_URL": urls["database_url"],
             "NINAIVALAIGAL_JWT_SECRET": self.credentials.jwt_secret,
@@ -164,7 +163,7 @@ class Api:
                     why=f"{value!r} has {error}",
                     fix=f"use one of {', '.join('$' + name for name in known)}; a dollar sign itself is $$",
                 ) from None
-        return env
+        return {**self.settings.dotenv.filled(env), **env}
 
     def _hosts(self) -> list[str]:
         """The names by which the default application may be called, besides ``localhost`` and its addresses."""
@@ -201,9 +200,13 @@ class Api:
 
     def configuration(self) -> Mapping[str, str]:
         items = items_of(self.spec())
-        if "PATH" not in self.settings.api.env:
+        own = self.settings.api.env
+        if "PATH" not in own:
             # the caller's, behind the interpreter's own directory: another terminal has another
             items.pop("env PATH", None)
+        for name, written in self.settings.dotenv.of_terminal().items():
+            if f"env {name}" in items and name not in own:
+                items[f"env {name}"] = written
         return items
 
     def questions(self) -> Sequence[Command]:

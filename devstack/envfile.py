@@ -12,8 +12,10 @@ import io
 import os
 import pwd
 import re
+from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from msgspec import Struct, field
 
@@ -37,17 +39,10 @@ TERMINALS = frozenset(
 class Problem(Struct, frozen=True):
     """A line that can't be used."""
 
-    line: int
-    why: str
+    error: UsageError
+    """Refusal of the line, by its number alone: nobody knows which part of it is the secret."""
     text: str
-    """The line as it is. It is never shown: nobody knows which part of it is the secret."""
-
-    def error(self, path: Path) -> UsageError:
-        """Return the refusal of the line, by its number alone."""
-        return UsageError(f"{path}:{self.line} is malformed", why=self.why, fix=FIX)
-
-
-FIX = "write one NAME=value a line; quote a value that has spaces, quotes or a #"
+    """The line as it is: never shown."""
 
 
 class EnvFile(Struct, frozen=True):
@@ -74,9 +69,10 @@ class EnvFile(Struct, frozen=True):
         :raises UsageError: the values are too long.
         """
         known: dict[str, str | None] = {}
+        variables = _chain(fixed, known, self.outside)
         room = MAX_BYTES
         for name, value in self.lines:
-            known[name] = None if value is None else _fill(value, {**self.outside, **known, **fixed}, room)
+            known[name] = None if value is None else _fill(value, variables, room)
             room -= len(known[name] or "")
         return {name: value for name, value in known.items() if value is not None and name not in self.left_out}
 
@@ -108,55 +104,74 @@ def read_env_file(path: Path, environ: Mapping[str, str], *, within: Path | None
     except OSError as error:
         why = error.strerror or str(error)
         raise UsageError(f"{path} can't be read", why=why, fix="correct the file, or move it away") from None
-    return parse_env_file(content, environ)
+    return parse_env_file(content, environ, path)
 
 
-def checked(found: EnvFile, path: Path) -> EnvFile:
+def checked(found: EnvFile) -> EnvFile:
     """Return a file if all of its lines can be used.
 
     :raises UsageError: a line can't be used.
     """
     if found.problems:
-        raise found.problems[0].error(path)
+        raise found.problems[0].error
     return found
 
 
-def parse_env_file(content: bytes, environ: Mapping[str, str]) -> EnvFile:
+def parse_env_file(content: bytes, environ: Mapping[str, str], path: Path = Path(".env")) -> EnvFile:
     """Return a ``.env`` file by its content."""
     from dotenv.parser import parse_stream
 
-    outside = surroundings(environ)
-    found = EnvFile(outside=outside)
+    found = EnvFile(outside=surroundings(environ))
     known: dict[str, str | None] = {}
+    variables = _chain(known, found.outside)
     room = MAX_BYTES
     # as python-dotenv opens it: \r\n ends a line, too
     for binding in parse_stream(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", errors="surrogateescape")):
-        name, value, why = binding.key, binding.value, ""
-        filled: str | None = None
+        name, value, text = binding.key, binding.value, binding.original.string
+        place = f"{path}:{binding.original.line + text[: len(text) - len(text.lstrip())].count(chr(10))}"
+        problem, filled = None, None
         if binding.error:
-            why = "it is not NAME=value"
+            problem = _malformed(place, "it is not NAME=value")
         elif name is not None and value is not None:
-            if not VARIABLE_NAME.fullmatch(name):
-                why = "its name has more than letters, digits and _"  # it becomes a word of the launcher's `export`
-            else:
-                try:
-                    filled = _fill(value, {**outside, **known}, room)
-                    room -= len(filled)
-                    filled.encode()
-                except UsageError as error:
-                    why = error.why
-                except UnicodeEncodeError:
-                    why = "it is not valid UTF-8"
-                if "\0" in (filled or ""):
-                    why = "it has a NUL character"
-        if why:
-            text = binding.original.string
-            line = binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
-            found.problems.append(Problem(line, why, text))
+            problem, filled = _value(place, name, value, variables, room)
+            room -= len(filled or "")
+        if problem:
+            found.problems.append(Problem(problem, text))
         elif name is not None:
             known[name] = filled
             found.lines.append((name, value))
     return found
+
+
+def _chain(*layers: Mapping[str, str | None]) -> Mapping[str, str | None]:
+    """Return several mappings as one: earlier ones win. None is a name without a value."""
+    return ChainMap(*(cast(dict[str, "str | None"], layer) for layer in layers))
+
+
+def _value(
+    place: str, name: str, value: str, variables: Mapping[str, str | None], room: int
+) -> tuple[UsageError | None, str | None]:
+    """Return why a variable can't be given to a program, if it can't be, and its value otherwise."""
+    if not VARIABLE_NAME.fullmatch(name):  # it becomes a word of the launcher's `export`
+        return _malformed(place, "its name has more than letters, digits and _"), None
+    try:
+        filled = _fill(value, variables, room)
+        filled.encode()
+    except UnicodeEncodeError:
+        return _malformed(place, "it is not valid UTF-8"), None
+    except UsageError:
+        return _malformed(place, f"the file's values have more than {MAX_BYTES} characters, all filled in"), None
+    if "\0" in filled:
+        return _malformed(place, "it has a NUL character"), None
+    return None, filled
+
+
+def _malformed(place: str, why: str) -> UsageError:
+    return UsageError(
+        f"{place} is malformed",
+        why=why,
+        fix="write one NAME=value a line; quote a value that has spaces, quotes or a #",
+    )
 
 
 def surroundings(environ: Mapping[str, str]) -> dict[str, str]:

@@ -8,9 +8,11 @@ that a refusal can name it.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import ipaddress
 import re
+import string
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -179,6 +181,29 @@ class HookSettings(_Section, frozen=True, kw_only=True):
     post_restore: Commands = field(default_factory=list)
 
 
+class Refusal(NamedTuple):
+    """Why a value is not taken, and what to write instead."""
+
+    path: str
+    origin: str
+    why: str
+    fix: str
+    others: tuple[str, ...] = ()
+    """Further settings that it contradicts."""
+
+    def lines(self) -> list[str]:
+        origin = [f"  from {self.origin}"] if self.origin else []
+        return [": ".join(filter(None, [self.path, self.why])), *origin, f"  {self.fix}"]
+
+
+class Replaced(NamedTuple):
+    """What is refused, and what a command that goes on all the same uses in its place."""
+
+    refusal: Refusal
+    instead: str
+    """Empty where nothing takes its place: there is no such setting."""
+
+
 class Settings(_Section, frozen=True, kw_only=True):
     """All sections, the project's root and where each value came from (``{"db.port": "variable …"}``)."""
 
@@ -198,6 +223,8 @@ class Settings(_Section, frozen=True, kw_only=True):
     """Name and value of every secret of every layer, also of those that another one won over: not for a report."""
     shared: list[str] = field(default_factory=list)
     """The files that every environment reads, in the order in which later ones win."""
+    wrong: list[Replaced] = field(default_factory=list)
+    """What is refused, for a command that goes on all the same."""
 
     @property
     def templates(self) -> Templates:
@@ -263,9 +290,16 @@ PROJECT_FILES = ("invoke.yaml", "invoke.yml", "invoke.json")
 """A project's settings, as Invoke looks for them."""
 
 URL_VARIABLE = "NINAIVALAIGAL_DATABASE_URL"
+URL_SETTINGS = ("db.user", "db.password", "db.name", "db.port")
+"""What is in the URL."""
 
 SECRETS = ("db.password", "api.jwt_secret", "api.env")
 """The settings whose values are not shown."""
+
+APPLICATION_VALUES = (
+    *("database_url", "direct_url", "db_host", "db_port", "db_user", "db_password", "db_name", "jwt_secret", "dir"),
+)
+"""Names that values of ``api.env`` may use, each after a dollar sign."""
 
 INVOKES = ("run", "runners", "sudo", "tasks", "timeouts")
 """Invoke's own sections."""
@@ -291,24 +325,14 @@ opened by it."""
 
 
 class Entry(NamedTuple):
-    """One value on its way in. ``text`` is set where it is raw text (a variable) rather than typed (YAML)."""
+    """One value on its way in, or the refusal of a URL that gives none. ``text`` is set where it is raw text, from a
+    variable, rather than typed, from YAML.
+    """
 
     path: str
     value: Any
     origin: str
     text: bool
-
-
-class Refusal(NamedTuple):
-    """Why a value is not taken, and what to write instead."""
-
-    path: str
-    origin: str
-    why: str
-    fix: str
-
-    def lines(self) -> list[str]:
-        return [f"{self.path}: {self.why}", f"  from {self.origin}", f"  {self.fix}"]
 
 
 def project_of(folder: Path) -> Path | None:
@@ -352,28 +376,27 @@ def variable_entries(variables: Mapping[str, str], origin: str) -> Iterator[Entr
 
 
 def _url_entries(url: str, origin: str) -> Iterator[Entry]:
-    """The parts of a PostgreSQL URL as settings (https://www.postgresql.org/docs/current/libpq-connect.html).
-
-    :raises UsageError: not a PostgreSQL URL, or one of another machine.
+    """Yield the parts of a PostgreSQL URL as settings
+    (https://www.postgresql.org/docs/current/libpq-connect.html); for one that can't be used, the reason.
     """
 
-    def refuse(why: str) -> UsageError:
-        return UsageError(
-            f"{URL_VARIABLE} can't be used",
-            why=f"{why} (from {origin})",
-            fix=f'write it as {URL_VARIABLE}="postgresql://nina:PASSWORD@localhost:5433/nina"',
-        )
+    def refuse(why: str) -> Entry:
+        fix = f'write it as {URL_VARIABLE}="postgresql://nina:PASSWORD@localhost:5433/nina"'
+        return Entry(URL_VARIABLE, Refusal(URL_VARIABLE, origin, why, fix), origin, True)
 
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
         # its text may hold a part of the password: one with / or # ends up where the port is expected
-        raise refuse("it is not a valid URL; in a password, / ? # @ and % are written %2F %3F %23 %40 %25") from None
+        yield refuse("it is not a valid URL; in a password, / ? # @ and % are written %2F %3F %23 %40 %25")
+        return
     if not re.fullmatch(r"postgres(ql)?(\+\w+)?", parts.scheme):
-        raise refuse(f"its scheme is {parts.scheme!r}, not postgresql")
+        yield refuse(f"its scheme is {parts.scheme!r}, not postgresql")
+        return
     if parts.hostname and not is_loopback(parts.hostname):
-        raise refuse(f"its host is {parts.hostname!r}, but this stack runs on this machine")
+        yield refuse(f"its host is {parts.hostname!r}, but this stack runs on this machine")
+        return
     for path, value in (
         ("db.user", parts.username),
         ("db.password", parts.password),
@@ -400,25 +423,52 @@ def load(layers: Iterable[Entry], root: Path, dotenv: EnvFile | None = None) -> 
 
     :raises UsageError: all values that can't be taken, each with its path, origin and fix.
     """
-    refusals: list[Refusal] = []
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
+    judged = judge(layers)
+    _raise([*judged.refusals])
+    settings = assemble(judged, root, dotenv)
+    _raise(list(contradictions(settings)))
+    return settings
+
+
+class Judged(NamedTuple):
+    """What the layers come to. Of a setting that is refused, the value of the layer before it stands."""
+
+    values: dict[str, Any]
+    origins: dict[str, str]
+    refusals: list[Refusal]
+    refused: set[str]
+    """The settings whose last value is refused."""
+
+
+def judge(layers: Iterable[Entry]) -> Judged:
+    """Merge entries (later ones win), each checked by itself."""
     layers = list(layers)
-    refusals += _ambiguous_alias(layers)
+    judged = Judged({}, {}, [*_ambiguous_alias(layers)], set())
+    is_ambiguous = bool(judged.refusals)
     for entry in _with_alias(layers):
         value, refusal = _convert(entry)
         if refusal:
-            refusals.append(refusal)
+            judged.refusals.append(refusal)
+            judged.refused.update(URL_SETTINGS if entry.path == URL_VARIABLE else (entry.path,))
             continue
-        values[entry.path], origins[entry.path] = value, entry.origin
-    _raise(refusals)
+        judged.values[entry.path], judged.origins[entry.path] = value, entry.origin
+        judged.refused.discard(entry.path)
+    if is_ambiguous:
+        judged.refused.update((ALIAS, ALIASED))
+        for path in (ALIAS, ALIASED):
+            judged.values.pop(path, None)
+            judged.origins.pop(path, None)
+    return judged
+
+
+def assemble(judged: Judged, root: Path, dotenv: EnvFile | None = None) -> Settings:
+    """Return the settings that the values make, whatever they contradict."""
+    values = judged.values
     sections = {
         section: cls(**{path.partition(".")[2]: v for path, v in values.items() if path.startswith(section + ".")})
         for section, cls in SECTIONS.items()
     }
-    settings = Settings(root=root, dotenv=dotenv or EnvFile(), origins=origins, **sections)  # type: ignore[arg-type]
-    _raise(list(_contradictions(settings)))
-    return settings
+    return Settings(root=root, dotenv=dotenv or EnvFile(), origins=judged.origins, **sections)  # type: ignore[arg-type]
 
 
 def _with_alias(layers: Iterable[Entry]) -> Iterator[Entry]:
@@ -440,7 +490,7 @@ def _ambiguous_alias(layers: Iterable[Entry]) -> Iterator[Refusal]:
         other = said.setdefault(place, entry)
         if other.path != entry.path and other.value != entry.value:
             why = f"{other.path} is {other.value!r} and {entry.path} is {entry.value!r}: {ALIAS} means {ALIASED}"
-            yield Refusal(ALIAS, entry.origin, why, f"leave {ALIAS} out")
+            yield Refusal(ALIAS, entry.origin, why, f"leave {ALIAS} out")._replace(others=(ALIASED,))
 
 
 def with_ports(settings: Settings, ports: Mapping[str, int], origin: str) -> Settings:
@@ -451,12 +501,14 @@ def with_ports(settings: Settings, ports: Mapping[str, int], origin: str) -> Set
     sections = {label: msgspec.structs.replace(getattr(settings, label), port=port) for label, port in ports.items()}
     origins = {**settings.origins, **{f"{label}.port": origin for label in ports}}
     changed = msgspec.structs.replace(settings, origins=origins, **sections)
-    _raise(list(_contradictions(changed)))
+    _raise(list(contradictions(changed)))
     return changed
 
 
 def _convert(entry: Entry) -> tuple[Any, Refusal | None]:
     info = FIELDS.get(entry.path)
+    if isinstance(entry.value, Refusal):
+        return None, entry.value
     if info is None:
         section, _, key = entry.path.partition(".")
         if section not in SECTIONS:
@@ -550,10 +602,14 @@ def _example(info: msgspec.structs.FieldInfo) -> str:
 
 
 def _raise(refusals: list[Refusal]) -> None:
-    if not refusals:
-        return
+    if refusals:
+        raise refused(refusals)
+
+
+def refused(refusals: list[Refusal]) -> UsageError:
+    """Return the error that names all settings that are refused."""
     what = "a setting is wrong" if len(refusals) == 1 else f"{len(refusals)} settings are wrong"
-    raise UsageError(what, evidence=[line for refusal in refusals for line in refusal.lines()])
+    return UsageError(what, evidence=[line for refusal in refusals for line in refusal.lines()])
 
 
 OWNED = {
@@ -590,7 +646,7 @@ RESERVED_DATABASES = {"postgres", "template0", "template1", "pgbouncer"}
 RESERVED_USERS = {"postgres", "pgbouncer", "nv_admin", "nv_reader", "public", "none"}
 
 
-def _contradictions(s: Settings) -> Iterator[Refusal]:
+def contradictions(s: Settings) -> Iterator[Refusal]:
     """What each value alone does not show."""
 
     def refusal(path: str, why: str, fix: str) -> Refusal:
@@ -601,7 +657,8 @@ def _contradictions(s: Settings) -> Iterator[Refusal]:
         ports["api.debug_port"] = s.api.debug_port
     for (a, x), (b, y) in (((a, x), (b, y)) for a, x in ports.items() for b, y in ports.items() if a < b):
         if x == y:
-            yield refusal(a, f"{a} and {b} are both {x}", "give each service a port of its own")
+            clash = refusal(a, f"{a} and {b} are both {x}", "give each service a port of its own")
+            yield clash._replace(others=(b,))
     for path, name, reserved in (
         ("db.name", s.db.name, RESERVED_DATABASES),
         ("db.user", s.db.user, RESERVED_USERS),
@@ -640,13 +697,21 @@ def _contradictions(s: Settings) -> Iterator[Refusal]:
                     f"{name!r} is not a parameter's name, or its value has a control character",
                     "mend it",
                 )
-            if fix := OWNED[section].get(name.lower()):
-                yield refusal(path, f"{name} is the stack's own", fix)
+            if remedy := OWNED[section].get(name.lower()):
+                yield refusal(path, f"{name} is the stack's own", remedy)
     for name in s.api.env:
         if not VARIABLE_NAME.fullmatch(name):
             yield refusal("api.env", f"{name!r} is not a variable's name", "letters, digits and _ only")
+    for name, value in s.api.env.items():
+        try:
+            string.Template(str(value)).substitute(dict.fromkeys(APPLICATION_VALUES, ""))
+        except (KeyError, ValueError):  # what follows the dollar sign may be a part of a secret
+            known = ", ".join(f"${name}" for name in APPLICATION_VALUES)
+            why = f"the value of {name} has a $ before something else than a known name"
+            yield refusal("api.env", why, f"write $$ for a dollar sign; the names are {known}")
     if s.api.reload and s.api.workers > 1:
-        yield refusal("api.workers", "hot reload works with one worker", "set api.reload: false, or api.workers: 1")
+        both = refusal("api.workers", "hot reload works with one worker", "set api.reload: false, or api.workers: 1")
+        yield both._replace(others=("api.reload",))
 
 
 def _is_address(text: str) -> bool:
@@ -695,33 +760,70 @@ def from_invoke(config: Any, root: Path, environ: Mapping[str, str], given: Iter
     Invoke merges its levels without keeping where a value came from, and casts variables by their default's
     type (``"false"`` becomes true). So the levels are read one by one, and the variables by us.
     """
+    path = root / ".env"
+    layers = layers_of(config, root, environ, checked(read_env_file(path, environ)), given)
+    return layers.finish(load([*layers.shared, *layers.own], root, layers.dotenv))
+
+
+class Layers(NamedTuple):
+    """All values on their way in; later ones win."""
+
+    shared: list[Entry]
+    """Of all projects of the machine, and of the user."""
+    own: list[Entry]
+    """Of the project, ``.env``, the environment, ``-f FILE`` and flags."""
+    dotenv: EnvFile
+    secrets: list[tuple[str, str]]
+    files: list[str]
+    """The files that every environment reads."""
+
+    def finish(self, settings: Settings) -> Settings:
+        """Return settings with what is known of all layers."""
+        return msgspec.structs.replace(settings, hidden=self.secrets, shared=self.files)
+
+
+def layers_of(config: Any, root: Path, environ: Mapping[str, str], file: EnvFile, given: Iterable[Entry]) -> Layers:
+    """Return all values, read one by one.
+
+    :raises UsageError: there is no file that ``-f`` names.
+    """
     runtime = object.__getattribute__(config, "_runtime_path")
     if runtime and not Path(runtime).is_file():  # Invoke would go on without a word
         raise UsageError(f"there is no file {runtime}", why="`inv -f` names it", fix="correct its name")
-    dotenv_path = root / ".env"
-    file = checked(read_env_file(dotenv_path, environ), dotenv_path)
     all_of_it = file.values
     dotenv = without_answers(all_of_it)
-    layers: list[Entry] = []
-    for level in ("system", "user", "project"):
-        layers += _level(config, level)
-    layers += variable_entries(dotenv, f"{dotenv_path} ({{}})")
-    layers += variable_entries(environ, "variable {}")
-    layers += _level(config, "runtime")
     named = {entry.path: entry for entry in given}
-    layers = [*(entry for entry in layers if entry.path not in named), *named.values()]
-    left_out = frozenset(name for name in all_of_it if _is_ours(name) or name not in dotenv)
-    settings = load(layers, root, msgspec.structs.replace(file, left_out=left_out))
+
+    def unnamed(*groups: Iterable[Entry]) -> list[Entry]:
+        return [entry for group in groups for entry in group if entry.path not in named]
+
+    shared = unnamed(_level(config, "system"), _level(config, "user"))
+    own = unnamed(
+        _level(config, "project"),
+        variable_entries(dotenv, f"{root / '.env'} ({{}})"),
+        variable_entries(environ, "variable {}"),
+        _level(config, "runtime"),
+    )
     urls = [(URL_VARIABLE, variables[URL_VARIABLE]) for variables in (dotenv, environ) if variables.get(URL_VARIABLE)]
     files = [str(object.__getattribute__(config, f"_{level}_path")) for level in ("system", "user", "project")]
-    return msgspec.structs.replace(settings, hidden=[*_secrets(layers), *urls], shared=[*files, str(dotenv_path)])
+    left_out = frozenset(name for name in all_of_it if _is_ours(name) or name not in dotenv)
+    return Layers(
+        shared,
+        [*own, *named.values()],
+        msgspec.structs.replace(file, left_out=left_out),
+        [*_secrets([*shared, *own]), *urls],
+        [*files, str(root / ".env")],
+    )
 
 
 def _secrets(layers: Iterable[Entry]) -> Iterator[tuple[str, str]]:
     """Name and value of all secret settings; of a map, of each of its values."""
     for entry in layers:
         if entry.path in SECRETS and entry.value is not None:
-            value = _untext(str(entry.value), FIELDS[entry.path].type) if entry.text else entry.value
+            value = entry.value
+            if entry.text:
+                with contextlib.suppress(msgspec.DecodeError):  # of one that is refused
+                    value = _untext(str(value), FIELDS[entry.path].type)
             values = value if isinstance(value, Mapping) else {entry.path: value}
             yield from ((str(name), str(text)) for name, text in values.items())
 

@@ -129,7 +129,7 @@ class Tree:
             into a file that is written from these values.
         :raises UsageError: it can't be read, or a line can't be used.
         """
-        found = checked(read_env_file(path, environ or {}, within=self.root), path)
+        found = checked(read_env_file(path, environ or {}, within=self.root))
         return (found if environ else msgspec.structs.replace(found, outside={})).values
 
     def toml(self, path: Path) -> dict[str, Any]:

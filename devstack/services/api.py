@@ -154,15 +154,8 @@ class Api:
             **places,
         }
         for key, value in api.env.items():
-            try:
-                text = str(value).lower() if isinstance(value, bool) else str(value)
-                env[key] = string.Template(text).substitute(known)
-            except (KeyError, ValueError) as error:
-                raise UsageError(
-                    f"api.env.{key} can't be filled in",
-                    why=f"{value!r} has {error}",
-                    fix=f"use one of {', '.join('$' + name for name in known)}; a dollar sign itself is $$",
-                ) from None
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            env[key] = string.Template(text).substitute(known)  # the settings were checked for other names
         return {**self.settings.dotenv.filled(env), **env}
 
     def _hosts(self) -> list[str]:

@@ -61,7 +61,9 @@ def as_recorded(settings: Settings, paths: Paths, error: UsageError) -> Settings
     found = {label: port for label, port in block.items() if port} if all(block.values()) else recorded(paths.state)
     if not found:
         raise error
-    refusal = Refusal("ports", "", "; ".join(line.strip() for line in error.evidence), "give each service its own")
+    what, origin, fix = (line.strip() for line in error.evidence[:3])
+    path, _, why = what.partition(": ")
+    refusal = Refusal(path, origin.removeprefix("from "), why, fix)
     instead = ", ".join(f"{label}.port {port}" for label, port in found.items())
     changed = with_ports(settings, found, str(paths.settings))
     return msgspec.structs.replace(changed, wrong=[*settings.wrong, Replaced(refusal, instead)])

@@ -15,7 +15,7 @@ import re
 import string
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
@@ -24,6 +24,7 @@ from msgspec import Meta, Struct, field
 from devstack.envfile import VARIABLE_NAME, EnvFile, checked, read_env_file
 from devstack.errors import UsageError
 from devstack.files import load_yaml, read_regular
+from devstack.masking import hide_url_passwords
 from devstack.templates import Templates
 from devstack.variables import without_answers
 
@@ -301,6 +302,12 @@ APPLICATION_VALUES = (
 )
 """Names that values of ``api.env`` may use, each after a dollar sign."""
 
+PATHS = (
+    *("stack.state_dir", "stack.cache_dir", "stack.ca_bundle", "db.bin_dir", "pgb.binary"),
+    *("api.dir", "api.python", "data.dir"),
+)
+"""Settings that may begin with ``~``."""
+
 INVOKES = ("run", "runners", "sudo", "tasks", "timeouts")
 """Invoke's own sections."""
 NOT_OURS = {
@@ -315,6 +322,9 @@ VARIABLE_PREFIXES = tuple(f"INVOKE_{section.upper()}_" for section in SECTIONS)
 
 PLACEHOLDERS = {"change_me_securely", "development-jwt-secret-key"}
 """The specification's example secrets: fine on loopback, refused as soon as others can reach the stack."""
+
+SHOWN = 200
+"""Characters of a value that a message shows."""
 
 SHORTEST_SECRET = 16
 """Characters of a secret that protects a service which others can reach."""
@@ -384,6 +394,12 @@ def _url_entries(url: str, origin: str) -> Iterator[Entry]:
         fix = f'write it as {URL_VARIABLE}="postgresql://nina:PASSWORD@localhost:5433/nina"'
         return Entry(URL_VARIABLE, Refusal(URL_VARIABLE, origin, why, fix), origin, True)
 
+    if _control(url) or url != url.strip():  # they would be taken out without a word
+        yield refuse("it has white space at an end, or a control character; in a password write it as %20, %09 …")
+        return
+    if re.search(r"%(?![0-9A-Fa-f]{2})", url):
+        yield refuse("it has a % that begins no two hexadecimal digits; in a password, % is written %25")
+        return
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -394,16 +410,21 @@ def _url_entries(url: str, origin: str) -> Iterator[Entry]:
     if not re.fullmatch(r"postgres(ql)?(\+\w+)?", parts.scheme):
         yield refuse(f"its scheme is {parts.scheme!r}, not postgresql")
         return
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        # a part of the password was taken for the port, the name of the database or another part
+        yield refuse("it has an @ behind its host; in a password, / ? # @ and % are written %2F %3F %23 %40 %25")
+        return
     if parts.hostname and not is_loopback(parts.hostname):
         yield refuse(f"its host is {parts.hostname!r}, but this stack runs on this machine")
         return
-    for path, value in (
-        ("db.user", parts.username),
-        ("db.password", parts.password),
-        ("db.name", parts.path[1:]),
-    ):
+    try:
+        values = [unquote(part or "", errors="strict") for part in (parts.username, parts.password, parts.path[1:])]
+    except UnicodeDecodeError:
+        yield refuse("what its % stand for is not valid UTF-8")
+        return
+    for path, value in zip(("db.user", "db.password", "db.name"), values, strict=True):
         if value:
-            yield Entry(path, unquote(value), origin, True)
+            yield Entry(path, value, origin, True)
     if port is not None:
         yield Entry("db.port", port, origin, False)
 
@@ -517,25 +538,58 @@ def _convert(entry: Entry) -> tuple[Any, Refusal | None]:
             return None, Refusal(
                 entry.path,
                 entry.origin,
-                f"expected keys below it, got {entry.value!r}",
+                f"expected keys below it, got {shown_value(entry.value)}",
                 f"write {section}: {{key: value}}",
             )
         return None, Refusal(entry.path, entry.origin, "there is no such setting", _nearest(entry.path, FIELDS))
     value = entry.value
-    if entry.text and isinstance(value, str) and not _is_utf8(value):
-        return None, Refusal(entry.path, entry.origin, "it is not valid UTF-8", _example(info))
+    if why := next(filter(None, map(_unfit, _texts(value))), ""):
+        return None, Refusal(entry.path, entry.origin, why, _example(info))
     try:
         if entry.path == "api.log_level":
             value = log_level(value)
         if entry.text:
             value = _untext(value, info.type)
-        return msgspec.convert(value, info.type, strict=not entry.text), None
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        found = msgspec.convert(value, info.type, strict=not entry.text)
+        if why := next(filter(None, map(_unfit, _texts(found))), ""):  # of JSON in a variable
+            raise msgspec.ValidationError(why)
+        return found, None
+    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
         why = re.sub(r" - at `\$(.*?)`$", lambda m: f" at {m[1]}" if m[1] else "", str(error)).replace("`", "")
         if "matching regex" in why:
-            why = f"expected {info.type.__metadata__[0].description}"
-        shown = "***" if entry.path in SECRETS else repr(entry.value)
+            why = f"expected {_described(info.type)}"
+        shown = "***" if entry.path in SECRETS else shown_value(entry.value)
         return None, Refusal(entry.path, entry.origin, f"{shown}: {why[0].lower() + why[1:]}", _example(info))
+
+
+def shown_value(value: Any) -> str:
+    """Return a value as a message shows it: without passwords of URLs, and no more than fits."""
+    text = hide_url_passwords(repr(value), thorough=True)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+
+
+def _described(kind: Any) -> str:
+    """Return in words what a type with a pattern takes; of a list, what each item is."""
+    kinds = (kind, *get_args(kind))
+    return str(next(one.__metadata__[0].description for one in kinds if hasattr(one, "__metadata__")))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield all texts in a value of any kind."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for pair in value.items():
+            yield from (text for part in pair for text in _texts(part))
+    elif isinstance(value, list):
+        yield from (text for part in value for text in _texts(part))
+
+
+def _unfit(text: str) -> str:
+    """Return why a text can be in no file, or given to no program; empty if it can."""
+    if "\0" in text:
+        return "it has a NUL character"
+    return "" if _is_utf8(text) else "it is not valid UTF-8"
 
 
 SWITCH = {
@@ -697,8 +751,17 @@ def contradictions(s: Settings) -> Iterator[Refusal]:
                     f"{name!r} is not a parameter's name, or its value has a control character",
                     "mend it",
                 )
+            if section == "pgb" and str(value) != str(value).strip(" "):
+                yield refusal(
+                    path, f"the value of {name!r} has spaces at an end, which PgBouncer takes out", "leave them out"
+                )
             if remedy := OWNED[section].get(name.lower()):
                 yield refusal(path, f"{name} is the stack's own", remedy)
+    for path in PATHS:
+        section, _, key = path.partition(".")
+        value = getattr(getattr(s, section), key)
+        if value.startswith("~") and not _has_home(value):
+            yield refusal(path, f"{shown_value(value)}: there is no home directory of that name", "write it out")
     for name in s.api.env:
         if not VARIABLE_NAME.fullmatch(name):
             yield refusal("api.env", f"{name!r} is not a variable's name", "letters, digits and _ only")
@@ -714,13 +777,23 @@ def contradictions(s: Settings) -> Iterator[Refusal]:
         yield both._replace(others=("api.reload",))
 
 
+def _has_home(path: str) -> bool:
+    """Check whether what a path begins with, ``~`` or ``~name``, stands for a directory."""
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        return False
+    return True
+
+
 def _is_address(text: str) -> bool:
     """Whether a service can listen on it: a name could be another address tomorrow."""
     try:
-        ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         return text == "localhost"
-    return True
+    scope = getattr(address, "scope_id", None)
+    return scope is None or re.fullmatch(r"[A-Za-z0-9_.-]+", scope) is not None
 
 
 def _is_utf8(text: str) -> bool:

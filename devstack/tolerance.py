@@ -18,7 +18,6 @@ import msgspec
 
 from devstack.envfile import EnvFile, read_env_file
 from devstack.errors import UsageError, labelled
-from devstack.masking import hide_url_passwords
 from devstack.settings import (
     FIELDS,
     SECRETS,
@@ -33,6 +32,7 @@ from devstack.settings import (
     judge,
     layers_of,
     refused,
+    shown_value,
     yaml_entries,
 )
 
@@ -201,7 +201,7 @@ def _instead(settings: Settings, refusal: Refusal, record: str) -> str:
 def _value(settings: Settings, path: str, record: str, *, named: bool) -> str:
     section, _, key = path.partition(".")
     value = getattr(getattr(settings, section), key)
-    text = "***" if path in SECRETS and value else hide_url_passwords(repr(value))
+    text = "***" if path in SECRETS and value else shown_value(value)
     origin = settings.origin(path)
     where = "as at the last start" if origin == record else origin if path not in settings.origins else f"from {origin}"
     return f"{f'{path} ' if named else ''}{text}, {where}"

@@ -135,5 +135,8 @@ def dotenv_lines(given: Mapping[str, str]) -> list[str]:
 
 
 def _quoted(value: str) -> str:
+    if "\r" in value:  # as it is, it would be read as the end of a line
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\r", "\\r")
+        return f'"{escaped}"'
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

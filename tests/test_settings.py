@@ -672,6 +672,56 @@ def test_a_secret_never_appears_in_a_refusal(path: str) -> None:
         assert SECRET not in refusal(load, with_variable, ROOT)
 
 
+DEEP = "[" * 5_000
+
+
+@pytest.mark.parametrize(
+    ("sections", "why"),
+    [
+        ({"api": {"hosts": ["*x"]}}, "api.hosts: ['*x']: expected a host's name, *.example.com, or * for any"),
+        ({"db": {"name": "a\ud800"}}, "db.name: it is not valid UTF-8"),
+        ({"hooks": {"pre_up": ["a\0b"]}}, "hooks.pre_up: it has a NUL character"),
+        ({"api": {"env": {"A": "a\0b"}}}, "api.env: it has a NUL character"),
+        ({"stack": {"start_timeout": float("nan")}}, "stack.start_timeout: nan: expected float > 0.0"),
+        ({"api": {"bind": "::1%x\nadmin_users = nina"}}, "is not an IP address"),
+        ({"data": {"dir": "~nobody-of-that-name/x"}}, "there is no home directory of that name"),
+        ({"pgb": {"parameters": {"server_reset_query": " x"}}}, "has spaces at an end"),
+        ({"db": f"postgresql://nina:{SECRET}@localhost/nina"}, "expected keys below it, got 'postgresql://nina:***@"),
+        ({"api": {"port": "x" * 10_000}}, "xxx…: expected int"),
+    ],
+)
+def test_a_value_that_no_file_or_program_can_have_is_refused(sections: dict[str, Any], why: str) -> None:
+    text = refusal(from_yaml, **sections)
+    assert why in text
+    assert SECRET not in text
+    assert len(text) < 600
+
+
+@pytest.mark.parametrize("name", ["INVOKE_API_ENV", "INVOKE_API_HOSTS", "INVOKE_DB_PARAMETERS"])
+def test_json_that_is_nested_too_deeply_is_refused(name: str) -> None:
+    assert "from variable " + name in refusal(from_variables, **{name: DEEP})
+    assert "from variable " + name in refusal(from_variables, **{name: '{"a":' * 5_000})
+    assert "NUL" in refusal(from_variables, INVOKE_DB_EXTENSIONS='["\\u0000"]')
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://nina:123/{SECRET}@localhost/nina",  # its port would be 123
+        f"postgresql://nina:123#{SECRET}@localhost/nina",
+        f"postgresql://nina:{SECRET}%ff@localhost/nina",
+        f"postgresql://nina:{SECRET}%zz@localhost/nina",
+        f"postgresql://nina:{SECRET}\n@localhost/nina",
+        f" postgresql://nina:{SECRET}@localhost/nina",
+        f"postgresql:////=x:{SECRET}@localhost/nina",
+    ],
+)
+def test_a_url_that_would_mean_something_else_is_refused(url: str) -> None:
+    text = refusal(from_variables, **{URL_VARIABLE: url})
+    assert text.startswith(f"error: a setting is wrong\n       {URL_VARIABLE}: ")
+    assert SECRET not in text
+
+
 # addresses
 
 

@@ -9,6 +9,7 @@ import string
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from msgspec import Struct
 
@@ -31,6 +32,11 @@ HOSTS_VARIABLE = "NINAIVALAIGAL_HOSTS"
 UNSET = (*POSTGRES_VARIABLES, "PYTHONHOME", "VIRTUAL_ENV")
 """Variables that the application must not see, whoever has set them. The caller's other ones for Python do not come
 that far: the supervisor is started without them, and a container has an environment of its own."""
+
+
+def request_path(path: str) -> str:
+    """Return a path as a request has it: in ASCII."""
+    return quote(path, safe=string.punctuation)
 
 
 class Beside(Struct, frozen=True):
@@ -259,7 +265,7 @@ class Api:
 
         connection = http.client.HTTPConnection(reachable_address(self.bind), self.port, timeout=seconds)
         try:
-            connection.request("GET", path)
+            connection.request("GET", request_path(path))
             response = connection.getresponse()
             return response.status, response.read(ANSWER_BYTES)
         except http.client.HTTPException as error:

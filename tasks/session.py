@@ -24,6 +24,7 @@ from devstack.settings import PROJECT_FILES, VARIABLE_PREFIXES, Entry, check_fil
 if TYPE_CHECKING:
     from invoke import Config
 
+    from devstack.settings import Settings
     from devstack.stack import Stack
     from devstack.tolerance import Tolerance
 
@@ -174,13 +175,13 @@ def tolerance() -> Tolerance | None:
     return Tolerance(*_broken[0]) if _broken else Tolerance()
 
 
-def _say_wrong(found: Stack) -> None:
-    """Say, once for each command, what it goes on without."""
-    from devstack.tolerance import note
+def say_wrong(settings: Settings) -> None:
+    """Say, once for each command, which settings it goes on without."""
+    if settings.wrong and not _said:
+        from devstack.tolerance import note
 
-    if found.settings.wrong and not _said:
         _said.append(True)
-        console.note(note(found.settings.wrong))
+        console.note(note(settings.wrong))
 
 
 def take_path(given: list[str], tasks: Collection[str]) -> None:
@@ -209,7 +210,7 @@ def stack(c: Context, *, looking: bool = False, begins: bool = True) -> Stack:
     if _stack:
         return _stack[0]
     found = open_stack(c, root(), _environ, looking=looking, begins=begins, given=given(), tolerance=tolerance())
-    _say_wrong(found)
+    say_wrong(found.settings)
     if found.looking:
         return found
     _stack.append(found)

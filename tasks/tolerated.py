@@ -17,6 +17,7 @@ Flags = Callable[[str], Any]
 SOMETIMES: dict[str, Callable[[Flags], bool]] = {
     "data.migrate": lambda flag: bool(flag("status")),
     "data.schedule": lambda flag: not (flag("every") or flag("remove")),
+    "remote.tunnel": lambda flag: bool(flag("status") or flag("stop")),
     "dev.images": lambda flag: not (flag("save") or flag("load")),
 }
 """Tasks that only some of their flags make such a task."""

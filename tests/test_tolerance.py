@@ -267,7 +267,7 @@ STRICT = {
         "data.seed",
         "data.generate",
     ),
-    *("remote.accept", "remote.bootstrap", "remote.tunnel"),
+    *("remote.accept", "remote.bootstrap"),
 }
 
 

@@ -590,7 +590,9 @@ class Stack:
         context.host.link(paths.logs, paths.log)
 
     def _applied(self, service: Service) -> Applied:
-        return Applied(self.paths.applied / service.name, self.context.mask)
+        api = self.settings.api.env
+        own = [*api, *(name for name, _ in self.settings.dotenv.lines)]
+        return Applied(self.paths.applied / service.name, self.context.mask, {f"env {name}" for name in own})
 
     @property
     def chosen(self) -> Choices:

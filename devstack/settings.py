@@ -732,6 +732,8 @@ def contradictions(s: Settings) -> Iterator[Refusal]:
         if not secret or _control(secret):
             yield refusal(path, "it is empty or has a control character", "leave it out to have one generated")
         for bind, address in s.open_binds.items():
+            if not _is_address(address):
+                continue  # it is refused by itself
             weak = "the example secret" if secret in PLACEHOLDERS else ""
             if not weak and len(secret) < SHORTEST_SECRET and (path == "api.jwt_secret") == (bind == "api.bind"):
                 weak = f"a secret of less than {SHORTEST_SECRET} characters"

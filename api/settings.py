@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,9 @@ LIBPQ_REQUIRES_AUTH = 160000
 """The first version of libpq that takes ``require_auth``."""
 MEMORY_PROVIDERS = ("native",)
 LOG_LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
+LEVELS = dict(zip(LOG_LEVELS, (50, 40, 30, 20, 10), strict=True))
+LEVEL_NAMES = {"WARN": "WARNING", "FATAL": "CRITICAL", "NOTSET": "DEBUG", "TRACE": "DEBUG"}
+"""Further names of levels that Python and uvicorn know, by the nearest one."""
 SWITCH = {**dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False)}
 
 
@@ -36,7 +40,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
 
     :raises StartupError: a variable is missing or its value can't be used.
     """
-    level = _choice(environ, "LOG_LEVEL", LOG_LEVELS, "INFO")
+    level = _choice({"LOG_LEVEL": _level(environ.get("LOG_LEVEL", ""))}, "LOG_LEVEL", LOG_LEVELS, "INFO")
     debug = SWITCH[_choice(environ, "NINAIVALAIGAL_DEBUG", tuple(SWITCH), "0")]
     return Settings(
         database_url=database_url(environ),
@@ -44,6 +48,14 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         memory_provider=_choice(environ, "MEMORY_PROVIDER", MEMORY_PROVIDERS, "native"),
         log_level="DEBUG" if debug else level,
     )
+
+
+def _level(text: str) -> str:
+    """Return the level that a name or a number stands for: the one that lets the same messages through."""
+    name = text.strip().upper()
+    if re.fullmatch(r"[+-]?[0-9]{1,9}", name):
+        return next((level for level in reversed(LOG_LEVELS) if LEVELS[level] >= int(name)), "CRITICAL")
+    return LEVEL_NAMES.get(name, text)
 
 
 def hosts_from(environ: Mapping[str, str]) -> list[str]:

@@ -22,6 +22,7 @@ from devstack.runtimes.containers import Containers
 from devstack.settings import SPECIFIED, URL_VARIABLE, VARIABLE_PREFIXES
 from devstack.settings import Entry as Setting
 from devstack.threads import run_at_once
+from devstack.tolerance import Tolerance
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -149,7 +150,10 @@ def open_entry(entry: Entry, here: Stack, *, looking: bool) -> Stack:
         with contextlib.suppress(Exception):  # its owner sees what is wrong with it, when it is used there
             config.load_project()
         context = Context(config)
-    stack = open_stack(context, root, environ, looking=looking, runtime=runtime_of(entry), given=given)
+    tolerance = here.tolerance if own or not here.tolerance else Tolerance()
+    stack = open_stack(
+        context, root, environ, looking=looking, runtime=runtime_of(entry), given=given, tolerance=tolerance
+    )
     if stack.paths.state != Path(entry.state):
         raise StackError("its checkout is not where it was", why=f"its state is in {entry.state}")
     return stack

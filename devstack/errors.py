@@ -34,6 +34,15 @@ def addressed(text: str) -> str:
     return COMMAND.sub(add, text) if _environment else text
 
 
+def labelled(rows: Sequence[tuple[str, str]]) -> str:
+    """Return lines with their labels in a column of their own."""
+    out = []
+    for label, text in rows:
+        for i, line in enumerate(safe(text).splitlines() or [""]):
+            out.append(f"{(label + ':') if label and i == 0 else '':<7}{line}".rstrip())
+    return "\n".join(out)
+
+
 class StackError(Exit):
     """What failed, why, the evidence, and what mends it. Invoke prints :attr:`message` and exits with ``code``.
 
@@ -71,11 +80,7 @@ class StackError(Exit):
             rows.append(("cause", self.why))
         rows += [("", line) for line in self.evidence]
         rows += [("fix" if i == 0 else "", addressed(line)) for i, line in enumerate(self.fix)]
-        out = []
-        for label, text in rows:
-            for i, line in enumerate(safe(text).splitlines() or [""]):
-                out.append(f"{(label + ':') if label and i == 0 else '':<7}{line}".rstrip())
-        return "\n".join(out)
+        return labelled(rows)
 
 
 class UsageError(StackError):

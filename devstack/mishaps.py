@@ -61,9 +61,18 @@ def explain(error: BaseException) -> StackError | None:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return StackError("the database did not do as it was asked", why=lines[0], evidence=lines[1:], fix="inv health")
     if module.startswith("invoke.vendor.yaml") or type(error).__name__ == "YAMLError":
-        lines = str(error).splitlines()
-        return UsageError("a configuration file is not valid YAML", evidence=lines, fix="mend the line above")
+        return UsageError("a configuration file is not valid YAML", evidence=_places(error), fix="correct this line")
     return None
+
+
+def _places(error: BaseException) -> list[str]:
+    """Return what a YAML error says, and where, without the line itself, which may have a secret."""
+    said = [(getattr(error, name, None), getattr(error, f"{name}_mark", None)) for name in ("context", "problem")]
+    lines = []
+    for text, mark in said:
+        lines += [text] if text else []
+        lines += [f'  in "{mark.name}", line {mark.line + 1}, column {mark.column + 1}'] if mark else []
+    return lines or [type(error).__name__]
 
 
 def _file(error: OSError) -> StackError:

@@ -22,6 +22,8 @@ RUN_NAMES = 64
 SOCKET_ROOM = 80
 """Bytes a socket's folder may have: sun_path holds 104 on macOS, ``/.s.PGSQL.65535.lock`` takes 20 of them."""
 
+SETTINGS = "settings.json"
+"""The file in an environment's directory that has the settings that its services were last started with."""
 PORTS = "ports.json"
 """The file in an environment's folder that has the ports chosen for it."""
 
@@ -75,6 +77,11 @@ class Paths(Struct, frozen=True):
     @property
     def choices(self) -> Path:
         return self.state / "choices.json"
+
+    @property
+    def settings(self) -> Path:
+        """The settings that the services were last started with, secrets among them."""
+        return self.state / SETTINGS
 
     @property
     def ports(self) -> Path:

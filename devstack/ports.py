@@ -11,12 +11,13 @@ from pathlib import Path
 
 import msgspec
 
-from devstack.errors import StackError
+from devstack.errors import StackError, UsageError
 from devstack.host import Host
 from devstack.paths import PORTS as FILE
 from devstack.paths import Paths
 from devstack.registry import Entry, Registry
-from devstack.settings import FIELDS, Settings, with_ports
+from devstack.settings import FIELDS, Refusal, Replaced, Settings, with_ports
+from devstack.tolerance import recorded as of_last_start
 
 MAIN = "dev"
 FIRST, LAST, STEP = 20_100, 25_490, 10
@@ -48,6 +49,24 @@ def settle(settings: Settings, paths: Paths, host: Host, registry: Registry, *, 
     elif not block:
         block = _choose(settings, paths, host, registry)
     return with_ports(settings, {label: block[label] for label in unset}, str(paths.ports))
+
+
+def as_recorded(settings: Settings, paths: Paths, error: UsageError) -> Settings:
+    """Return the settings with the ports of the last start, or those that were chosen, for ports that clash.
+
+    :raises UsageError: nothing is recorded.
+    """
+    known = of_last_start(paths.settings)
+    block = {label: known.get(f"{label}.port") for label in DIGITS}
+    found = {label: port for label, port in block.items() if port} if all(block.values()) else recorded(paths.state)
+    if not found:
+        raise error
+    what, origin, fix = (line.strip() for line in error.evidence[:3])
+    path, _, why = what.partition(": ")
+    refusal = Refusal(path, origin.removeprefix("from "), why, fix)
+    instead = ", ".join(f"{label}.port {port}" for label, port in found.items())
+    changed = with_ports(settings, found, str(paths.settings))
+    return msgspec.structs.replace(changed, wrong=[*settings.wrong, Replaced(refusal, instead)])
 
 
 def is_set(settings: Settings, path: str) -> bool:

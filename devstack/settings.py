@@ -8,19 +8,23 @@ that a refusal can name it.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import ipaddress
 import re
+import string
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct, field
 
+from devstack.envfile import VARIABLE_NAME, EnvFile, checked, read_env_file
 from devstack.errors import UsageError
 from devstack.files import load_yaml, read_regular
+from devstack.masking import hide_url_passwords
 from devstack.templates import Templates
 from devstack.variables import without_answers
 
@@ -55,6 +59,10 @@ HostName = Annotated[
 Megabytes = Annotated[int, Meta(ge=8, le=10_000_000)]
 Percent = Annotated[int, Meta(ge=1, le=100)]
 LogLevel = Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"]
+LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+"""Numbers of the levels: https://docs.python.org/3/library/logging.html#logging-levels"""
+LEVEL_NAMES = {"WARN": "WARNING", "FATAL": "CRITICAL", "NOTSET": "DEBUG", "TRACE": "DEBUG"}
+"""Further names of :mod:`logging` and uvicorn, by the level that comes nearest."""
 
 
 class _Section(Struct, frozen=True, kw_only=True):
@@ -174,6 +182,29 @@ class HookSettings(_Section, frozen=True, kw_only=True):
     post_restore: Commands = field(default_factory=list)
 
 
+class Refusal(NamedTuple):
+    """Why a value is not taken, and what to write instead."""
+
+    path: str
+    origin: str
+    why: str
+    fix: str
+    others: tuple[str, ...] = ()
+    """Further settings that it contradicts."""
+
+    def lines(self) -> list[str]:
+        origin = [f"  from {self.origin}"] if self.origin else []
+        return [": ".join(filter(None, [self.path, self.why])), *origin, f"  {self.fix}"]
+
+
+class Replaced(NamedTuple):
+    """What is refused, and what a command that goes on all the same uses in its place."""
+
+    refusal: Refusal
+    instead: str
+    """Empty where nothing takes its place: there is no such setting."""
+
+
 class Settings(_Section, frozen=True, kw_only=True):
     """All sections, the project's root and where each value came from (``{"db.port": "variable …"}``)."""
 
@@ -186,12 +217,15 @@ class Settings(_Section, frozen=True, kw_only=True):
     health: HealthSettings = HealthSettings()
     hooks: HookSettings = HookSettings()
     remote: RemoteSettings = RemoteSettings()
-    dotenv: dict[str, str] = field(default_factory=dict)
+    dotenv: EnvFile = EnvFile()
+    """Variables for the application."""
     origins: dict[str, str] = field(default_factory=dict)
     hidden: list[tuple[str, str]] = field(default_factory=list)
     """Name and value of every secret of every layer, also of those that another one won over: not for a report."""
     shared: list[str] = field(default_factory=list)
     """The files that every environment reads, in the order in which later ones win."""
+    wrong: list[Replaced] = field(default_factory=list)
+    """What is refused, for a command that goes on all the same."""
 
     @property
     def templates(self) -> Templates:
@@ -257,12 +291,22 @@ PROJECT_FILES = ("invoke.yaml", "invoke.yml", "invoke.json")
 """A project's settings, as Invoke looks for them."""
 
 URL_VARIABLE = "NINAIVALAIGAL_DATABASE_URL"
-
-VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-"""What a shell takes for a variable's name."""
+URL_SETTINGS = ("db.user", "db.password", "db.name", "db.port")
+"""What is in the URL."""
 
 SECRETS = ("db.password", "api.jwt_secret", "api.env")
 """The settings whose values are not shown."""
+
+APPLICATION_VALUES = (
+    *("database_url", "direct_url", "db_host", "db_port", "db_user", "db_password", "db_name", "jwt_secret", "dir"),
+)
+"""Names that values of ``api.env`` may use, each after a dollar sign."""
+
+PATHS = (
+    *("stack.state_dir", "stack.cache_dir", "stack.ca_bundle", "db.bin_dir", "pgb.binary"),
+    *("api.dir", "api.python", "data.dir"),
+)
+"""Settings that may begin with ``~``."""
 
 INVOKES = ("run", "runners", "sudo", "tasks", "timeouts")
 """Invoke's own sections."""
@@ -279,6 +323,9 @@ VARIABLE_PREFIXES = tuple(f"INVOKE_{section.upper()}_" for section in SECTIONS)
 PLACEHOLDERS = {"change_me_securely", "development-jwt-secret-key"}
 """The specification's example secrets: fine on loopback, refused as soon as others can reach the stack."""
 
+SHOWN = 200
+"""Characters of a value that a message shows."""
+
 SHORTEST_SECRET = 16
 """Characters of a secret that protects a service which others can reach."""
 
@@ -288,24 +335,14 @@ opened by it."""
 
 
 class Entry(NamedTuple):
-    """One value on its way in. ``text`` is set where it is raw text (a variable) rather than typed (YAML)."""
+    """One value on its way in, or the refusal of a URL that gives none. ``text`` is set where it is raw text, from a
+    variable, rather than typed, from YAML.
+    """
 
     path: str
     value: Any
     origin: str
     text: bool
-
-
-class Refusal(NamedTuple):
-    """Why a value is not taken, and what to write instead."""
-
-    path: str
-    origin: str
-    why: str
-    fix: str
-
-    def lines(self) -> list[str]:
-        return [f"{self.path}: {self.why}", f"  from {self.origin}", f"  {self.fix}"]
 
 
 def project_of(folder: Path) -> Path | None:
@@ -349,35 +386,45 @@ def variable_entries(variables: Mapping[str, str], origin: str) -> Iterator[Entr
 
 
 def _url_entries(url: str, origin: str) -> Iterator[Entry]:
-    """The parts of a PostgreSQL URL as settings (https://www.postgresql.org/docs/current/libpq-connect.html).
-
-    :raises UsageError: not a PostgreSQL URL, or one of another machine.
+    """Yield the parts of a PostgreSQL URL as settings
+    (https://www.postgresql.org/docs/current/libpq-connect.html); for one that can't be used, the reason.
     """
 
-    def refuse(why: str) -> UsageError:
-        return UsageError(
-            f"{URL_VARIABLE} can't be used",
-            why=f"{why} (from {origin})",
-            fix=f'write it as {URL_VARIABLE}="postgresql://nina:PASSWORD@localhost:5433/nina"',
-        )
+    def refuse(why: str) -> Entry:
+        fix = f'write it as {URL_VARIABLE}="postgresql://nina:PASSWORD@localhost:5433/nina"'
+        return Entry(URL_VARIABLE, Refusal(URL_VARIABLE, origin, why, fix), origin, True)
 
+    if _control(url) or url != url.strip():  # they would be taken out without a word
+        yield refuse("it has white space at an end, or a control character; in a password write it as %20, %09 …")
+        return
+    if re.search(r"%(?![0-9A-Fa-f]{2})", url):
+        yield refuse("it has a % that begins no two hexadecimal digits; in a password, % is written %25")
+        return
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
         # its text may hold a part of the password: one with / or # ends up where the port is expected
-        raise refuse("it is not a valid URL; in a password, / ? # @ and % are written %2F %3F %23 %40 %25") from None
+        yield refuse("it is not a valid URL; in a password, / ? # @ and % are written %2F %3F %23 %40 %25")
+        return
     if not re.fullmatch(r"postgres(ql)?(\+\w+)?", parts.scheme):
-        raise refuse(f"its scheme is {parts.scheme!r}, not postgresql")
+        yield refuse(f"its scheme is {parts.scheme!r}, not postgresql")
+        return
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        # a part of the password was taken for the port, the name of the database or another part
+        yield refuse("it has an @ behind its host; in a password, / ? # @ and % are written %2F %3F %23 %40 %25")
+        return
     if parts.hostname and not is_loopback(parts.hostname):
-        raise refuse(f"its host is {parts.hostname!r}, but this stack runs on this machine")
-    for path, value in (
-        ("db.user", parts.username),
-        ("db.password", parts.password),
-        ("db.name", parts.path[1:]),
-    ):
+        yield refuse(f"its host is {parts.hostname!r}, but this stack runs on this machine")
+        return
+    try:
+        values = [unquote(part or "", errors="strict") for part in (parts.username, parts.password, parts.path[1:])]
+    except UnicodeDecodeError:
+        yield refuse("what its % stand for is not valid UTF-8")
+        return
+    for path, value in zip(("db.user", "db.password", "db.name"), values, strict=True):
         if value:
-            yield Entry(path, unquote(value), origin, True)
+            yield Entry(path, value, origin, True)
     if port is not None:
         yield Entry("db.port", port, origin, False)
 
@@ -392,76 +439,57 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def read_dotenv(path: Path) -> dict[str, str]:
-    """The variables of a ``.env`` file; none if there is no such file.
-
-    :raises UsageError: a line that is not ``NAME=value``, with its number.
-    """
-    try:
-        content = read_regular(path).decode("utf-8")
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} can't be read", why=str(error), fix="correct the file, or move it away") from None
-    return parse_dotenv(content, path)
-
-
-def parse_dotenv(content: str, path: Path) -> dict[str, str]:
-    """Return the variables in the text of a ``.env`` file.
-
-    :raises UsageError: a line is not ``NAME=value``, with its number.
-    """
-    import io
-
-    from dotenv.parser import parse_stream
-
-    variables: dict[str, str] = {}
-    for binding in parse_stream(io.StringIO(content)):
-        if binding.error or (binding.key is not None and binding.value is None):
-            raise _malformed(path, binding.original, "it is not NAME=value")
-        if binding.key is not None and binding.value is not None:
-            if not VARIABLE_NAME.fullmatch(binding.key):
-                # it becomes a word of the launcher's `export`
-                raise _malformed(path, binding.original, "its name has more than letters, digits and _")
-            variables[binding.key] = binding.value
-    return variables
-
-
-def _malformed(path: Path, original: Any, why: str) -> UsageError:
-    """The refusal of a line, by its number alone: nobody knows which part of such a line is the secret."""
-    text = original.string
-    line = original.line + text[: len(text) - len(text.lstrip())].count("\n")
-    return UsageError(
-        f"{path}:{line} is malformed",
-        why=why,
-        fix="write one NAME=value a line; quote a value that has spaces, quotes or a #",
-    )
-
-
-def load(layers: Iterable[Entry], root: Path, dotenv: Mapping[str, str] | None = None) -> Settings:
+def load(layers: Iterable[Entry], root: Path, dotenv: EnvFile | None = None) -> Settings:
     """Merge entries (later ones win) into typed settings.
 
     :raises UsageError: all values that can't be taken, each with its path, origin and fix.
     """
-    refusals: list[Refusal] = []
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
+    judged = judge(layers)
+    _raise([*judged.refusals])
+    settings = assemble(judged, root, dotenv)
+    _raise(list(contradictions(settings)))
+    return settings
+
+
+class Judged(NamedTuple):
+    """What the layers come to. Of a setting that is refused, the value of the layer before it stands."""
+
+    values: dict[str, Any]
+    origins: dict[str, str]
+    refusals: list[Refusal]
+    refused: set[str]
+    """The settings whose last value is refused."""
+
+
+def judge(layers: Iterable[Entry]) -> Judged:
+    """Merge entries (later ones win), each checked by itself."""
     layers = list(layers)
-    refusals += _ambiguous_alias(layers)
+    judged = Judged({}, {}, [*_ambiguous_alias(layers)], set())
+    is_ambiguous = bool(judged.refusals)
     for entry in _with_alias(layers):
         value, refusal = _convert(entry)
         if refusal:
-            refusals.append(refusal)
+            judged.refusals.append(refusal)
+            judged.refused.update(URL_SETTINGS if entry.path == URL_VARIABLE else (entry.path,))
             continue
-        values[entry.path], origins[entry.path] = value, entry.origin
-    _raise(refusals)
+        judged.values[entry.path], judged.origins[entry.path] = value, entry.origin
+        judged.refused.discard(entry.path)
+    if is_ambiguous:
+        judged.refused.update((ALIAS, ALIASED))
+        for path in (ALIAS, ALIASED):
+            judged.values.pop(path, None)
+            judged.origins.pop(path, None)
+    return judged
+
+
+def assemble(judged: Judged, root: Path, dotenv: EnvFile | None = None) -> Settings:
+    """Return the settings that the values make, whatever they contradict."""
+    values = judged.values
     sections = {
         section: cls(**{path.partition(".")[2]: v for path, v in values.items() if path.startswith(section + ".")})
         for section, cls in SECTIONS.items()
     }
-    settings = Settings(root=root, dotenv=dict(dotenv or {}), origins=origins, **sections)  # type: ignore[arg-type]
-    _raise(list(_contradictions(settings)))
-    return settings
+    return Settings(root=root, dotenv=dotenv or EnvFile(), origins=judged.origins, **sections)  # type: ignore[arg-type]
 
 
 def _with_alias(layers: Iterable[Entry]) -> Iterator[Entry]:
@@ -483,7 +511,7 @@ def _ambiguous_alias(layers: Iterable[Entry]) -> Iterator[Refusal]:
         other = said.setdefault(place, entry)
         if other.path != entry.path and other.value != entry.value:
             why = f"{other.path} is {other.value!r} and {entry.path} is {entry.value!r}: {ALIAS} means {ALIASED}"
-            yield Refusal(ALIAS, entry.origin, why, f"leave {ALIAS} out")
+            yield Refusal(ALIAS, entry.origin, why, f"leave {ALIAS} out")._replace(others=(ALIASED,))
 
 
 def with_ports(settings: Settings, ports: Mapping[str, int], origin: str) -> Settings:
@@ -494,12 +522,14 @@ def with_ports(settings: Settings, ports: Mapping[str, int], origin: str) -> Set
     sections = {label: msgspec.structs.replace(getattr(settings, label), port=port) for label, port in ports.items()}
     origins = {**settings.origins, **{f"{label}.port": origin for label in ports}}
     changed = msgspec.structs.replace(settings, origins=origins, **sections)
-    _raise(list(_contradictions(changed)))
+    _raise(list(contradictions(changed)))
     return changed
 
 
 def _convert(entry: Entry) -> tuple[Any, Refusal | None]:
     info = FIELDS.get(entry.path)
+    if isinstance(entry.value, Refusal):
+        return None, entry.value
     if info is None:
         section, _, key = entry.path.partition(".")
         if section not in SECTIONS:
@@ -508,23 +538,76 @@ def _convert(entry: Entry) -> tuple[Any, Refusal | None]:
             return None, Refusal(
                 entry.path,
                 entry.origin,
-                f"expected keys below it, got {entry.value!r}",
+                f"expected keys below it, got {shown_value(entry.value)}",
                 f"write {section}: {{key: value}}",
             )
         return None, Refusal(entry.path, entry.origin, "there is no such setting", _nearest(entry.path, FIELDS))
     value = entry.value
-    if entry.text and isinstance(value, str) and not _is_utf8(value):
-        return None, Refusal(entry.path, entry.origin, "it is not valid UTF-8", _example(info))
+    if why := next(filter(None, map(_unfit, _texts(value))), ""):
+        return None, Refusal(entry.path, entry.origin, why, _example(info))
     try:
+        if entry.path == "api.log_level":
+            value = log_level(value)
         if entry.text:
             value = _untext(value, info.type)
-        return msgspec.convert(value, info.type, strict=not entry.text), None
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        found = msgspec.convert(value, info.type, strict=not entry.text)
+        if why := next(filter(None, map(_unfit, _texts(found))), ""):  # of JSON in a variable
+            raise msgspec.ValidationError(why)
+        return found, None
+    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
         why = re.sub(r" - at `\$(.*?)`$", lambda m: f" at {m[1]}" if m[1] else "", str(error)).replace("`", "")
         if "matching regex" in why:
-            why = f"expected {info.type.__metadata__[0].description}"
-        shown = "***" if entry.path in SECRETS else repr(entry.value)
+            why = f"expected {_described(info.type)}"
+        shown = "***" if entry.path in SECRETS else shown_value(entry.value)
         return None, Refusal(entry.path, entry.origin, f"{shown}: {why[0].lower() + why[1:]}", _example(info))
+
+
+def shown_value(value: Any) -> str:
+    """Return a value as a message shows it: without passwords of URLs, and no more than fits."""
+    text = hide_url_passwords(repr(value), thorough=True)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+
+
+def _described(kind: Any) -> str:
+    """Return in words what a type with a pattern takes; of a list, what each item is."""
+    kinds = (kind, *get_args(kind))
+    return str(next(one.__metadata__[0].description for one in kinds if hasattr(one, "__metadata__")))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield all texts in a value of any kind."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for pair in value.items():
+            yield from (text for part in pair for text in _texts(part))
+    elif isinstance(value, list):
+        yield from (text for part in value for text in _texts(part))
+
+
+def _unfit(text: str) -> str:
+    """Return why a text can be in no file, or given to no program; empty if it can."""
+    if "\0" in text:
+        return "it has a NUL character"
+    return "" if _is_utf8(text) else "it is not valid UTF-8"
+
+
+SWITCH = {
+    **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
+    **dict.fromkeys(("0", "false", "f", "no", "n", "off", ""), False),
+}
+"""Words for on and off, as other tools take them."""
+
+
+def log_level(value: Any) -> Any:
+    """Return the level that is meant by a name of :mod:`logging` or uvicorn, or by a number: the one that lets the same
+    messages through. What means none is returned as it is."""
+    name = value.strip().upper() if isinstance(value, str) else value
+    if isinstance(name, str) and re.fullmatch(r"[+-]?[0-9]{1,9}", name):
+        name = int(name)
+    if type(name) is int:
+        return next((level for level, number in LEVELS.items() if number >= name), "CRITICAL")
+    return LEVEL_NAMES.get(name, name) if isinstance(name, str) else value
 
 
 def _untext(text: str, kind: Any) -> Any:
@@ -532,7 +615,7 @@ def _untext(text: str, kind: Any) -> Any:
     outline = msgspec.inspect.type_info(kind)
     if isinstance(outline, msgspec.inspect.BoolType):
         word = text.strip().lower()
-        return {"yes": True, "on": True, "no": False, "off": False, "": False}.get(word, word)
+        return SWITCH.get(word, word)
     if isinstance(outline, msgspec.inspect.ListType):
         return _unlist(text, whole=getattr(outline.item_type, "extra", None) == WHOLE)
     if isinstance(outline, msgspec.inspect.DictType):
@@ -573,10 +656,14 @@ def _example(info: msgspec.structs.FieldInfo) -> str:
 
 
 def _raise(refusals: list[Refusal]) -> None:
-    if not refusals:
-        return
+    if refusals:
+        raise refused(refusals)
+
+
+def refused(refusals: list[Refusal]) -> UsageError:
+    """Return the error that names all settings that are refused."""
     what = "a setting is wrong" if len(refusals) == 1 else f"{len(refusals)} settings are wrong"
-    raise UsageError(what, evidence=[line for refusal in refusals for line in refusal.lines()])
+    return UsageError(what, evidence=[line for refusal in refusals for line in refusal.lines()])
 
 
 OWNED = {
@@ -613,7 +700,7 @@ RESERVED_DATABASES = {"postgres", "template0", "template1", "pgbouncer"}
 RESERVED_USERS = {"postgres", "pgbouncer", "nv_admin", "nv_reader", "public", "none"}
 
 
-def _contradictions(s: Settings) -> Iterator[Refusal]:
+def contradictions(s: Settings) -> Iterator[Refusal]:
     """What each value alone does not show."""
 
     def refusal(path: str, why: str, fix: str) -> Refusal:
@@ -624,7 +711,8 @@ def _contradictions(s: Settings) -> Iterator[Refusal]:
         ports["api.debug_port"] = s.api.debug_port
     for (a, x), (b, y) in (((a, x), (b, y)) for a, x in ports.items() for b, y in ports.items() if a < b):
         if x == y:
-            yield refusal(a, f"{a} and {b} are both {x}", "give each service a port of its own")
+            clash = refusal(a, f"{a} and {b} are both {x}", "give each service a port of its own")
+            yield clash._replace(others=(b,))
     for path, name, reserved in (
         ("db.name", s.db.name, RESERVED_DATABASES),
         ("db.user", s.db.user, RESERVED_USERS),
@@ -644,6 +732,8 @@ def _contradictions(s: Settings) -> Iterator[Refusal]:
         if not secret or _control(secret):
             yield refusal(path, "it is empty or has a control character", "leave it out to have one generated")
         for bind, address in s.open_binds.items():
+            if not _is_address(address):
+                continue  # it is refused by itself
             weak = "the example secret" if secret in PLACEHOLDERS else ""
             if not weak and len(secret) < SHORTEST_SECRET and (path == "api.jwt_secret") == (bind == "api.bind"):
                 weak = f"a secret of less than {SHORTEST_SECRET} characters"
@@ -663,22 +753,49 @@ def _contradictions(s: Settings) -> Iterator[Refusal]:
                     f"{name!r} is not a parameter's name, or its value has a control character",
                     "mend it",
                 )
-            if fix := OWNED[section].get(name.lower()):
-                yield refusal(path, f"{name} is the stack's own", fix)
+            if section == "pgb" and str(value) != str(value).strip(" "):
+                yield refusal(
+                    path, f"the value of {name!r} has spaces at an end, which PgBouncer takes out", "leave them out"
+                )
+            if remedy := OWNED[section].get(name.lower()):
+                yield refusal(path, f"{name} is the stack's own", remedy)
+    for path in PATHS:
+        section, _, key = path.partition(".")
+        value = getattr(getattr(s, section), key)
+        if value.startswith("~") and not _has_home(value):
+            yield refusal(path, f"{shown_value(value)}: there is no home directory of that name", "write it out")
     for name in s.api.env:
         if not VARIABLE_NAME.fullmatch(name):
             yield refusal("api.env", f"{name!r} is not a variable's name", "letters, digits and _ only")
+    for name, value in s.api.env.items():
+        try:
+            string.Template(str(value)).substitute(dict.fromkeys(APPLICATION_VALUES, ""))
+        except (KeyError, ValueError):  # what follows the dollar sign may be a part of a secret
+            known = ", ".join(f"${name}" for name in APPLICATION_VALUES)
+            why = f"the value of {name} has a $ before something else than a known name"
+            yield refusal("api.env", why, f"write $$ for a dollar sign; the names are {known}")
     if s.api.reload and s.api.workers > 1:
-        yield refusal("api.workers", "hot reload works with one worker", "set api.reload: false, or api.workers: 1")
+        both = refusal("api.workers", "hot reload works with one worker", "set api.reload: false, or api.workers: 1")
+        yield both._replace(others=("api.reload",))
+
+
+def _has_home(path: str) -> bool:
+    """Check whether what a path begins with, ``~`` or ``~name``, stands for a directory."""
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _is_address(text: str) -> bool:
     """Whether a service can listen on it: a name could be another address tomorrow."""
     try:
-        ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         return text == "localhost"
-    return True
+    scope = getattr(address, "scope_id", None)
+    return scope is None or re.fullmatch(r"[A-Za-z0-9_.-]+", scope) is not None
 
 
 def _is_utf8(text: str) -> bool:
@@ -718,30 +835,70 @@ def from_invoke(config: Any, root: Path, environ: Mapping[str, str], given: Iter
     Invoke merges its levels without keeping where a value came from, and casts variables by their default's
     type (``"false"`` becomes true). So the levels are read one by one, and the variables by us.
     """
+    path = root / ".env"
+    layers = layers_of(config, root, environ, checked(read_env_file(path, environ)), given)
+    return layers.finish(load([*layers.shared, *layers.own], root, layers.dotenv))
+
+
+class Layers(NamedTuple):
+    """All values on their way in; later ones win."""
+
+    shared: list[Entry]
+    """Of all projects of the machine, and of the user."""
+    own: list[Entry]
+    """Of the project, ``.env``, the environment, ``-f FILE`` and flags."""
+    dotenv: EnvFile
+    secrets: list[tuple[str, str]]
+    files: list[str]
+    """The files that every environment reads."""
+
+    def finish(self, settings: Settings) -> Settings:
+        """Return settings with what is known of all layers."""
+        return msgspec.structs.replace(settings, hidden=self.secrets, shared=self.files)
+
+
+def layers_of(config: Any, root: Path, environ: Mapping[str, str], file: EnvFile, given: Iterable[Entry]) -> Layers:
+    """Return all values, read one by one.
+
+    :raises UsageError: there is no file that ``-f`` names.
+    """
     runtime = object.__getattribute__(config, "_runtime_path")
     if runtime and not Path(runtime).is_file():  # Invoke would go on without a word
         raise UsageError(f"there is no file {runtime}", why="`inv -f` names it", fix="correct its name")
-    dotenv_path = root / ".env"
-    dotenv = without_answers(read_dotenv(dotenv_path))
-    layers: list[Entry] = []
-    for level in ("system", "user", "project"):
-        layers += _level(config, level)
-    layers += variable_entries(dotenv, f"{dotenv_path} ({{}})")
-    layers += variable_entries(environ, "variable {}")
-    layers += _level(config, "runtime")
+    all_of_it = file.values
+    dotenv = without_answers(all_of_it)
     named = {entry.path: entry for entry in given}
-    layers = [*(entry for entry in layers if entry.path not in named), *named.values()]
-    settings = load(layers, root, {k: v for k, v in dotenv.items() if not _is_ours(k)})
+
+    def unnamed(*groups: Iterable[Entry]) -> list[Entry]:
+        return [entry for group in groups for entry in group if entry.path not in named]
+
+    shared = unnamed(_level(config, "system"), _level(config, "user"))
+    own = unnamed(
+        _level(config, "project"),
+        variable_entries(dotenv, f"{root / '.env'} ({{}})"),
+        variable_entries(environ, "variable {}"),
+        _level(config, "runtime"),
+    )
     urls = [(URL_VARIABLE, variables[URL_VARIABLE]) for variables in (dotenv, environ) if variables.get(URL_VARIABLE)]
     files = [str(object.__getattribute__(config, f"_{level}_path")) for level in ("system", "user", "project")]
-    return msgspec.structs.replace(settings, hidden=[*_secrets(layers), *urls], shared=[*files, str(dotenv_path)])
+    left_out = frozenset(name for name in all_of_it if _is_ours(name) or name not in dotenv)
+    return Layers(
+        shared,
+        [*own, *named.values()],
+        msgspec.structs.replace(file, left_out=left_out),
+        [*_secrets([*shared, *own]), *urls],
+        [*files, str(root / ".env")],
+    )
 
 
 def _secrets(layers: Iterable[Entry]) -> Iterator[tuple[str, str]]:
     """Name and value of all secret settings; of a map, of each of its values."""
     for entry in layers:
         if entry.path in SECRETS and entry.value is not None:
-            value = _untext(str(entry.value), FIELDS[entry.path].type) if entry.text else entry.value
+            value = entry.value
+            if entry.text:
+                with contextlib.suppress(msgspec.DecodeError):  # of one that is refused
+                    value = _untext(str(value), FIELDS[entry.path].type)
             values = value if isinstance(value, Mapping) else {entry.path: value}
             yield from ((str(name), str(text)) for name, text in values.items())
 

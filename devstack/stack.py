@@ -20,7 +20,7 @@ from devstack.credentials import credentials_of
 from devstack.errors import StackError, UsageError
 from devstack.host import Host, PortHolder
 from devstack.lock import StackLock, removed
-from devstack.paths import paths_of, registry_of
+from devstack.paths import SETTINGS, Paths, paths_of, registry_of
 from devstack.providers import Programs
 from devstack.registry import Registry
 from devstack.runtimes import Crash, ServiceSpec, ServiceState
@@ -29,7 +29,9 @@ from devstack.services.api import Api
 from devstack.services.configuration import Applied, sentence
 from devstack.services.pgbouncer import PgBouncer
 from devstack.services.postgres import Postgres
-from devstack.settings import Entry, Settings, from_invoke, variable_of
+from devstack.settings import Entry, Refusal, Replaced, Settings, from_invoke, refused, variable_of
+from devstack.tolerance import Memory, Place, Tolerance, recorded, replaced, tolerant_settings, with_service
+from devstack.tolerance import note as tolerance_note
 
 if TYPE_CHECKING:
     from invoke import Context
@@ -77,7 +79,11 @@ class Stack:
         registry: Registry,
         *,
         looking: bool = False,
+        tolerance: Tolerance | None = None,
     ) -> None:
+        """
+        :param tolerance: for a command that goes on without settings that are wrong.
+        """
         self.context = context
         self.settings = settings
         self.environ = environ
@@ -100,6 +106,7 @@ class Stack:
         self._new_choices: Choices | None = None
         """Choices of this command, recorded once nothing speaks against them."""
         self.looking = looking
+        self.tolerance = tolerance
         self.images: Images | None = None
         """Where the services are containers."""
         self.renew()
@@ -223,8 +230,9 @@ class Stack:
     def start(self, label: str) -> Started:
         """Have a service run as the settings say, ready for real; what already is so is left alone.
 
-        :raises StackError: it did not become ready; it is stopped again then.
+        :raises StackError: a setting is wrong, or it did not become ready; it is stopped again then.
         """
+        self._refuse_wrong()
         self._begin()
         service = self.service(label)
         offset = time.monotonic() - self.began
@@ -249,6 +257,7 @@ class Stack:
             why = self._why_restart(service)
             if not why:
                 self._record_choices()
+                self._record_settings(service)
                 done = Started(
                     service.name,
                     label,
@@ -270,8 +279,9 @@ class Stack:
     def restart(self, label: str) -> None:
         """Stop a service, whatever state it is in, and have it ready again.
 
-        :raises StackError: it did not become ready.
+        :raises StackError: a setting is wrong, or it did not become ready.
         """
+        self._refuse_wrong()
         service = self.service(label)
         self._begin()
         self._start(service, running=self._state(service).running)
@@ -427,6 +437,7 @@ class Stack:
         except NotReady as error:
             raise self._failure(service, str(error), logged) from None
         self.context.write_file(applied.path, applied.content(service.configuration()))
+        self._record_settings(service)
 
     def _prepare(self, service: Service, *, running: bool) -> ServiceSpec:
         if running and not self.context.dry:
@@ -644,6 +655,7 @@ class Stack:
         if not kept and not self.context.dry:
             applied = self._applied(self.pgb)
             self.context.write_file(applied.path, applied.content(self.pgb.configuration()))
+            self._record_settings(self.pgb)
         return kept
 
     def hook(self, point: str) -> None:
@@ -670,6 +682,11 @@ class Stack:
 
     # what the rest stands on
 
+    def _refuse_wrong(self) -> None:
+        """:raises UsageError: settings are wrong, which only commands that start nothing go on without."""
+        if self.settings.wrong:
+            raise refused([wrong.refusal for wrong in self.settings.wrong])
+
     def _begin(self) -> None:
         """Before the first change: nobody else is at it."""
         if self.context.dry:
@@ -692,11 +709,13 @@ class Stack:
             cluster.put_right(self)
 
     def _prepare_state(self) -> None:
-        """The environment's own folders; nothing in a dry run."""
+        """Make the environment's own directories; nothing in a dry run."""
         context, paths = self.context, self.paths
         if context.dry:
             return
         context.host.check_reachable(paths.state)
+        if self.tolerance and paths.config.is_dir() and paths.applied.is_dir():
+            return  # a command that starts nothing needs no logs in the place that the settings name now
         context.host.check_closed(paths.log, "logs", setting="stack.log_dir", root=paths.root)
         context.host.make_dir(paths.log, 0o755)
         for folder in (paths.state, paths.config, paths.applied):
@@ -704,7 +723,9 @@ class Stack:
         context.host.link(paths.logs, paths.log)
 
     def _applied(self, service: Service) -> Applied:
-        return Applied(self.paths.applied / service.name, self.context.mask)
+        api = self.settings.api.env
+        own = [*api, *(name for name, _ in self.settings.dotenv.lines)]
+        return Applied(self.paths.applied / service.name, self.context.mask, {f"env {name}" for name in own})
 
     @property
     def chosen(self) -> Choices:
@@ -720,6 +741,16 @@ class Stack:
     def _postgres(self) -> Programs:
         choices = self.chosen
         recorded = Path(choices.postgres_bin) if choices.postgres_bin else None
+        try:
+            return self._wanted_postgres(choices, recorded)
+        except StackError as error:
+            if not (self.tolerance and recorded and os.access(recorded / "postgres", os.X_OK)):
+                raise
+            self._go_on(error, f"the PostgreSQL in {recorded}, as at the last start")
+            tracks = choices.tracks_statements
+            return providers.programs_at(recorded, choices.postgres_version, bool(tracks))
+
+    def _wanted_postgres(self, choices: Choices, recorded: Path | None) -> Programs:
         fits = recorded and set(self.settings.db.extensions) <= set(choices.extensions)
         if recorded and fits and not self.settings.db.bin_dir and os.access(recorded / "postgres", os.X_OK):
             tracks = choices.tracks_statements
@@ -738,7 +769,14 @@ class Stack:
 
     def _pgbouncer(self) -> Programs:
         choices = self.chosen
-        binary = providers.pgbouncer_binary(self.settings)
+        try:
+            binary = providers.pgbouncer_binary(self.settings)
+        except StackError as error:
+            recorded = Path(choices.pgbouncer.rpartition(" ")[0])
+            if not (self.tolerance and choices.pgbouncer and os.access(recorded, os.X_OK)):
+                raise
+            self._go_on(error, f"{recorded}, as at the last start")
+            return Programs(recorded.parent, choices.pgbouncer_version)
         stamp = f"{binary} {binary.stat().st_mtime_ns}"
         if choices.pgbouncer == stamp:
             return Programs(binary.parent, choices.pgbouncer_version)
@@ -746,9 +784,22 @@ class Stack:
         self._choose(pgbouncer=stamp, pgbouncer_version=version)
         return Programs(binary.parent, version)
 
+    def _go_on(self, error: StackError, instead: str) -> None:
+        """Say, once, what a command that tolerates wrong settings goes on without, and refuse to start anything."""
+        wrong = Replaced(Refusal(error.what, "", error.why, "; ".join(error.fix)), instead)
+        if wrong not in self.settings.wrong:
+            self.settings.wrong.append(wrong)
+            console.note(tolerance_note([wrong]))
+
     def _choose(self, **chosen: str | bool | list[str]) -> None:
         if not self.context.dry and not self.looking:
             self._new_choices = msgspec.structs.replace(self.chosen, runtime=self.context.runtime.name, **chosen)
+
+    def _record_settings(self, service: Service) -> None:
+        """Record the settings that a service runs with."""
+        if not self.context.dry:
+            path = self.paths.settings
+            self.context.write_file(path, with_service(path, self.settings, service.label))
 
     def _record_choices(self) -> None:
         """Record what was chosen: after the checks, so that a setting that is refused leaves nothing behind."""
@@ -796,21 +847,78 @@ def open_stack(
     begins: bool = True,
     runtime: str = "",
     given: Iterable[Entry] = (),
+    tolerance: Tolerance | None = None,
 ) -> Stack:
-    """The stack of this checkout and environment, on another ``runtime`` than its own if one is given. One that is only
-    looked at makes no folder, file or secret; without ``begins`` so does one that no command has begun yet. Settings
-    that are ``given`` win over all others.
+    """Open the stack of this checkout and environment, on another ``runtime`` than its own if one is given. One that is
+    only looked at makes no directory, file or secret; without ``begins`` so does one that no command has begun yet.
 
+    :param given: settings that win over all others.
+    :param tolerance: go on without settings that are wrong, for a command that starts and changes nothing.
     :raises UsageError: a setting is wrong.
     """
-    settings = from_invoke(c.config, root, environ, given)
-    host = Host(settings.stack.account, {*trust.uids(environ), root.stat().st_uid})  # the project is trusted by now
-    xdg = {name: value for name, value in environ.items() if name.startswith("XDG_")}
     home = _home()
+    xdg = {name: value for name, value in environ.items() if name.startswith("XDG_")}
+    uid = os.getuid()
+    if tolerance:
+        memory = _memory(root, home, xdg, uid)
+        settings = tolerant_settings(c.config, root, environ, given, tolerance, memory)
+    else:
+        settings = from_invoke(c.config, root, environ, given)
+    friends = {*trust.uids(environ), root.stat().st_uid}  # the project is trusted by now
+    host = Host(settings.stack.account, friends)
     paths = paths_of(settings, home=home, xdg=xdg, uid=host.uid)
+    if tolerance:
+        settings = _usable(settings, paths, host)
+        host = Host(settings.stack.account, friends)
+        paths = paths_of(settings, home=home, xdg=xdg, uid=host.uid)
     host.keep_account(paths.volumes / f"{settings.service_name('db')}-data")
     looking = looking or not (begins or paths.secrets.exists())
     registry = Registry(registry_of(home, xdg, host.uid), host)
     dialect = engines.make(runtime or engines.choose(settings, paths, environ), settings, paths, host)
-    settings = ports.settle(settings, paths, host, registry, keep=not (looking or c.config.run.dry))
-    return Stack(ContainerContext(c, dialect, host, paths), settings, environ, registry, looking=looking)
+    try:
+        keep = not (looking or c.config.run.dry or settings.wrong)
+        settings = ports.settle(settings, paths, host, registry, keep=keep)
+    except UsageError as error:
+        if not tolerance:
+            raise
+        settings = ports.as_recorded(settings, paths, error)
+    return Stack(
+        ContainerContext(c, dialect, host, paths), settings, environ, registry, looking=looking, tolerance=tolerance
+    )
+
+
+def _memory(root: Path, home: Path, xdg: dict[str, str], uid: int) -> Memory:
+    """Return what is known of the project's environments."""
+
+    def record(settings: Settings) -> Path:
+        return paths_of(settings, home=home, xdg=xdg, uid=uid).settings
+
+    def places() -> list[Place]:
+        entries = [
+            entry for entry in Registry(registry_of(home, xdg, uid), Host()).entries() if entry.root == str(root)
+        ]
+        states = [Path(entry.state) for entry in entries]
+        return [Place(state.name, state.parent.parent, state / SETTINGS) for state in states]
+
+    return Memory(record, places)
+
+
+def _usable(settings: Settings, paths: Paths, host: Host) -> Settings:
+    """Return settings without those that this machine refuses."""
+    known = recorded(paths.settings)
+    try:
+        _ = host.account
+    except UsageError as error:
+        account = known.get("stack.account", "")
+        if account != settings.stack.account:
+            refusal = Refusal("stack.account", settings.origin("stack.account"), error.what, error.fix[0])
+            settings = replaced(settings, "stack.account", account, refusal, f"{account!r}, as at the last start")
+    runtime, wanted = engines.recorded(paths), settings.stack.runtime
+    if runtime and wanted not in ("auto", runtime):
+        why = f"{wanted!r}, but this environment runs on {runtime}"
+        fix = f"inv dev.move --to {wanted}, or stack.runtime: auto"
+        refusal = Refusal("stack.runtime", settings.origin("stack.runtime"), why, fix)
+        settings = replaced(settings, "stack.runtime", runtime, refusal, f"{runtime!r}, where its data are")
+    if not paths.log.is_dir() and (log_dir := known.get("stack.log_dir")):  # what runs writes there, until a restart
+        settings = msgspec.structs.replace(settings, stack=msgspec.structs.replace(settings.stack, log_dir=log_dir))
+    return settings

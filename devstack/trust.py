@@ -54,8 +54,9 @@ def _instructions(root: Path) -> Iterator[Path]:
     """Files of a project that our own code obeys."""
     templates = root / "templates"
     yield root
-    for path in (*(root / name for name in PROJECT_FILES), root / ".env", templates):
-        if os.path.lexists(path):
+    variables = root / ".env"
+    for path in (*(root / name for name in PROJECT_FILES), variables, templates):
+        if os.path.lexists(path) and not (path == variables and path.is_dir()):  # a virtual environment
             yield path
     for folder, folders, files in os.walk(templates):
         yield from (Path(folder, name) for name in (*folders, *files) if name != "__pycache__")

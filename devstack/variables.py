@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from devstack.envfile import literal
 from devstack.errors import StackError
 from devstack.inherited import LIBPQ_VARIABLES
 
@@ -90,7 +91,7 @@ def from_host(found: object, settings: Settings) -> dict[str, str]:
     fixed = {name: str(value) for name, value in settings.api.env.items() if "$" not in str(value)}
     filled = {name for name in settings.api.env if name not in fixed}
     given = {name: value for name, value in found.items() if name in GIVEN | filled}
-    return {**settings.dotenv, **given, **fixed}
+    return {**settings.dotenv.filled({**given, **fixed}), **given, **fixed}
 
 
 def elsewhere(given: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
@@ -129,10 +130,13 @@ def shell_lines(given: Mapping[str, str], unset: Iterable[str] = ()) -> list[str
 
 
 def dotenv_lines(given: Mapping[str, str]) -> list[str]:
-    """As ``.env`` files have them: https://saurabh-kumar.com/python-dotenv/#file-format"""
-    return [f"{name}={value if PLAIN.fullmatch(value) else _quoted(value)}" for name, value in given.items()]
+    """Return the lines of a ``.env`` file that python-dotenv reads back as they are."""
+    return [f"{name}={value if PLAIN.fullmatch(value) else _quoted(literal(value))}" for name, value in given.items()]
 
 
 def _quoted(value: str) -> str:
+    if "\r" in value:  # as it is, it would be read as the end of a line
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\r", "\\r")
+        return f'"{escaped}"'
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

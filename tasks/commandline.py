@@ -11,10 +11,11 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import invoke.main
-from invoke import Collection, Exit, Program
+from invoke import Collection, Config, Exit, Program
 from invoke.exceptions import ParseError
 from invoke.parser import Parser, ParseResult
 from invoke.parser.argument import Argument
@@ -24,6 +25,7 @@ from devstack import console
 from devstack.errors import UsageError
 from devstack.masking import hide_url_passwords
 from tasks import session
+from tasks.tolerated import are_tolerant
 
 running: list[StackProgram] = []
 """The program that reads this command: Invoke's own, or one with a name of its own."""
@@ -38,6 +40,9 @@ def take_over() -> None:
     What goes wrong before that, such as ``inv -f`` without a file, is still said in Invoke's words.
     """
     invoke.main.program.__class__ = StackProgram
+    config = getattr(invoke.main.program, "config", None)
+    if config is not None:  # it reads the project's settings next
+        object.__setattr__(config, "load_project", partial(_load_project, config))
     if fab := sys.modules.get("fabric.main"):
 
         class StackFab(StackProgram, fab.Fab):  # type: ignore[name-defined,misc]
@@ -53,6 +58,10 @@ def take_over() -> None:
                 super().execute()
 
         fab.program.__class__ = StackFab
+
+
+def _load_project(config: Config, merge: bool = True) -> None:
+    session.load_project(config, partial(type(config).load_project, config, merge))
 
 
 def _mask_debug_logs() -> None:
@@ -132,6 +141,7 @@ class StackProgram(Program):
         gc.enable()  # tasks.py has turned it off
         if session.has_root() and (problem := session.distrust()):
             raise problem
+        session.tolerate(are_tolerant(self.tasks))
         session.clean_environment(os.environ)
         tasks, hosts = list(self.tasks), forwarding.take_hosts(self)
         try:

@@ -60,9 +60,14 @@ def settings_of(config: Any) -> Settings:
     :raises UsageError: one can't be used.
     """
     from devstack.settings import Entry, from_invoke
+    from devstack.tolerance import Memory, tolerant_settings
 
+    root, environ = session.root(), session.environment()
     given = [*session.given(), *(Entry("stack.host", host, "the flag -H", True) for host in _host)]
-    return from_invoke(config, session.root(), session.environment(), given)
+    if tolerance := session.tolerance():
+        # what runs on a host is recorded there, and the command judges the settings there again
+        return tolerant_settings(config, root, environ, given, tolerance, Memory(lambda _: root / "none", list))
+    return from_invoke(config, root, environ, given)
 
 
 def hosted(config: Any) -> Settings:

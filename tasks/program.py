@@ -23,7 +23,7 @@ class Nv(StackProgram):
         if session.has_root() and not session.distrust():
             # a Program with tasks of its own reads no file of the project by itself
             self.config.set_project_location(session.root())
-            self.config.load_project()
+            session.load_project(self.config, self.config.load_project)
         super().parse_collection()
         session.take_path(self.core.unparsed, ns.task_names)
 

@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Collection, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,16 @@ from invoke import Context
 
 from devstack import console
 from devstack.errors import FAILED, StackError, UsageError, speak_for
+from devstack.files import read_regular
 from devstack.mishaps import explain as explain_mishap
 from devstack.settings import PROJECT_FILES, VARIABLE_PREFIXES, Entry, check_files, project_of
 
 if TYPE_CHECKING:
     from invoke import Config
 
+    from devstack.settings import Settings
     from devstack.stack import Stack
+    from devstack.tolerance import Tolerance
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 _root = [CHECKOUT]
@@ -31,6 +34,11 @@ _environ: dict[str, str] = {}
 _named: list[str] = []
 """The environment that a flag names."""
 _stack: list[Stack] = []
+_broken: list[tuple[UsageError, str]] = []
+"""Why the project's settings are not read, and their text."""
+_tolerant: list[bool] = []
+_said: list[bool] = []
+"""Whether it was said what this command goes on without."""
 
 
 def take_environment(environ: Mapping[str, str]) -> None:
@@ -126,6 +134,56 @@ def distrust() -> UsageError | None:
     return None
 
 
+def load_project(config: Config, load: Callable[[], None]) -> None:
+    """Load the project's settings. What is wrong with the file is kept: a command that stops, inspects or backs up what
+    runs may go on without it."""
+    try:
+        load()
+    except (OSError, KeyboardInterrupt):
+        raise  # who owns it, and whether it says which environment is meant, is not known
+    except Exception as error:
+        problem = problem_of(error, error.__traceback__)
+        if not isinstance(problem, UsageError):
+            raise
+        path = next((path for name in PROJECT_FILES if (path := root() / name).is_file()), root())
+        try:
+            text = read_regular(path).decode("utf-8", errors="replace")
+        except OSError:
+            raise error from None
+        _broken[:] = [(problem, text)]
+        for name, value in (("_project", {}), ("_project_path", None), ("_project_found", False)):
+            object.__setattr__(config, name, value)
+        config.merge()
+
+
+def tolerate(tolerant: bool) -> None:
+    """Take whether this command goes on while a setting is wrong.
+
+    :raises UsageError: it does not, and the project's file can't be read.
+    """
+    _tolerant[:] = [tolerant]
+    if _broken and not tolerant:
+        raise _broken[0][0]
+
+
+def tolerance() -> Tolerance | None:
+    """Return what a command that goes on while a setting is wrong knows; None for another one."""
+    from devstack.tolerance import Tolerance
+
+    if not (_tolerant and _tolerant[0]):
+        return None
+    return Tolerance(*_broken[0]) if _broken else Tolerance()
+
+
+def say_wrong(settings: Settings) -> None:
+    """Say, once for each command, which settings it goes on without."""
+    if settings.wrong and not _said:
+        from devstack.tolerance import note
+
+        _said.append(True)
+        console.note(note(settings.wrong))
+
+
 def take_path(given: list[str], tasks: Collection[str]) -> None:
     """Make ``dev.init PATH`` a flag, in place: Invoke has no argument without one that may be left out."""
     if "dev.init" not in given:
@@ -151,7 +209,8 @@ def stack(c: Context, *, looking: bool = False, begins: bool = True) -> Stack:
 
     if _stack:
         return _stack[0]
-    found = open_stack(c, root(), _environ, looking=looking, begins=begins, given=given())
+    found = open_stack(c, root(), _environ, looking=looking, begins=begins, given=given(), tolerance=tolerance())
+    say_wrong(found.settings)
     if found.looking:
         return found
     _stack.append(found)
@@ -189,7 +248,7 @@ def configuration(overrides: dict[str, Any], *, runtime: Any, **values: Any) -> 
 
     given = {name: value for name, value in values.items() if value is not None}
     config = Config(overrides={**overrides, **given}, project_location=root(), runtime_path=runtime)
-    config.load_project()
+    load_project(config, config.load_project)
     config.load_runtime()
     return config
 
@@ -235,7 +294,7 @@ def _of_invoke(error: BaseException, trace: TracebackType | None) -> UsageError 
     if "config.py" not in {file for file, _ in places} or type(error).__module__.startswith("invoke.vendor.yaml"):
         return None
     own = "".join(f"{folder / PROJECT_FILES[0]}, " for folder in _root)
-    found = check_files(
+    found = _problem_in(
         folder.with_suffix(f".{ending}")
         for folder in (Path("/etc/invoke"), Path.home() / ".invoke", *(folder / "invoke" for folder in _root))
         for ending in ("yaml", "yml", "json")
@@ -243,10 +302,26 @@ def _of_invoke(error: BaseException, trace: TracebackType | None) -> UsageError 
     if found is None and any(name.startswith(("load_", "_load_")) for _, name in places):
         return UsageError(
             "Invoke can't take its configuration",
-            why=str(error),
+            why=_why(error),
             fix=f"look at {own}~/.invoke.yaml, /etc/invoke.yaml, and at the file of -f",
         )
     return found
+
+
+def _problem_in(files: Iterable[Path]) -> UsageError | None:
+    try:
+        return check_files(files)
+    except Exception as error:  # of YAML
+        problem = explain_mishap(error)
+        if not isinstance(problem, UsageError):
+            raise
+        return problem
+
+
+def _why(error: BaseException) -> str:
+    if type(error).__name__ == "AmbiguousMergeError":  # its text has both values, which may be secrets
+        return "one of its files has keys below a name that another one gives a value"
+    return str(error)
 
 
 def have_streams() -> None:

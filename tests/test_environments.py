@@ -240,8 +240,11 @@ def test_a_port_that_is_set_wins(checkout: Checkout) -> None:
     said = checkout.inv("dev.status", expect=1).stdout
     assert f"nv-mine-db         stopped    -   -  127.0.0.1:{checkout.db_port}" in said
     assert f":{checkout.ports('mine')['pgb']}" in said
-    clash = checkout.inv("dev.status", "-e", "a", expect=2, INVOKE_DB_PORT=str(block["api"])).stderr
+    clash = checkout.inv("db.start", "-e", "a", expect=2, INVOKE_DB_PORT=str(block["api"])).stderr
     assert f"are both {block['api']}" in clash
+    goes_on = checkout.inv("dev.status", "-e", "a", expect=1, INVOKE_DB_PORT=str(block["api"]))
+    assert f"are both {block['api']}" in goes_on.stderr
+    assert f":{block['db']}" in goes_on.stdout
 
 
 def test_a_port_that_somebody_took_meanwhile_is_refused_with_what_to_do(checkout: Checkout) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from invoke.config import Config
 from psycopg2.extensions import parse_dsn
 
+from devstack.envfile import EnvFile, checked, read_env_file
 from devstack.errors import USAGE, UsageError
 from devstack.settings import (
     FIELDS,
@@ -29,7 +30,6 @@ from devstack.settings import (
     is_loopback,
     load,
     reachable_address,
-    read_dotenv,
     variable_entries,
     variable_of,
     yaml_entries,
@@ -362,6 +362,39 @@ def test_a_level_may_be_written_in_small_letters() -> None:
     assert from_variables(LOG_LEVEL="debug").api.log_level == "DEBUG"
 
 
+@pytest.mark.parametrize(
+    ("given", "level"),
+    [
+        *[("warn", "WARNING"), ("Fatal", "CRITICAL"), ("NOTSET", "DEBUG"), ("TRACE", "DEBUG"), (" info ", "INFO")],
+        *[("20", "INFO"), ("0", "DEBUG"), ("5", "DEBUG"), ("10", "DEBUG"), ("11", "INFO"), ("25", "WARNING")],
+        *[("40", "ERROR"), ("+50", "CRITICAL"), ("51", "CRITICAL"), ("-1", "DEBUG"), ("critical", "CRITICAL")],
+    ],
+)
+def test_a_level_of_python_s_or_uvicorn_s_is_the_nearest_one(given: str, level: str) -> None:
+    assert from_variables(LOG_LEVEL=given).api.log_level == level
+    assert from_yaml(api={"log_level": given}).api.log_level == level
+    if given.strip("+-").isdigit():
+        assert from_yaml(api={"log_level": int(given)}).api.log_level == level
+
+
+def test_every_level_that_logging_and_uvicorn_know_is_taken() -> None:
+    from uvicorn.config import LOG_LEVELS
+
+    pythons = ("CRITICAL", "FATAL", "ERROR", "WARNING", "WARN", "INFO", "DEBUG", "NOTSET")
+    for name in (*pythons, *LOG_LEVELS):
+        from_variables(LOG_LEVEL=name)
+
+
+@pytest.mark.parametrize("level", ["loud", "1.5", "", "1" * 40, "20 20"])
+def test_what_is_no_level_is_refused(level: str) -> None:
+    assert "api.log_level" in refusal(from_yaml, api={"log_level": level})
+
+
+@pytest.mark.parametrize(("word", "value"), [("y", True), ("T", True), ("N", False), ("f", False), ("ON", True)])
+def test_words_for_on_and_off(word: str, value: bool) -> None:
+    assert from_variables(NINAIVALAIGAL_DEBUG=word).api.debug is value
+
+
 @pytest.mark.parametrize("name", ["INVOKE_DB_NAME", "INVOKE_DB_PASSWORD", "INVOKE_API_ENV", "INVOKE_DB_EXTENSIONS"])
 def test_a_variable_that_is_not_utf8_is_refused_not_a_crash(name: str) -> None:
     text = refusal(from_variables, **{name: os.fsdecode(b'["\xff"]')})
@@ -412,10 +445,10 @@ def test_urls_of_this_machine_are_taken_and_what_they_leave_out_keeps_its_defaul
 )
 def test_a_url_that_can_t_be_used_is_refused_and_its_password_is_not_shown(url: str, why: str) -> None:
     text = refusal(from_variables, **{URL_VARIABLE: url})
-    assert text.startswith(f"error: {URL_VARIABLE} can't be used\ncause: ")
+    assert text.startswith(f"error: a setting is wrong\n       {URL_VARIABLE}: ")
     assert why in text
-    assert f"(from variable {URL_VARIABLE})" in text
-    assert f'fix:   write it as {URL_VARIABLE}="postgresql://nina:PASSWORD@localhost:5433/nina"' in text
+    assert f"from variable {URL_VARIABLE}" in text
+    assert f'write it as {URL_VARIABLE}="postgresql://nina:PASSWORD@localhost:5433/nina"' in text
     assert SECRET not in text
 
 
@@ -435,18 +468,23 @@ def test_a_url_gives_libpq_and_us_exactly_the_parts_that_it_was_made_of(
 # .env
 
 
+def read_checked(path: Path) -> EnvFile:
+    return checked(read_env_file(path, {}))
+
+
 def test_a_dotenv_file_gives_settings_and_the_application_s_own_variables(tmp_path: Path) -> None:
     settings = read(
         tmp_path,
         dotenv="# ours\nINVOKE_PGB_PORT=7000\nLOG_LEVEL=debug\nNV_ENV=review\n\n"
         "export SENTRY_DSN='https://x@y/1'\nGREETING=\"two\\nlines # kept\"\nEMPTY=\nINTERPOLATED=${HOME}$x\n",
+        environ={"HOME": "/home/me"},
     )
     assert (settings.pgb.port, settings.api.log_level, settings.stack.env) == (7000, "DEBUG", "review")
-    assert settings.dotenv == {
+    assert settings.dotenv.values == {
         "SENTRY_DSN": "https://x@y/1",
         "GREETING": "two\nlines # kept",
         "EMPTY": "",
-        "INTERPOLATED": "${HOME}$x",
+        "INTERPOLATED": "/home/me$x",
     }
     assert settings.origin("pgb.port") == f"{tmp_path}/.env (INVOKE_PGB_PORT)"
 
@@ -456,15 +494,14 @@ def test_a_wrong_value_in_a_dotenv_file_is_refused_with_the_file_s_name(tmp_path
 
 
 def test_no_dotenv_file_is_no_variables(tmp_path: Path) -> None:
-    assert read_dotenv(tmp_path / ".env") == {}
+    assert read_env_file(tmp_path / ".env", {}) == EnvFile()
 
 
 @pytest.mark.parametrize(
     ("content", "line"),
     [
         (f"A=1\nexport JWT {SECRET}\n", 2),
-        (f"A=1\n\n# comment\n\n\n{SECRET}\n", 6),
-        (f"{SECRET}\n", 1),
+        (f"A=1\n\n# comment\n\n\n{SECRET} x\n", 6),
         (f"\n\nJWT: {SECRET}=\n", 3),
         (f'JWT="{SECRET}\nB=1\n', 1),
         (f"A=1\nJWT='one' {SECRET}\n", 2),
@@ -478,7 +515,7 @@ def test_a_malformed_line_is_refused_by_its_number_and_nothing_of_it_is_shown(
 ) -> None:
     path = tmp_path / ".env"
     path.write_bytes(content.encode())
-    text = refusal(read_dotenv, path)
+    text = refusal(read_checked, path)
     assert text.startswith(f"error: {path}:{line} is malformed\n")
     assert SECRET not in text
     assert "write one NAME=value a line" in text
@@ -488,7 +525,7 @@ def test_a_malformed_line_is_refused_by_its_number_and_nothing_of_it_is_shown(
 def test_a_name_that_a_shell_would_not_take_for_one_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / ".env"
     path.write_text(f"A=1\n{name}={SECRET}\n")
-    text = refusal(read_dotenv, path)
+    text = refusal(read_checked, path)
     assert f"{path}:2 is malformed" in text
     assert "more than letters, digits and _" in text
     assert SECRET not in text
@@ -498,8 +535,9 @@ def test_a_name_that_a_shell_would_not_take_for_one_is_refused(tmp_path: Path, n
 def test_a_dotenv_file_that_can_t_be_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_bytes(b"A=\xff" + SECRET.encode())
-    text = refusal(read_dotenv, path)
-    assert f"{path} can't be read" in text
+    text = refusal(read_checked, path)
+    assert f"{path}:1 is malformed" in text
+    assert "it is not valid UTF-8" in text
     assert SECRET not in text
 
 
@@ -632,6 +670,56 @@ def test_a_secret_never_appears_in_a_refusal(path: str) -> None:
     for raw in ('{"A": ["' + SECRET + '"]}', '{"A": "' + SECRET + "\n"):
         with_variable = variable_entries({variable_of("api.env"): raw}, "variable {}")
         assert SECRET not in refusal(load, with_variable, ROOT)
+
+
+DEEP = "[" * 5_000
+
+
+@pytest.mark.parametrize(
+    ("sections", "why"),
+    [
+        ({"api": {"hosts": ["*x"]}}, "api.hosts: ['*x']: expected a host's name, *.example.com, or * for any"),
+        ({"db": {"name": "a\ud800"}}, "db.name: it is not valid UTF-8"),
+        ({"hooks": {"pre_up": ["a\0b"]}}, "hooks.pre_up: it has a NUL character"),
+        ({"api": {"env": {"A": "a\0b"}}}, "api.env: it has a NUL character"),
+        ({"stack": {"start_timeout": float("nan")}}, "stack.start_timeout: nan: expected float > 0.0"),
+        ({"api": {"bind": "::1%x\nadmin_users = nina"}}, "is not an IP address"),
+        ({"data": {"dir": "~nobody-of-that-name/x"}}, "there is no home directory of that name"),
+        ({"pgb": {"parameters": {"server_reset_query": " x"}}}, "has spaces at an end"),
+        ({"db": f"postgresql://nina:{SECRET}@localhost/nina"}, "expected keys below it, got 'postgresql://nina:***@"),
+        ({"api": {"port": "x" * 10_000}}, "xxx…: expected int"),
+    ],
+)
+def test_a_value_that_no_file_or_program_can_have_is_refused(sections: dict[str, Any], why: str) -> None:
+    text = refusal(from_yaml, **sections)
+    assert why in text
+    assert SECRET not in text
+    assert len(text) < 600
+
+
+@pytest.mark.parametrize("name", ["INVOKE_API_ENV", "INVOKE_API_HOSTS", "INVOKE_DB_PARAMETERS"])
+def test_json_that_is_nested_too_deeply_is_refused(name: str) -> None:
+    assert "from variable " + name in refusal(from_variables, **{name: DEEP})
+    assert "from variable " + name in refusal(from_variables, **{name: '{"a":' * 5_000})
+    assert "NUL" in refusal(from_variables, INVOKE_DB_EXTENSIONS='["\\u0000"]')
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://nina:123/{SECRET}@localhost/nina",  # its port would be 123
+        f"postgresql://nina:123#{SECRET}@localhost/nina",
+        f"postgresql://nina:{SECRET}%ff@localhost/nina",
+        f"postgresql://nina:{SECRET}%zz@localhost/nina",
+        f"postgresql://nina:{SECRET}\n@localhost/nina",
+        f" postgresql://nina:{SECRET}@localhost/nina",
+        f"postgresql:////=x:{SECRET}@localhost/nina",
+    ],
+)
+def test_a_url_that_would_mean_something_else_is_refused(url: str) -> None:
+    text = refusal(from_variables, **{URL_VARIABLE: url})
+    assert text.startswith(f"error: a setting is wrong\n       {URL_VARIABLE}: ")
+    assert SECRET not in text
 
 
 # addresses

@@ -6,9 +6,11 @@ import json
 import os
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from devstack.services.configuration import Applied
 from tests.conftest import Project, wait_for
 
 
@@ -273,3 +275,22 @@ def test_another_terminal_s_path_is_no_change_and_a_changed_secret_is_not_shown(
     assert secret not in json.dumps(found)
     recorded = (project.state / "applied" / "nv-api").read_text()
     assert not [value for value in project.secrets().values() if value in recorded]
+
+
+def test_values_of_the_application_s_own_variables_are_in_no_record(tmp_path: Path) -> None:
+    applied = Applied(tmp_path / "nv-api", str, {"env TOKEN"})
+    applied.path.write_text(applied.content({"env TOKEN": "canary-1", "env LOG_LEVEL": "INFO"}))
+    assert "canary" not in applied.path.read_text()
+    now = {"env TOKEN": "canary-2", "env LOG_LEVEL": "DEBUG"}
+    assert applied.differences(now) == ["env TOKEN has changed", "env LOG_LEVEL is INFO, not DEBUG"]
+
+
+def test_no_message_shows_a_value_of_the_application_s_own_variables(stack: Project) -> None:
+    (stack.root / ".env").write_text("KEY=${CALLERS}\n")
+    first = stack.inv("dev.up", INVOKE_API_ENV='{"TOKEN": "canary-1"}', CALLERS="canary-2")
+    answer = stack.inv("health", INVOKE_API_ENV='{"TOKEN": "canary-3"}', CALLERS="canary-4")
+    second = stack.inv("dev.up", INVOKE_API_ENV='{"TOKEN": "canary-3"}', CALLERS="canary-4")
+    (stack.root / ".env").unlink()
+    stack.inv("dev.up")
+    assert "env KEY has changed" in answer.stdout
+    assert "canary" not in "".join(done.stdout + done.stderr for done in (first, answer, second))

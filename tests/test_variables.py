@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from devstack.envfile import parse_env_file, read_env_file
 from devstack.errors import StackError
-from devstack.settings import load, read_dotenv, yaml_entries
+from devstack.settings import load, yaml_entries
 from devstack.variables import ANSWERS, dotenv_lines, from_host, shell_lines, without_answers
 from tests.conftest import ROOT, Project, wait_for
 
@@ -29,7 +30,9 @@ SHELLS = [name for name in ("bash", "dash", "zsh", "sh", "busybox") if shutil.wh
 
 def test_a_host_names_no_variable_that_a_program_here_would_obey() -> None:
     yaml = {"api": {"env": {"DSN": "$direct_url", "CACHE": "redis://here"}}, "stack": {}}
-    settings = replace(load(yaml_entries(yaml, "a test"), ROOT), dotenv={"GREETING": "hello", "LOG_LEVEL": "INFO"})
+    settings = replace(
+        load(yaml_entries(yaml, "a test"), ROOT), dotenv=parse_env_file(b"GREETING=hello\nLOG_LEVEL=INFO\n", {})
+    )
     evil = (
         "LD_PRELOAD",
         "PATH",
@@ -83,7 +86,7 @@ def test_any_shell_takes_any_value(shell: str) -> None:
 
 def test_a_file_of_them_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("\n".join(dotenv_lines(NASTY)) + "\n")
-    assert read_dotenv(tmp_path / ".env") == NASTY
+    assert read_env_file(tmp_path / ".env", {}).values == NASTY
     assert dotenv_lines({"D": NASTY["D"]}) == ["D=plain-1.2/x"]
 
 

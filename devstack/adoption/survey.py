@@ -15,6 +15,7 @@ from devstack.adoption.routes import Routes, healths, metrics
 from devstack.adoption.tree import Tree
 from devstack.errors import StackError, UsageError
 from devstack.settings import (
+    LEVELS,
     SECTIONS,
     SPECIFIED,
     DataSettings,
@@ -72,11 +73,13 @@ class Survey:
 
     # files of variables
 
-    def _dotenv(self, path: Path) -> dict[str, str]:
+    def _dotenv(self, path: Path, environ: Mapping[str, str] | None = None) -> dict[str, str]:
         try:
-            return self.tree.dotenv(path)
+            return self.tree.dotenv(path, environ)
         except StackError as error:
-            self.missing.append(Missing(f"{error.what}: {error.why}", "; ".join(error.fix)))
+            missing = Missing(f"{error.what}: {error.why}", "; ".join(error.fix))
+            if missing not in self.missing:
+                self.missing.append(missing)
             return {}
 
     def _example(self) -> tuple[dict[str, str], str]:
@@ -247,8 +250,8 @@ class Survey:
             if value := self._value_for(name):
                 yield Found(f"api.env.{name}", value, where)
         level = self.dotenv.get("LOG_LEVEL") or (self.read["LOG_LEVEL"].default if "LOG_LEVEL" in self.read else "")
-        if level and level != level.upper():
-            yield Found("api.env.LOG_LEVEL", level, "in small letters, as it is there")
+        if level and level not in LEVELS:
+            yield Found("api.env.LOG_LEVEL", level, "as it is written there")
 
     def _value_for(self, name: str) -> str:
         role = variables.role_of(name)
@@ -311,7 +314,7 @@ class Survey:
         content = nested(found)
         entries = [
             *yaml_entries(content, "invoke.yaml"),
-            *variable_entries(self.dotenv, f"{self.tree.root / '.env'} ({{}})"),
+            *variable_entries(self._dotenv(self.tree.root / ".env", self.environ), f"{self.tree.root / '.env'} ({{}})"),
         ]
         try:
             load(entries, self.tree.root)

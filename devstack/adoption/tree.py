@@ -7,15 +7,16 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from devstack.errors import UsageError
+import msgspec
+
+from devstack.envfile import checked, read_env_file
 from devstack.files import read_regular
-from devstack.settings import parse_dotenv
 
 SKIPPED = {"node_modules", "site-packages", "__pycache__", "build", "dist"}
 BESIDE = {
@@ -121,18 +122,15 @@ class Tree:
         """
         return read_regular(path, within=self.root)
 
-    def dotenv(self, path: Path) -> dict[str, str]:
+    def dotenv(self, path: Path, environ: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the variables of a ``.env`` file of the project; none if there is no such file.
 
-        :raises UsageError: it can't be read, or a line is not ``NAME=value``.
+        :param environ: the caller's variables that values are filled in from. Without them nothing of the caller gets
+            into a file that is written from these values.
+        :raises UsageError: it can't be read, or a line can't be used.
         """
-        try:
-            return parse_dotenv(self.content(path).decode("utf-8"), path)
-        except FileNotFoundError:
-            return {}
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", "") or str(error)
-            raise UsageError(f"{path} can't be read", why=why, fix="correct the file, or move it away") from None
+        found = checked(read_env_file(path, environ or {}, within=self.root))
+        return (found if environ else msgspec.structs.replace(found, outside={})).values
 
     def toml(self, path: Path) -> dict[str, Any]:
         """What a TOML file says; nothing if it can't be read."""

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from devstack.adoption.names import Names, Scope, called
 from devstack.adoption.tree import Tree
-from devstack.settings import VARIABLE_NAME
+from devstack.envfile import VARIABLE_NAME
 
 PARTS = r"(?:^|_)(?:DATABASE|DB|POSTGRES|POSTGRESQL|PG|PSQL|SQLALCHEMY|SQLALCHEMY_DATABASE)"
 MIDDLE = r"(?:_(?:ASYNC|SYNC|MAIN|DEFAULT|PRIMARY|CONNECTION|CONN|SQLALCHEMY))?"

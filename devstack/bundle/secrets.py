@@ -33,10 +33,10 @@ def secrets_of(stack: Stack) -> Iterator[str]:
     with contextlib.suppress(OSError):
         yield from re.findall(r'"([^"]{12,})"', stack.paths.secrets.read_text(errors="replace"))
     public = {fact.value.strip("'") for fact in in_force(stack)}
-    named = [*settings.hidden, *settings.dotenv.items()]
+    named = [*settings.hidden, *settings.dotenv.values.items()]
     with contextlib.suppress(StackError):
         environment = stack.api.environment()
-        named += [(name, environment[name]) for name in settings.api.env]
+        named += [(name, environment[name]) for name in {**settings.api.env, **settings.dotenv.values}]
     yield from (value for name, value in named if _is_secret(name, value, public))
     for _, url in named:
         with contextlib.suppress(ValueError):

@@ -142,10 +142,12 @@ def run(stack: Stack) -> None:
         stack.hook("pre_backup")
         made = backup.create(stack, backup.Request(label=LABEL))
         stack.hook("post_backup")
-        gone = retention.cleanup(stack, days=stack.settings.data.retention_days, keep=1, dry=False)
-        said = (
-            f"{made.name if made else ''} verified, {len(gone)} removed, {console.duration(time.monotonic() - clock)}"
-        )
+        if stack.settings.wrong:  # the age that backups may have could be what is wrong
+            removed = "none removed while a setting is wrong"
+        else:
+            gone = retention.cleanup(stack, days=stack.settings.data.retention_days, keep=1, dry=False)
+            removed = f"{len(gone)} removed"
+        said = f"{made.name if made else ''} verified, {removed}, {console.duration(time.monotonic() - clock)}"
         ended = msgspec.structs.replace(began, ok=True, said=said)
         console.out(f"{stamp(now())}  {said}")
     except StackError as error:

@@ -91,7 +91,7 @@ class Plan:
 
     def variables(self) -> tuple[dict[str, str], dict[str, str]]:
         """The application's variables: what anybody may read, and what may be a secret."""
-        env, given = self.api.environment(), {**self.settings.dotenv, **self.settings.api.env}
+        env, given = self.api.environment(), {**self.settings.dotenv.values, **self.settings.api.env}
         open_ = ("MEMORY_PROVIDER", "NINAIVALAIGAL_DEBUG", "LOG_LEVEL", "PYTHONUNBUFFERED", "PYTHONPATH")
         public = {name: env[name] for name in open_ if name not in given}
         return public, {name: value for name, value in sorted(env.items()) if name not in public}

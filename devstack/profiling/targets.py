@@ -11,7 +11,7 @@ import psycopg2
 
 from devstack.errors import StackError, UsageError
 from devstack.profiling.load import REQUEST_SECONDS, Channel, Target
-from devstack.services.api import ANSWER_BYTES
+from devstack.services.api import ANSWER_BYTES, request_path
 from devstack.services.postgres import literal
 from devstack.settings import reachable_address
 
@@ -61,7 +61,7 @@ class Http:
             raise StackError(f"{self._path} answered {status}")
 
     def _get(self) -> int:
-        self._connection.request("GET", self._path)
+        self._connection.request("GET", request_path(self._path))
         response = self._connection.getresponse()
         while response.read(min(ANSWER_BYTES, 1 << 20)):
             pass

@@ -81,7 +81,11 @@ def _all(root: Path, left_out: Container[str] = ()) -> Iterator[str]:
     for folder, folders, names in os.walk(root):
         here = os.path.relpath(folder, root)
         below = "" if here == "." else f"{here}/"
-        folders[:] = [name for name in folders if not _is_made(name) and f"{below}{name}" not in left_out]
+        folders[:] = [
+            name
+            for name in folders
+            if not (_is_made(name) or f"{below}{name}" in left_out or os.path.exists(f"{folder}/{name}/pyvenv.cfg"))
+        ]
         links = [name for name in folders if os.path.islink(f"{folder}/{name}")]
         yield from (f"{below}{name}" for name in [*names, *links])
 

@@ -9,6 +9,7 @@ import string
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from msgspec import Struct
 
@@ -52,6 +53,11 @@ print(*(name for name in sys.argv[1:] if not found(name)))
 
 FIND_SECONDS = 20.0
 """Time for an interpreter to look for modules."""
+
+
+def request_path(path: str) -> str:
+    """Return a path as a request has it: in ASCII."""
+    return quote(path, safe=string.punctuation)
 
 
 class Beside(Struct, frozen=True):
@@ -164,7 +170,6 @@ class Api:
         api, hosts = self.settings.api, ",".join(self._hosts())
         known = {**urls, "jwt_secret": self.credentials.jwt_secret, "dir": str(folder)}
         env = {
-            **self.settings.dotenv,
             URL_VARIABLE: urls["database_url"],
             "DATABASE_URL": urls["database_url"],
             "NINAIVALAIGAL_JWT_SECRET": self.credentials.jwt_secret,
@@ -176,16 +181,9 @@ class Api:
             **places,
         }
         for key, value in api.env.items():
-            try:
-                text = str(value).lower() if isinstance(value, bool) else str(value)
-                env[key] = string.Template(text).substitute(known)
-            except (KeyError, ValueError) as error:
-                raise UsageError(
-                    f"api.env.{key} can't be filled in",
-                    why=f"{value!r} has {error}",
-                    fix=f"use one of {', '.join('$' + name for name in known)}; a dollar sign itself is $$",
-                ) from None
-        return env
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            env[key] = string.Template(text).substitute(known)  # the settings were checked for other names
+        return {**self.settings.dotenv.filled(env), **env}
 
     def _hosts(self) -> list[str]:
         """The names by which the default application may be called, besides ``localhost`` and its addresses."""
@@ -222,9 +220,13 @@ class Api:
 
     def configuration(self) -> Mapping[str, str]:
         items = items_of(self.spec())
-        if "PATH" not in self.settings.api.env:
+        own = self.settings.api.env
+        if "PATH" not in own:
             # the caller's, behind the interpreter's own directory: another terminal has another
             items.pop("env PATH", None)
+        for name, written in self.settings.dotenv.of_terminal().items():
+            if f"env {name}" in items and name not in own:
+                items[f"env {name}"] = written
         return items
 
     def questions(self) -> Sequence[Command]:
@@ -342,7 +344,7 @@ class Api:
 
         connection = http.client.HTTPConnection(reachable_address(self.bind), self.port, timeout=seconds)
         try:
-            connection.request("GET", path)
+            connection.request("GET", request_path(path))
             response = connection.getresponse()
             return response.status, response.read(ANSWER_BYTES)
         except http.client.HTTPException as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,18 @@ def _flat(name: str, value: Any) -> list[tuple[str, str]]:
 class Applied:
     """The record of one service. There is none before it was first made ready, or where that was cut off."""
 
-    def __init__(self, path: Path, mask: Callable[[str], str]) -> None:
+    def __init__(self, path: Path, mask: Callable[[str], str], hidden: Collection[str] = ()) -> None:
+        """
+        :param mask: takes secrets out of a value.
+        :param hidden: names of items whose values may be secrets: they are told apart by their digests alone.
+        """
         self.path = path
         self._mask = mask
+        self._hidden = hidden
 
     def content(self, items: Mapping[str, str]) -> str:
         """Return the record of these items: digests, and the values without secrets."""
-        return msgspec.json.encode({name: self._item(value) for name, value in items.items()}).decode() + "\n"
+        return msgspec.json.encode({name: self._item(name, value) for name, value in items.items()}).decode() + "\n"
 
     def read(self) -> dict[str, Item] | None:
         """Return the record; None if there is none that can be read."""
@@ -68,7 +73,7 @@ class Applied:
         recorded = self.read()
         if recorded is None:
             return None
-        now = {name: self._item(value) for name, value in items.items()}
+        now = {name: self._item(name, value) for name, value in items.items()}
         found = []
         for name in [*recorded, *(name for name in now if name not in recorded)]:
             was, wanted = recorded.get(name), now.get(name)
@@ -79,9 +84,9 @@ class Applied:
                 found.append(f"{name} is {was.shown}, not {wanted.shown}" if both else f"{name} has changed")
         return found
 
-    def _item(self, value: str) -> Item:
+    def _item(self, name: str, value: str) -> Item:
         masked = self._mask(value)
-        shown = masked if len(masked) <= SHOWN and "\n" not in masked else ""
+        shown = masked if len(masked) <= SHOWN and "\n" not in masked and name not in self._hidden else ""
         return Item(hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()[:32], shown)
 
 

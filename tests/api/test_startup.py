@@ -38,6 +38,14 @@ def test_debug_overrules_the_log_level(level: str, debug: str, result: str) -> N
     assert settings_from({**GOOD, "LOG_LEVEL": level, "NINAIVALAIGAL_DEBUG": debug}).log_level == result
 
 
+@pytest.mark.parametrize(
+    ("given", "level"),
+    [("warn", "WARNING"), ("TRACE", "DEBUG"), ("fatal", "CRITICAL"), ("20", "INFO"), ("25", "WARNING")],
+)
+def test_a_level_of_python_s_or_uvicorn_s_is_the_nearest_one(given: str, level: str) -> None:
+    assert settings_from({**GOOD, "LOG_LEVEL": given}).log_level == level
+
+
 REFUSED = [
     ({"NINAIVALAIGAL_DATABASE_URL": ""}, "NINAIVALAIGAL_DATABASE_URL is not set"),
     ({"NINAIVALAIGAL_DATABASE_URL": "mysql://nina:hunter2@h/nina"}, "does not start with postgresql://"),

@@ -42,6 +42,15 @@ def test_the_exit_code_is_that_of_the_task(up: Remote) -> None:
     up.inv("dev.up")
 
 
+def test_a_wrong_setting_is_said_once_and_what_runs_there_is_inspected(up: Remote) -> None:
+    for args in (("dev.status",), ("data.backup",), ("dev.env",), ("data.list",)):
+        done = up.inv(*args, INVOKE_API_PORT="99999")
+        assert done.stderr.count("api.port: '99999': expected int <= 65535") == 1, done.stderr
+    assert f":{up.api_port}" in up.inv("dev.status", INVOKE_API_PORT="99999").stdout
+    assert "a setting is wrong" in up.inv("dev.restart", INVOKE_API_PORT="99999", expect=2).stderr
+    assert up.inv("dev.up").stdout.count("already running") == 3
+
+
 def test_what_is_answered_in_json_is_json_alone(up: Remote) -> None:
     made = json.loads(up.inv("data.backup", "--json", "--label", "a 'quoted' $(touch PWNED) `touch PWNED`").stdout)
     assert made["label"] == "a 'quoted' $(touch PWNED) `touch PWNED`"

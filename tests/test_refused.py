@@ -77,7 +77,6 @@ SETTINGS = {
         "the application's module api.nosuch was not found",
     ),
     "an interpreter that is not there": ({"INVOKE_API_PYTHON": "/nowhere/python"}, "interpreter /nowhere/python can't"),
-    "a variable that can't be filled in": ({"INVOKE_API_ENV": parameters(A="$nosuch")}, "api.env: the value of A has a "),
 }
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from devstack import console
-from devstack.errors import UsageError, addressed
+from devstack.errors import UsageError, addressed, labelled
 
 if TYPE_CHECKING:
     from devstack.data.catalogue import Backup, Unreadable
@@ -55,7 +55,12 @@ def data(stack: Stack, backup: Backup | Unreadable) -> dict[str, Any]:
     from devstack.data import catalogue
 
     if isinstance(backup, catalogue.Unreadable):
-        return {"path": str(backup.path), "file": backup.name, "why": backup.why, "fix": addressed(backup.fix)}
+        return {
+            "path": str(backup.path),
+            "file": backup.name,
+            "why": backup.why,
+            "fix": [addressed(line) for line in backup.fix],
+        }
     signed = catalogue.is_signed(stack, backup)
     return {"path": str(backup.path), **msgspec.to_builtins(backup.manifest), "signed": signed}
 
@@ -78,15 +83,24 @@ def listing(stack: Stack, found: Sequence[Backup | Unreadable], folder: Path) ->
     fixes: list[str] = []
     for backup in found:
         if isinstance(backup, Unreadable):
-            rows.append((backup.name, "-", "-", "-", "-", "-", console.paint(f"damaged: {backup.why}", "bad")))
-            fixes.append(f"{backup.name}: {backup.fix}")
+            rows.append((backup.name, "-", "-", "-", "-", "-", console.paint(_damage(backup), "bad")))
+            fixes.append(_way_out(backup))
         else:
             rows.append(_row(stack, backup))
     header = ("backup", "kind", "age", "size", "rows", "verified (UTC)", "label")
     for line in console.table(rows, header, right=(3, 4)):
         console.out(line)
     for fix in fixes:
-        console.out(addressed(f"fix for {fix}"))
+        console.out(f"\n{fix}")
+
+
+def _damage(unreadable: Unreadable) -> str:
+    return unreadable.why if "damaged" in unreadable.why else f"damaged: {unreadable.why}"
+
+
+def _way_out(unreadable: Unreadable) -> str:
+    lines = [unreadable.name, *unreadable.fix]
+    return labelled([("fix" if not number else "", addressed(line)) for number, line in enumerate(lines)])
 
 
 def _row(stack: Stack, backup: Backup) -> tuple[str, ...]:
@@ -142,8 +156,9 @@ def verified(
                 word = {"read": "whole", "restore": "whole, restored and counted"}[m.verified.how]
             console.out(f"{backup.name}  {word}")
         for other in unreadable:
-            console.out(f"{other.name}  {console.paint(f'damaged: {other.why}', 'bad')}")
-            console.out(addressed(f"fix: {other.fix}"))
+            console.out(f"{other.name}  {console.paint(_damage(other), 'bad')}")
+        for other in unreadable:
+            console.out(f"\n{_way_out(other)}")
     return all(error is None for _, error in results) and not unreadable
 
 

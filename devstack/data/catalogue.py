@@ -58,7 +58,7 @@ class Unreadable(Struct, frozen=True):
 
     path: Path
     why: str
-    fix: str
+    fix: list[str]
     manifest: Manifest | None = None
     """Its manifest, where that is whole."""
 
@@ -124,7 +124,7 @@ def _look(path: Path) -> Backup | Unreadable | None:
     try:
         manifest = load(record)
     except TooNew as error:
-        return Unreadable(path, f"its manifest can't be read: {error}", "update nv-devstack, or use another backup")
+        return Unreadable(path, f"its manifest can't be read: {error}", ["update nv-devstack, or use another backup"])
     except FileNotFoundError:
         return Unreadable(path, "its manifest is missing", _way_out(path)) if there and _is_stamped(path) else None
     except (OSError, ValueError) as error:
@@ -132,17 +132,17 @@ def _look(path: Path) -> Backup | Unreadable | None:
             return None
         if isinstance(error, OSError):
             why = f"its manifest can't be read: {error.strerror or error}"
-            return Unreadable(path, why, f"see who may read {record}, and that it is a file")
+            return Unreadable(path, why, [f"see who may read {record}, and that it is a file"])
         return Unreadable(path, f"its manifest is damaged: {error}", _way_out(path))
     if not there:
         why = "its manifest is there, and the file itself is not"
-        return Unreadable(path, why, "inv data.cleanup removes the manifest", manifest)
+        return Unreadable(path, why, ["inv data.cleanup removes the manifest"], manifest)
     if manifest.file != path.name:
         why, fix = f"its manifest is of {manifest.file}", f"give both files their names again: {manifest.file}"
-        return Unreadable(path, why, fix, manifest)
+        return Unreadable(path, why, [fix], manifest)
     fits = path.is_dir() if manifest.layout in ("directory", "cluster") else path.is_file()
     if not fits:
-        return Unreadable(path, "it is something else than its manifest says", "use another backup: inv data.list")
+        return Unreadable(path, "it is something else than its manifest says", ["use another backup: inv data.list"])
     return Backup(path, manifest)
 
 
@@ -150,13 +150,13 @@ def _is_stamped(path: Path) -> bool:
     return STAMPED.fullmatch(path.name) is not None
 
 
-def _way_out(path: Path) -> str:
+def _way_out(path: Path) -> list[str]:
     """Return what is left to do with a backup that has no manifest."""
     if not path.exists():
-        return f"nothing is left of it but {path_of(path)}: remove that"
+        return [f"nothing is left of it but {path_of(path)}: remove that"]
     if path.suffix == ".cluster":
-        return "use another backup: a cluster's copy needs its manifest"
-    return f"use another backup, or restore it without its manifest: inv data.restore --file {path.name} --force"
+        return ["use another backup: a cluster's copy needs its manifest"]
+    return ["use another backup, or this one without its manifest:", f"inv data.restore --file {path.name} --force"]
 
 
 def prepare(stack: Stack) -> Path:
@@ -226,7 +226,7 @@ def latest(folder: Path, owned: Callable[[Backup], bool], *, at: str = "") -> Ba
             raise StackError(
                 f"{doubtful.name} may be the newest backup, and can't be used",
                 why=doubtful.why,
-                fix=[doubtful.fix, f"or restore another one by its name: {by_name}"],
+                fix=[*doubtful.fix, f"or restore another one by its name: {by_name}"],
             )
     copies = [b for b in found if b.manifest.layout == "cluster" and not b.damage]
     copies = [b for b in copies if not moment or b.manifest.time <= moment]

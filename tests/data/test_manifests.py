@@ -107,7 +107,7 @@ def empty(path: Path) -> None:
 
 
 DAMAGES: list[tuple[Callable[[Path], None], str, str]] = [
-    (flip, "its manifest is damaged: its time|its manifest is damaged", "inv data.restore --file {name} --force"),
+    (flip, "its manifest is damaged", "inv data.restore --file {name} --force"),
     (empty, "its manifest is damaged", "inv data.restore --file {name} --force"),
     (lambda path: path_of(path).unlink(), "its manifest is missing", "inv data.restore --file {name} --force"),
     (lambda path: path.unlink(), "the file itself is not", "inv data.cleanup removes the manifest"),
@@ -126,7 +126,7 @@ def test_a_backup_that_can_not_be_used_is_named_and_no_older_one_taken(
     says, fix = says.format(name=newest.name), fix.format(name=newest.name)
     listed = data.inv("data.list").stdout
     assert f"{name} " in listed
-    assert "damaged: " in listed
+    assert "damaged" in listed
     assert fix in listed
     found = data.json("data.list")
     assert [b["file"] for b in found["backups"]] == [older.name]

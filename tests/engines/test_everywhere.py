@@ -439,11 +439,12 @@ def test_a_taken_port_is_named_and_nothing_is_left(up: Running) -> None:
 
 
 def test_a_server_that_ends_at_once_shows_its_last_words(up: Running) -> None:
-    wrong = {"INVOKE_DB_PARAMETERS": '{"shared_buffers": "lots"}'}
+    # valid as far as PostgreSQL can say without a start
+    wrong = {"INVOKE_DB_PARAMETERS": '{"unix_socket_group": "nosuch"}'}
     answer = up.inv("dev.up", expect=1, **wrong)
     assert "nv-db did not become ready" in answer.stderr
-    assert 'invalid value for parameter "shared_buffers"' in answer.stderr
-    assert "correct db.parameters" in answer.stderr
+    assert 'group "nosuch" does not exist' in answer.stderr
+    assert "inv db.logs" in answer.stderr
     up.inv("dev.up")
 
 

@@ -140,24 +140,27 @@ class Host:
             else:
                 os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
 
-    def make_dir(self, path: Path, mode: int, *, account: bool = False) -> None:
+    def make_dir(self, path: Path, mode: int, *, account: bool = False, keep_mode: bool = False) -> None:
         """Make a directory with its parents, and give it mode and owner; existing parents keep theirs.
 
         Mode and owner are those of the directory that was opened and looked at, whatever its name leads to by then. A
         link is followed if nobody else can have put it there.
 
+        :param keep_mode: whether one that is there already keeps its mode: it may be anybody's choice.
         :raises UsageError: somebody else's directory or link is in its place.
         """
         if path.is_symlink() and path.lstat().st_uid in self._friends:
             path = Path(os.path.realpath(path))
         for parent in reversed([parent for parent in path.parents if not parent.exists()]):
             self._make_dir(parent, 0o755 if self.is_root else 0o700)
-        self._make_dir(path, mode, account=account)
+        self._make_dir(path, mode, account=account, keep_mode=keep_mode)
 
-    def _make_dir(self, path: Path, mode: int, *, account: bool = False) -> None:
+    def _make_dir(self, path: Path, mode: int, *, account: bool = False, keep_mode: bool = False) -> None:
+        made = True
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
+            made = False
             if not path.is_dir():
                 raise
         try:
@@ -170,7 +173,7 @@ class Host:
             info = os.fstat(handle)
             if not self._is_ours(path, info):
                 raise self._planted(path)
-            if info.st_mode & 0o7777 != mode:
+            if info.st_mode & 0o7777 != mode and (made or not keep_mode):
                 os.fchmod(handle, mode)
             if self.is_root and account:
                 entry = self._entry()

@@ -567,7 +567,7 @@ class Stack:
             return
         context.host.check_reachable(paths.state)
         context.host.check_closed(paths.log, "logs", setting="stack.log_dir", root=paths.root)
-        context.host.make_dir(paths.log, 0o755)
+        context.host.make_dir(paths.log, 0o755, keep_mode=True)
         for folder in (paths.state, paths.config, paths.applied):
             context.host.make_dir(folder, 0o711 if context.host.is_root else 0o700)
         context.host.link(paths.logs, paths.log)
@@ -649,6 +649,18 @@ def _home() -> Path:
         ) from None
 
 
+def _check_links(settings: Settings, paths: Paths) -> None:
+    """Check that logs and backups are written where the settings say.
+
+    :raises UsageError: a link in the project leads elsewhere.
+    """
+    backups = settings.root / Path(settings.data.dir).expanduser()
+    if settings.stack.env != "dev":
+        backups /= settings.stack.env
+    trust.check_links(paths.log, "logs", setting="stack.log_dir", root=settings.root)
+    trust.check_links(backups, "backups", setting="data.dir", root=settings.root)
+
+
 def open_stack(
     c: Context,
     root: Path,
@@ -670,6 +682,7 @@ def open_stack(
     xdg = {name: value for name, value in environ.items() if name.startswith("XDG_")}
     home = _home()
     paths = paths_of(settings, home=home, xdg=xdg, uid=host.uid)
+    _check_links(settings, paths)
     host.keep_account(paths.volumes / f"{settings.service_name('db')}-data")
     looking = looking or not (begins or paths.secrets.exists())
     registry = Registry(registry_of(home, xdg, host.uid), host)

@@ -5,6 +5,7 @@ The same idea as git's ``safe.directory`` (https://git-scm.com/docs/git-config#D
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -112,6 +113,35 @@ def intruders(folder: Path, trusted: Collection[int], *, root: Path, sticky: boo
         if why := _others(info, trusted):
             return f"{path} {why}"
     return ""
+
+
+def check_links(folder: Path, what: str, *, setting: str, root: Path) -> None:
+    """Refuse a directory of a project, or a file in it, that is a link which leads out of the project.
+
+    A link can come with a repository, and belongs to whoever has cloned it. A directory elsewhere is named by its own
+    path, in the settings.
+
+    :param what: what is kept in the directory.
+    :param setting: where it is chosen.
+    :raises UsageError: there is such a link.
+    """
+    if not folder.is_relative_to(root):
+        return
+    inside = os.path.realpath(root)
+    parts = [path for path in (folder, *folder.parents) if path != root and path.is_relative_to(root)]
+    with contextlib.suppress(OSError):
+        parts += (Path(entry.path) for entry in os.scandir(folder) if entry.is_symlink())
+    for path in parts:
+        if path.is_symlink() and not (target := Path(os.path.realpath(path))).is_relative_to(inside):
+            leads = folder.is_relative_to(path)
+            other = (
+                f"if they belong there, set {setting} to {target}" if leads else f"set {setting} to another directory"
+            )
+            raise UsageError(
+                f"{what} can't be kept in {folder}",
+                why=f"{path} is a link out of the project, to {target}; nothing was changed",
+                fix=f"remove the link: rm {shlex.quote(str(path))}; or {other}",
+            )
 
 
 @lru_cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import stat
@@ -17,6 +18,9 @@ MAX_YAML_BYTES = 250_000
 """Invoke's parser is written in Python, and takes 15 seconds for a megabyte."""
 MAX_YAML_NODES = 100_000
 """Largest YAML document, with each alias counted as what it stands for."""
+
+MAX_JSON_DEPTH = 200
+"""Most arrays and objects within each other: code that walks them is recursive, and Python allows a thousand calls."""
 
 KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -173,6 +177,25 @@ def load_yaml(text: str, name: str) -> Any:
         raise ValueError("it is nested too deeply") from None
     finally:
         loader.dispose()  # type: ignore[no-untyped-call]
+
+
+def load_json(text: str | bytes, *, strict: bool = True) -> Any:
+    """Return what a JSON document says that somebody else has written.
+
+    :param strict: whether control characters in strings are errors.
+    :raises ValueError: it is not JSON, or is nested too deeply.
+    """
+    try:
+        found = json.loads(text, strict=strict)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level = [found] if isinstance(found, dict | list) else []
+    for _ in range(MAX_JSON_DEPTH):
+        level = [part for value in level for part in (value.values() if isinstance(value, dict) else value)]
+        level = [part for part in level if isinstance(part, dict | list)]
+    if level:
+        raise ValueError("it is nested too deeply")
+    return found
 
 
 def _count(node: Any, known: dict[int, int]) -> int:

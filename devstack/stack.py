@@ -20,7 +20,7 @@ from devstack.credentials import credentials_of
 from devstack.errors import StackError, UsageError
 from devstack.host import Host, PortHolder
 from devstack.lock import StackLock, removed
-from devstack.paths import paths_of, registry_of
+from devstack.paths import Paths, paths_of, registry_of
 from devstack.providers import Programs
 from devstack.registry import Registry
 from devstack.runtimes import Crash, ServiceSpec, ServiceState

@@ -89,6 +89,32 @@ def open_plain(path: Path | str, *, folder: int | None = None) -> int:
     return handle
 
 
+def open_directory(path: Path) -> int:
+    """Return a descriptor of a directory. No name on the way to it is a link, also if one is put there meanwhile.
+
+    :param path: an absolute path without links, as :meth:`Path.resolve` returns.
+    :raises NotADirectoryError: a name is a link, or no directory.
+    :raises OSError: it can't be opened.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    handle = os.open(path.anchor, flags)
+    names = path.parts[1:]
+    for index, name in enumerate(names, 1):
+        # a directory on the way may be closed to readers
+        search = getattr(os, "O_PATH", 0) if index < len(names) else 0
+        try:
+            inner = os.open(name, flags | search, dir_fd=handle)
+        except OSError as error:
+            error.filename = str(path)
+            if error.errno == errno.ELOOP:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
+            raise
+        finally:
+            os.close(handle)
+        handle = inner
+    return handle
+
+
 def walk_plain(path: Path) -> Iterator[tuple[Path, BinaryIO | None]]:
     """Yield a file, or a directory and all that is in it: the path, and the open file; None for a directory.
 

@@ -21,15 +21,20 @@ from devstack.settings import PROJECT_FILES
 ALLOWED = "nv-devstack/trusted"
 """The user's own list of projects that are obeyed whosever they are, below the directory of settings: a path a line."""
 
+MAX_LINKS = 40
+"""Most links on the way to a file, as in Linux (path_resolution(7))."""
 
-def check(root: Path, environ: Mapping[str, str]) -> None:
+
+def check(root: Path, environ: Mapping[str, str], *, handle: int | None = None) -> None:
     """Check whether a project's files may be obeyed.
 
+    :param handle: a descriptor of the project's directory, where that is open: its name may lead elsewhere by now.
     :raises UsageError: one of them, or the project's directory, belongs to somebody else or is writable by others.
     """
     trusted = uids(environ)
-    for path in _instructions(root):
-        if (why := _objection(path, trusted)) and not _is_allowed(root, environ, trusted):
+    found = [(root, _others(os.fstat(handle), trusted))] if handle is not None else []
+    for path, why in (*found, *((path, _objection(path, trusted)) for path in _instructions(root))):
+        if why and not _is_allowed(root, environ, trusted):
             allowed = _list(environ)
             line = f"echo {shlex.quote(str(root))} >>{shlex.quote(str(allowed))}"
             raise UsageError(
@@ -41,6 +46,39 @@ def check(root: Path, environ: Mapping[str, str]) -> None:
                     f" chmod -R go-w {shlex.quote(str(root))}",
                 ],
             )
+
+
+def check_way(path: Path, root: Path, environ: Mapping[str, str]) -> None:
+    """Check that nobody else has a path lead to a project: he could have it lead anywhere.
+
+    :param path: an absolute path, as it was given.
+    :param root: the directory that it leads to.
+    :raises UsageError: a link on the way belongs to somebody else, or the path leads elsewhere by now.
+    """
+    trusted = uids(environ)
+    todo, at, links = [*reversed(path.parts[1:])], Path(path.anchor), 0
+    while todo and links < MAX_LINKS:
+        name = todo.pop()
+        place = at.parent if name == ".." else at / name
+        if not place.is_symlink():
+            at = place
+            continue
+        links += 1
+        if (owner := place.lstat().st_uid) not in trusted:
+            raise UsageError(
+                f"the project in {root} is not trusted",
+                why=f"{place}, which leads there, is a link that belongs to {_name(owner)}",
+                fix=f"if it is what you mean, name the directory itself: {root}",
+            )
+        target = Path(os.readlink(place))
+        at = Path(target.anchor or at)
+        todo += reversed(target.parts[1:] if target.anchor else target.parts)
+    if at != root:
+        raise UsageError(
+            f"the project in {root} is not trusted",
+            why=f"{path} led there, and leads to {at} by now",
+            fix=f"if it is what you mean, name the directory itself: {root}",
+        )
 
 
 def uids(environ: Mapping[str, str]) -> set[int]:

@@ -19,6 +19,8 @@ MAX_YAML_BYTES = 250_000
 MAX_YAML_NODES = 100_000
 """Largest YAML document, with each alias counted as what it stands for."""
 
+YAML_TEXT = 100
+"""Characters of a text that count as a value of their own."""
 MAX_JSON_DEPTH = 200
 """Most arrays and objects within each other: code that walks them is recursive, and Python allows a thousand calls."""
 
@@ -236,7 +238,7 @@ def _count(node: Any, known: dict[int, int]) -> int:
         return known[id(node)]
     known[id(node)] = 0
     value = node.value if isinstance(node.value, list) else []
-    total = 1
+    total = 1 if isinstance(node.value, list) else 1 + len(node.value) // YAML_TEXT
     for item in value:
         for part in item if isinstance(item, tuple) else (item,):
             total += _count(part, known)

@@ -261,6 +261,9 @@ URL_VARIABLE = "NINAIVALAIGAL_DATABASE_URL"
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """What a shell takes for a variable's name."""
 
+MAX_BLANKS = 1_000
+"""Most blanks in a row in a ``.env`` file: dotenv's patterns take quadratic time."""
+
 SECRETS = ("db.password", "api.jwt_secret", "api.env")
 """The settings whose values are not shown."""
 
@@ -415,6 +418,10 @@ def parse_dotenv(content: str, path: Path) -> dict[str, str]:
 
     from dotenv.parser import parse_stream
 
+    if any(len(blanks) > MAX_BLANKS for blanks in re.findall(r"[^\S\r\n]+", content)):
+        raise UsageError(
+            f"{path} can't be read", why=f"it has more than {MAX_BLANKS} blanks in a row", fix="take them out"
+        )
     variables: dict[str, str] = {}
     for binding in parse_stream(io.StringIO(content)):
         if binding.error or (binding.key is not None and binding.value is None):

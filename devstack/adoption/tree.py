@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import re
 import sys
@@ -35,6 +36,10 @@ BESIDE = {
 MARKERS = ("pyproject.toml", "requirements.txt", "setup.py", "setup.cfg", "Pipfile", "alembic.ini")
 """What is in a folder that people work in."""
 MAX_FILES = 20_000
+MAX_TOML = 250_000
+"""Longest TOML file that is read, in characters."""
+MAX_DOTS = 1_000
+"""Most dots in a line of one: tomllib takes quadratic time for the parts of a key."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class Tree:
         self.root = root
         self.unread: list[tuple[Path, str]] = []
         """Modules that can't be read, with the reason."""
+        self._tomls: dict[Path, dict[str, Any]] = {}
+        self._dotenvs: dict[Path, dict[str, str]] = {}
 
     @cached_property
     def files(self) -> list[Path]:
@@ -127,7 +134,9 @@ class Tree:
         :raises UsageError: it can't be read, or a line is not ``NAME=value``.
         """
         try:
-            return parse_dotenv(self.content(path).decode("utf-8"), path)
+            if path not in self._dotenvs:
+                self._dotenvs[path] = parse_dotenv(self.content(path).decode("utf-8"), path)
+            return self._dotenvs[path]
         except FileNotFoundError:
             return {}
         except (OSError, UnicodeDecodeError) as error:
@@ -140,11 +149,14 @@ class Tree:
             import tomllib
         else:
             import tomli as tomllib
-        try:
-            content: dict[str, Any] = tomllib.loads(self.text(path))
-        except tomllib.TOMLDecodeError:
-            return {}
-        return content
+        if path not in self._tomls:
+            text = self.text(path)
+            content: dict[str, Any] = {}
+            if len(text) <= MAX_TOML and not any(line.count(".") > MAX_DOTS for line in text.splitlines()):
+                with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):
+                    content = tomllib.loads(text)
+            self._tomls[path] = content
+        return self._tomls[path]
 
     def folders_to(self, folder: Path) -> list[Path]:
         """A folder and those above it, up to the project's own."""

@@ -42,7 +42,7 @@ def check(root: Path, environ: Mapping[str, str], *, handle: int | None = None) 
                 why=f"{path} {why}: its settings and hooks are commands that would run as you",
                 fix=[
                     f"if they are what you want to run: mkdir -p {shlex.quote(str(allowed.parent))} && {line}",
-                    f"or make it your own: chown -R {_name(os.getuid())} {shlex.quote(str(root))};"
+                    f"or take it over: chown -R {_name(os.getuid())} {shlex.quote(str(root))};"
                     f" chmod -R go-w {shlex.quote(str(root))}",
                 ],
             )

@@ -7,14 +7,17 @@ then a part of that page, which reads all that is in it. Such a request names th
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 LOCAL = "localhost"
+HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::[0-9]{0,5})?", re.ASCII)
+"""A ``Host`` header as a whole, in small letters: https://www.rfc-editor.org/rfc/rfc9110#name-host-and-authority.
+``urlsplit`` would overlook what is behind the bracket of an IPv6 address."""
 
 
 class KnownHosts:
@@ -38,14 +41,16 @@ class KnownHosts:
         await refusal(scope, receive, send)
 
     def _knows(self, header: str) -> bool:
-        try:
-            host = (urlsplit(f"//{header}").hostname or "").removesuffix(".")
-        except ValueError:
-            return False
-        if "*" in self._names or host in self._names:
+        if "*" in self._names:
             return True
+        match = HOST.fullmatch(header.lower())
+        if match is None:
+            return False
+        if match["ipv6"]:
+            return ":" in match["ipv6"] and _is_address(match["ipv6"])
+        host = match["name"].removesuffix(".")
         below = any(name.startswith("*.") and host.endswith(name[1:]) for name in self._names)
-        return below or _is_address(host)
+        return host in self._names or below or _is_address(host)
 
 
 def _is_address(text: str) -> bool:

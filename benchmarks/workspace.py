@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from devstack import git
 from devstack.inherited import LIBPQ_VARIABLES
 from devstack.settings import SPECIFIED, URL_VARIABLE
 from tests.conftest import user_registry
@@ -151,12 +152,10 @@ def workspace(root: Path) -> Iterator[Workspace]:
 
 def _copy_checkout(root: Path, target: Path) -> None:
     """The files that git has or would take, as they are now."""
-    listing = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    try:
-        names = subprocess.run(listing, capture_output=True, check=True).stdout.decode().split("\0")
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise BenchmarkError(f"the benchmarks copy the checkout with git, which failed: {error}") from None
-    for name in filter(None, names):
+    names = git.files(root)
+    if names is None:
+        raise BenchmarkError("the benchmarks copy the checkout with git, which failed: see git status")
+    for name in names:
         source, copy = root / name, target / name
         if source.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)

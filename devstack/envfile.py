@@ -35,6 +35,9 @@ TERMINALS = frozenset(
 )
 """Variables that differ from one terminal to the next. Nothing is restarted because such a variable differs."""
 
+MAX_BLANKS = 1_000
+"""Blanks in a row that are not read: python-dotenv's patterns take quadratic time."""
+
 
 class Problem(Struct, frozen=True):
     """A line that can't be used."""
@@ -118,9 +121,15 @@ def checked(found: EnvFile) -> EnvFile:
 
 
 def parse_env_file(content: bytes, environ: Mapping[str, str], path: Path = Path(".env")) -> EnvFile:
-    """Return a ``.env`` file by its content."""
+    """Return a ``.env`` file by its content.
+
+    :raises UsageError: it has more blanks in a row than are read.
+    """
     from dotenv.parser import parse_stream
 
+    if re.search(rb"[^\S\r\n]{%d}" % MAX_BLANKS, content):
+        why = f"it has {MAX_BLANKS} blanks in a row or more"
+        raise UsageError(f"{path} can't be read", why=why, fix="take them out")
     found = EnvFile(outside=surroundings(environ))
     known: dict[str, str | None] = {}
     variables = _chain(known, found.outside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import stat
@@ -17,6 +18,11 @@ MAX_YAML_BYTES = 250_000
 """Invoke's parser is written in Python, and takes 15 seconds for a megabyte."""
 MAX_YAML_NODES = 100_000
 """Largest YAML document, with each alias counted as what it stands for."""
+
+YAML_TEXT = 100
+"""Characters of a text that count as a value of their own."""
+MAX_JSON_DEPTH = 200
+"""Most arrays and objects within each other: code that walks them is recursive, and Python allows a thousand calls."""
 
 KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -112,6 +118,32 @@ def open_file(path: Path) -> BinaryIO:
     return file
 
 
+def open_directory(path: Path) -> int:
+    """Return a descriptor of a directory. No name on the way to it is a link, also if one is put there meanwhile.
+
+    :param path: an absolute path without links, as :meth:`Path.resolve` returns.
+    :raises NotADirectoryError: a name is a link, or no directory.
+    :raises OSError: it can't be opened.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    handle = os.open(path.anchor, flags)
+    names = path.parts[1:]
+    for index, name in enumerate(names, 1):
+        # a directory on the way may be closed to readers
+        search = getattr(os, "O_PATH", 0) if index < len(names) else 0
+        try:
+            inner = os.open(name, flags | search, dir_fd=handle)
+        except OSError as error:
+            error.filename = str(path)
+            if error.errno == errno.ELOOP:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
+            raise
+        finally:
+            os.close(handle)
+        handle = inner
+    return handle
+
+
 def walk_plain(path: Path) -> Iterator[tuple[Path, BinaryIO | None]]:
     """Yield a file, or a directory and all that is in it: the path, and the open file; None for a directory.
 
@@ -202,6 +234,25 @@ def load_yaml(text: str, name: str) -> Any:
         loader.dispose()  # type: ignore[no-untyped-call]
 
 
+def load_json(text: str | bytes, *, strict: bool = True) -> Any:
+    """Return what a JSON document says that somebody else has written.
+
+    :param strict: whether control characters in strings are errors.
+    :raises ValueError: it is not JSON, or is nested too deeply.
+    """
+    try:
+        found = json.loads(text, strict=strict)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level = [found] if isinstance(found, dict | list) else []
+    for _ in range(MAX_JSON_DEPTH):
+        level = [part for value in level for part in (value.values() if isinstance(value, dict) else value)]
+        level = [part for part in level if isinstance(part, dict | list)]
+    if level:
+        raise ValueError("it is nested too deeply")
+    return found
+
+
 def _count(node: Any, known: dict[int, int]) -> int:
     """Return the number of nodes that a node stands for.
 
@@ -214,7 +265,7 @@ def _count(node: Any, known: dict[int, int]) -> int:
         return known[id(node)]
     known[id(node)] = 0
     value = node.value if isinstance(node.value, list) else []
-    total = 1
+    total = 1 if isinstance(node.value, list) else 1 + len(node.value) // YAML_TEXT
     for item in value:
         for part in item if isinstance(item, tuple) else (item,):
             total += _count(part, known)

@@ -35,6 +35,8 @@ SHARED = ("postgres", "pgbouncer", "_postgres", "nobody")
 """Accounts to fall back to, in order of preference. Others use them too: a server or a daemon of the machine."""
 FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 """Flags for a file that nobody else has made, nor a link."""
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""Errors by which a file system says that it has no hard links, as FAT has none."""
 READ_BYTES = 100_000_000
 """Largest file that is read whole: a log of a server that was tried."""
 
@@ -140,24 +142,27 @@ class Host:
             else:
                 os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
 
-    def make_dir(self, path: Path, mode: int, *, account: bool = False) -> None:
+    def make_dir(self, path: Path, mode: int, *, account: bool = False, keep_mode: bool = False) -> None:
         """Make a directory with its parents, and give it mode and owner; existing parents keep theirs.
 
         Mode and owner are those of the directory that was opened and looked at, whatever its name leads to by then. A
         link is followed if nobody else can have put it there.
 
+        :param keep_mode: whether one that is there already keeps its mode: it may be anybody's choice.
         :raises UsageError: somebody else's directory or link is in its place.
         """
         if path.is_symlink() and path.lstat().st_uid in self._friends:
             path = Path(os.path.realpath(path))
         for parent in reversed([parent for parent in path.parents if not parent.exists()]):
             self._make_dir(parent, 0o755 if self.is_root else 0o700)
-        self._make_dir(path, mode, account=account)
+        self._make_dir(path, mode, account=account, keep_mode=keep_mode)
 
-    def _make_dir(self, path: Path, mode: int, *, account: bool = False) -> None:
+    def _make_dir(self, path: Path, mode: int, *, account: bool = False, keep_mode: bool = False) -> None:
+        made = True
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
+            made = False
             if not path.is_dir():
                 raise
         try:
@@ -170,7 +175,7 @@ class Host:
             info = os.fstat(handle)
             if not self._is_ours(path, info):
                 raise self._planted(path)
-            if info.st_mode & 0o7777 != mode:
+            if info.st_mode & 0o7777 != mode and (made or not keep_mode):
                 os.fchmod(handle, mode)
             if self.is_root and account:
                 entry = self._entry()
@@ -196,15 +201,31 @@ class Host:
             fix="remove it, or name another directory in the settings",
         )
 
-    def write_file(self, path: Path, content: bytes, mode: int, *, account: bool = False, replace: bool = True) -> None:
+    def write_file(
+        self,
+        path: Path,
+        content: bytes,
+        mode: int,
+        *,
+        account: bool = False,
+        replace: bool = True,
+        folder: int | None = None,
+    ) -> None:
         """Write aside, flush, rename: a file with its final name is whole, and was never readable by others.
 
         Mode and owner are given to the file that was made, in the directory that was opened: whoever else may write
         there can't have them given to another one.
 
+        :param folder: a descriptor of the directory, where that is open; otherwise its name is followed.
         :raises FileExistsError: it is there already and must not be replaced.
         """
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if folder is None:
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self.write_file(path, content, mode, account=account, replace=replace, folder=folder)
+            finally:
+                os.close(folder)
+            return
         aside = f".{path.name}.{secrets.token_hex(4)}"
         try:
             handle = os.open(aside, FRESH, 0o600, dir_fd=folder)
@@ -217,9 +238,8 @@ class Host:
                     os.fsync(handle)
                 if replace:
                     os.replace(aside, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-                else:  # unlike a rename, it fails where another was quicker
-                    os.link(aside, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-                    os.unlink(aside, dir_fd=folder)
+                else:
+                    _rename_new(aside, path.name, folder)
             except BaseException:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(aside, dir_fd=folder)
@@ -229,8 +249,6 @@ class Host:
                 if name := getattr(error, attribute):
                     setattr(error, attribute, str(path.parent / name))
             raise
-        finally:
-            os.close(folder)
 
     def holds(self, path: Path, content: bytes, mode: int, *, account: bool = False) -> bool:
         """Whether the file is already as :meth:`write_file` would leave it."""
@@ -651,3 +669,19 @@ def _holder(address: str, port: int) -> PortHolder:
                     address, port, process.pid, command if len(command) <= 80 else command[:79] + "…", stack
                 )
     return PortHolder(address, port)
+
+
+def _rename_new(old: str, new: str, folder: int) -> None:
+    """Rename a file in a directory; unlike :func:`os.rename`, replace nothing.
+
+    :raises FileExistsError: there is one of that name, also if another was quicker.
+    """
+    try:
+        os.link(old, new, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        os.close(os.open(new, FRESH, 0o600, dir_fd=folder))
+        os.replace(old, new, src_dir_fd=folder, dst_dir_fd=folder)
+    else:
+        os.unlink(old, dir_fd=folder)

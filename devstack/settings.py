@@ -619,17 +619,25 @@ def _untext(text: str, kind: Any) -> Any:
     if isinstance(outline, msgspec.inspect.ListType):
         return _unlist(text, whole=getattr(outline.item_type, "extra", None) == WHOLE)
     if isinstance(outline, msgspec.inspect.DictType):
-        return msgspec.json.decode(text)
+        return _json(text)
     if isinstance(outline, msgspec.inspect.LiteralType):
         folded = {str(value).lower(): value for value in outline.values}
         return folded.get(text.lower(), text)
     return text
 
 
+def _json(text: str) -> Any:
+    """:raises msgspec.DecodeError: it is not JSON, or nested too deeply."""
+    try:
+        return msgspec.json.decode(text)
+    except RecursionError:
+        raise msgspec.DecodeError("JSON is nested too deeply") from None
+
+
 def _unlist(text: str, *, whole: bool) -> Any:
     if text.lstrip().startswith("["):
         try:
-            return msgspec.json.decode(text)
+            return _json(text)
         except msgspec.DecodeError:
             if not whole:  # a command may begin with a test: [ -e file ] && …
                 raise

@@ -717,7 +717,7 @@ class Stack:
         if self.tolerance and paths.config.is_dir() and paths.applied.is_dir():
             return  # a command that starts nothing needs no logs in the place that the settings name now
         context.host.check_closed(paths.log, "logs", setting="stack.log_dir", root=paths.root)
-        context.host.make_dir(paths.log, 0o755)
+        context.host.make_dir(paths.log, 0o755, keep_mode=True)
         for folder in (paths.state, paths.config, paths.applied):
             context.host.make_dir(folder, 0o711 if context.host.is_root else 0o700)
         context.host.link(paths.logs, paths.log)
@@ -838,6 +838,18 @@ def _home() -> Path:
         ) from None
 
 
+def _check_links(settings: Settings, paths: Paths) -> None:
+    """Check that logs and backups are written where the settings say.
+
+    :raises UsageError: a link in the project leads elsewhere.
+    """
+    backups = settings.root / Path(settings.data.dir).expanduser()
+    if settings.stack.env != "dev":
+        backups /= settings.stack.env
+    trust.check_links(paths.log, "logs", setting="stack.log_dir", root=settings.root)
+    trust.check_links(backups, "backups", setting="data.dir", root=settings.root)
+
+
 def open_stack(
     c: Context,
     root: Path,
@@ -871,6 +883,7 @@ def open_stack(
         settings = _usable(settings, paths, host)
         host = Host(settings.stack.account, friends)
         paths = paths_of(settings, home=home, xdg=xdg, uid=host.uid)
+    _check_links(settings, paths)
     host.keep_account(paths.volumes / f"{settings.service_name('db')}-data")
     looking = looking or not (begins or paths.secrets.exists())
     registry = Registry(registry_of(home, xdg, host.uid), host)

@@ -5,6 +5,7 @@ The same idea as git's ``safe.directory`` (https://git-scm.com/docs/git-config#D
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -20,15 +21,20 @@ from devstack.settings import PROJECT_FILES
 ALLOWED = "nv-devstack/trusted"
 """The user's own list of projects that are obeyed whosever they are, below the directory of settings: a path a line."""
 
+MAX_LINKS = 40
+"""Most links on the way to a file, as in Linux (path_resolution(7))."""
 
-def check(root: Path, environ: Mapping[str, str]) -> None:
+
+def check(root: Path, environ: Mapping[str, str], *, handle: int | None = None) -> None:
     """Check whether a project's files may be obeyed.
 
+    :param handle: a descriptor of the project's directory, where that is open: its name may lead elsewhere by now.
     :raises UsageError: one of them, or the project's directory, belongs to somebody else or is writable by others.
     """
     trusted = uids(environ)
-    for path in _instructions(root):
-        if (why := _objection(path, trusted)) and not _is_allowed(root, environ, trusted):
+    found = [(root, _others(os.fstat(handle), trusted))] if handle is not None else []
+    for path, why in (*found, *((path, _objection(path, trusted)) for path in _instructions(root))):
+        if why and not _is_allowed(root, environ, trusted):
             allowed = _list(environ)
             line = f"echo {shlex.quote(str(root))} >>{shlex.quote(str(allowed))}"
             raise UsageError(
@@ -36,10 +42,43 @@ def check(root: Path, environ: Mapping[str, str]) -> None:
                 why=f"{path} {why}: its settings and hooks are commands that would run as you",
                 fix=[
                     f"if they are what you want to run: mkdir -p {shlex.quote(str(allowed.parent))} && {line}",
-                    f"or make it your own: chown -R {_name(os.getuid())} {shlex.quote(str(root))};"
+                    f"or take it over: chown -R {_name(os.getuid())} {shlex.quote(str(root))};"
                     f" chmod -R go-w {shlex.quote(str(root))}",
                 ],
             )
+
+
+def check_way(path: Path, root: Path, environ: Mapping[str, str]) -> None:
+    """Check that nobody else has a path lead to a project: he could have it lead anywhere.
+
+    :param path: an absolute path, as it was given.
+    :param root: the directory that it leads to.
+    :raises UsageError: a link on the way belongs to somebody else, or the path leads elsewhere by now.
+    """
+    trusted = uids(environ)
+    todo, at, links = [*reversed(path.parts[1:])], Path(path.anchor), 0
+    while todo and links < MAX_LINKS:
+        name = todo.pop()
+        place = at.parent if name == ".." else at / name
+        if not place.is_symlink():
+            at = place
+            continue
+        links += 1
+        if (owner := place.lstat().st_uid) not in trusted:
+            raise UsageError(
+                f"the project in {root} is not trusted",
+                why=f"{place}, which leads there, is a link that belongs to {_name(owner)}",
+                fix=f"if it is what you mean, name the directory itself: {root}",
+            )
+        target = Path(os.readlink(place))
+        at = Path(target.anchor or at)
+        todo += reversed(target.parts[1:] if target.anchor else target.parts)
+    if at != root:
+        raise UsageError(
+            f"the project in {root} is not trusted",
+            why=f"{path} led there, and leads to {at} by now",
+            fix=f"if it is what you mean, name the directory itself: {root}",
+        )
 
 
 def uids(environ: Mapping[str, str]) -> set[int]:
@@ -113,6 +152,35 @@ def intruders(folder: Path, trusted: Collection[int], *, root: Path, sticky: boo
         if why := _others(info, trusted):
             return f"{path} {why}"
     return ""
+
+
+def check_links(folder: Path, what: str, *, setting: str, root: Path) -> None:
+    """Refuse a directory of a project, or a file in it, that is a link which leads out of the project.
+
+    A link can come with a repository, and belongs to whoever has cloned it. A directory elsewhere is named by its own
+    path, in the settings.
+
+    :param what: what is kept in the directory.
+    :param setting: where it is chosen.
+    :raises UsageError: there is such a link.
+    """
+    if not folder.is_relative_to(root):
+        return
+    inside = os.path.realpath(root)
+    parts = [path for path in (folder, *folder.parents) if path != root and path.is_relative_to(root)]
+    with contextlib.suppress(OSError):
+        parts += (Path(entry.path) for entry in os.scandir(folder) if entry.is_symlink())
+    for path in parts:
+        if path.is_symlink() and not (target := Path(os.path.realpath(path))).is_relative_to(inside):
+            leads = folder.is_relative_to(path)
+            other = (
+                f"if they belong there, set {setting} to {target}" if leads else f"set {setting} to another directory"
+            )
+            raise UsageError(
+                f"{what} can't be kept in {folder}",
+                why=f"{path} is a link out of the project, to {target}; nothing was changed",
+                fix=f"remove the link: rm {shlex.quote(str(path))}; or {other}",
+            )
 
 
 @lru_cache

@@ -20,21 +20,23 @@ def init(c: Context, given: str, *, app: str, force: bool, as_json: bool) -> Non
     from devstack.adoption.document import document
     from devstack.adoption.survey import Survey
 
-    root = writing.root_of(given, Path.cwd())
+    environ = session.environment()
     dry = bool(c.config.run.dry)
-    if not dry:
-        writing.check(root, force=force)
-    found = Survey(root, session.environment(), app).findings()
-    text = console.spoken(document(found))
-    if not dry:
-        writing.write(root, text)
+    with writing.opened(given, Path.cwd(), environ) as project:
+        if not dry:
+            project.check_free(force=force)
+        found = Survey(project.root, environ, app).findings()
+        text = console.spoken(document(found))
+        project.check_same()
+        if not dry:
+            project.write(text, force=force)
     if as_json:
-        console.data({"written": not dry, "file": str(root / writing.FILE), **msgspec.to_builtins(found)})
+        console.data({"written": not dry, "file": str(project.file), **msgspec.to_builtins(found)})
     elif dry:
         console.out(text.rstrip())
     else:
-        console.out(f"{root / writing.FILE}")
-        _show(found, root)
+        console.out(f"{project.file}")
+        _show(found, project.root)
 
 
 def _show(found: Findings, root: Path) -> None:

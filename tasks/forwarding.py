@@ -12,7 +12,7 @@ from invoke import Exit
 
 from devstack import console
 from devstack.errors import StackError, UsageError
-from devstack.files import read_regular
+from devstack.files import load_json, read_regular
 from devstack.remote.agent import RECORD
 from tasks import session
 
@@ -376,8 +376,6 @@ def json_of(config: Any, words: Sequence[str]) -> Any:
 
     :raises Exit: it failed there, and has said why.
     """
-    import json
-
     file = object.__getattribute__(config, "_runtime_path")
     env = [f"--env={session.named()}"] if session.named() else []
     with remote(config) as host:
@@ -385,8 +383,8 @@ def json_of(config: Any, words: Sequence[str]) -> Any:
     if code:
         raise Exit(code=code)
     try:
-        return json.loads(printed)
-    except (ValueError, RecursionError):
+        return load_json(printed)
+    except ValueError:
         raise StackError(
             f"{host_of(config)} does not answer as expected", why=f"{words[0]} printed no JSON", fix="inv remote.check"
         ) from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from invoke import Context
 
-from devstack import console
+from devstack import console, trust
 from devstack.errors import FAILED, StackError
 from tasks import forwarding
 
@@ -35,12 +35,14 @@ def start(c: Context, *, as_json: bool) -> int:
         )
     began = found is None
     if found is None:
+        logs = settings.root / settings.stack.log_dir
+        trust.check_links(logs, "logs", setting="stack.log_dir", root=settings.root)
         found = tunnels.start(
             settings.stack.host,
             fabrics_of(c.config),
             _forwards(c, settings),
             file=file,
-            log=settings.root / settings.stack.log_dir / "tunnel.log",
+            log=logs / "tunnel.log",
             timeout=settings.remote.connect_timeout,
             silence=settings.remote.silence,
         )

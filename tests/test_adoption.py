@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import textwrap
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from devstack.adoption import compose
 from devstack.adoption.document import document, scalar
 from devstack.adoption.findings import Findings, Found
+from devstack.adoption.names import FREE_STEPS, STEPS
 from devstack.adoption.survey import Survey
 from devstack.adoption.writing import root_of
 from devstack.errors import UsageError
@@ -746,3 +750,145 @@ def test_there_is_no_such_folder(tmp_path: Path) -> None:
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "it does not exist" in done.stderr
+
+
+# projects that are made to keep us busy: the sizes are such that work of quadratic or exponential time takes hours
+
+
+@pytest.mark.usefixtures("alarm")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("main.py", "\n" * 900_000),
+        ("main.py", " \n" * 450_000),
+        ("schema.sql", "create extension " * 50_000),
+        ("requirements.txt", "\n" * 900_000),
+        ("pyproject.toml", "\n" * 900_000),
+        ("pyproject.toml", ".".join("a" * 400_000) + " = 1"),
+        ("pyproject.toml", "a = " + "[" * 100_000),
+        ("alembic.ini", "[alembic]\na" + " " * 900_000 + "b"),
+        (".env", "A=b" + " " * 900_000 + "c"),
+        (".env", "INVOKE_API_ENV=" + "[" * 100_000),
+        (".env", "JWT" * 300_000 + "=x"),
+        ("main.py", f'import os\nos.environ["{"JWT" * 300_000}"]\n'),
+        ("main.py", f"{APP}@app.get('/')\ndef f({'current_' * 100_000}): ...\n"),
+        ("main.py", f"x = {' + '.join('a' * 900)}\n" + "x" + ".x" * 900),
+        ("main.py", "if a: ...\n" + "elif a: ...\n" * 1_500),
+        ("main.py", f"{APP}@app.get('/')\ndef f(a={'+'.join('1' * 900)}): ...\n"),
+    ],
+    ids=lambda value: None if len(value) > 20 else value,
+)
+def test_a_file_that_is_made_for_it_keeps_nobody_waiting(tmp_path: Path, name: str, content: str) -> None:
+    look(tmp_path, {"alembic.ini": "", "service.py": APP, name: content})
+
+
+def chained(first: str, line: str, *, times: int = 6, last: str = "l") -> str:
+    """Return lines for each of a dozen names, several times, that lead from it to the next one."""
+    letters = "abcdefghijkl"
+    names = letters[: letters.index(last) + 1]
+    return first + "".join(line.format(a=a, b=b) * times for a, b in pairwise(names))
+
+
+SETTINGS_CHAIN = (
+    "from pydantic_settings import BaseSettings\nclass l: x: str\n"
+    + "".join(
+        f"class {a}:\n" + "".join(f"    {b}{n}: {b}\n" for n in range(40)) for a, b in pairwise("abcdefghijkl"[-5:])
+    )
+    + "class S(BaseSettings):\n    model_config = {'env_nested_delimiter': '__'}\n    h: h\n"
+)
+TANGLES = {
+    "names": chained("from fastapi import FastAPI\n", "{a} = {b}\n") + "app = FastAPI(openapi_url=a)\nl = '/x.json'\n",
+    "different names": APP
+    + "".join(f"{a}{n} = {b}{m}\n" for a, b in pairwise("abcdefghijkl") for n in range(6) for m in range(6))
+    + "@app.get(a1)\ndef f(): ...\n",
+    "texts": chained(APP, "{a} = f'{{{b}}}{{{b}}}{{{b}}}{{{b}}}'\n", times=1)
+    + "l = 'x' * 9\n@app.get(a)\ndef f(): ...\n",
+    "long texts": chained(APP, "{a} = {b} + {b} + {b}\n", times=1) + f"l = '{'x' * 900}'\n@app.get(a)\ndef f(): ...\n",
+    "functions": chained("", "def {a}(): return {b}()\n") + "app = a()\n",
+    "several returns": chained("", "def {a}():\n" + "    return {b}()\n" * 6, times=1) + "app = a()\n",
+    "routers": f"{APP}from fastapi import APIRouter\nr0 = APIRouter()\n"
+    + "".join(
+        f"r{n} = APIRouter()\nr{n}.include_router(r{n - 1}, prefix='/a')\nr{n}.include_router(r{n - 1}, prefix='/b')\n"
+        for n in range(1, 45)
+    )
+    + "app.include_router(r44)\n",
+    "a long row of routers": f"{APP}from fastapi import APIRouter\nr0 = app\n"
+    + "".join(f"r{n} = APIRouter()\nr{n - 1}.include_router(r{n})\n" for n in range(1, 2_000)),
+    "bases": chained("class l: ...\n", "class {a}({b}, {b}): ...\n", times=1, last="k")
+    + "".join(f"class X{n}({', '.join(f'X{n + 1}_{m}' for m in range(200))}): ...\n" for n in range(5)),
+    "many bases": "".join(
+        f"class x{n}_{m}({', '.join(f'x{n + 1}_{k}' for k in range(50))}): ...\n" for n in range(6) for m in range(50)
+    ),
+    "settings": SETTINGS_CHAIN,
+    "settings within each other": "from pydantic_settings import BaseSettings\nclass a:\n    b: b\nclass b:\n    a: a\n"
+    "class S(BaseSettings):\n    model_config = {'env_nested_delimiter': '__'}\n    a: a\n",
+}
+
+
+@pytest.mark.usefixtures("alarm")
+@pytest.mark.parametrize("source", TANGLES.values(), ids=TANGLES.keys())
+def test_names_that_lead_to_each_other_in_many_ways_keep_nobody_waiting(tmp_path: Path, source: str) -> None:
+    with contextlib.suppress(UsageError):
+        look(tmp_path, {"main.py": source})
+
+
+def test_names_that_are_bound_several_times_are_followed_all_the_same(tmp_path: Path) -> None:
+    found = look(tmp_path, {"main.py": TANGLES["names"]})
+    assert settings(found)["api.health_path"] == "/x.json"
+
+
+def test_following_names_takes_a_bounded_number_of_steps(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(TANGLES["routers"])
+    with pytest.raises(UsageError, match="can't be followed"):
+        Survey(tmp_path, {}).findings()
+    (tmp_path / "main.py").write_text(TANGLES["names"])
+    survey = Survey(tmp_path, {})
+    survey.findings()
+    bindings = 6 * 11 + 3
+    assert survey.names.steps > FREE_STEPS + STEPS * bindings - 10_000
+
+
+def test_a_loop_over_many_routers_is_followed(tmp_path: Path) -> None:
+    routers = "".join(f"r{n} = APIRouter()\n@r{n}.get('/{n}')\ndef f{n}(): ...\n" for n in range(150))
+    loop = f"for r in [{', '.join(f'r{n}' for n in range(150))}]:\n    app.include_router(r)\n"
+    health = "@r149.get('/health')\ndef health(): ...\n"
+    found = look(tmp_path, {"main.py": f"from fastapi import APIRouter\n{APP}{routers}{health}{loop}"})
+    assert settings(found)["api.health_path"] == "/health"
+
+
+@pytest.mark.usefixtures("alarm")
+@pytest.mark.parametrize(
+    "content",
+    [
+        f'services: {{a: {{image: "{"${a-" * 60_000}"}}}}',
+        f'A: &a "{"${a-" * 12_000}"\nservices:\n' + "".join(f"  s{n}: {{image: *a}}\n" for n in range(20)),
+        f'services: {{a: {{image: "{"${" * 120_000}"}}}}',
+        f'services: {{a: {{image: "{"$A" * 120_000}"}}}}',
+        f'A: &a "{"x" * 100_000}"\nservices: {{a: {{command: [{", ".join(["*a"] * 40_000)}]}}}}',
+        f"services: {{a: {{image: postgres, ports: ['{'9' * 5_000}:5432', '²:5432']}}}}",
+        f"services: {{a: {{image: postgres, env_file: [{', '.join(['.env'] * 40_000)}]}}}}",
+    ],
+    ids=["open braces", "aliases of them", "open", "long values", "long texts", "ports", "files"],
+)
+def test_a_compose_file_that_is_made_for_it_keeps_nobody_waiting(tmp_path: Path, content: str) -> None:
+    look(tmp_path, {"compose.yaml": content, ".env": f"A={'x' * 500_000}\n" + "B=1\n" * 100_000})
+
+
+@pytest.mark.parametrize(
+    ("text", "filled_in"),
+    [
+        ("${A}-$A-$$A", "1-1-$A"),
+        ("${A:-x}${B:-x}${B-x}${B}", "1xx"),
+        ("${A:+x}${B+x}", "x"),
+        ("${A:?is missing}${B?}", "1"),
+        ("${B:-${A}}", "${A}"),
+        ("${B:-$A}", "$A"),
+        ("${B:-x", "${B:-x"),
+        ("${", "${"),
+        ("${A:}$", "${A:}$"),
+        ("${B-a}}${A", "a}${A"),
+        ("${ A}", "${ A}"),
+    ],
+)
+def test_variables_of_a_compose_file(text: str, filled_in: str) -> None:
+    assert compose.filled(text, {"A": "1"}) == filled_in

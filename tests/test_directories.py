@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack import container, paths
+from devstack import container, paths, trust
 from devstack.errors import UsageError
 from devstack.host import Host
 from devstack.remote import agent
@@ -236,6 +236,79 @@ def test_logs_of_somebody_else_are_refused_before_anything_is_written(project: P
     assert "stack.log_dir" in said
     assert not (project.folder / "victim").exists()
     assert [path.name for path in logs.iterdir()] == ["nv-db.log"]
+
+
+# links that came with the project
+
+
+def link_in_project(tmp_path: Path, victim: Path, name: str) -> tuple[Path, Path]:
+    """Return a project and a link in it that leads to the victim."""
+    root = tmp_path / "project"
+    link = root / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(victim)
+    return root, link
+
+
+@pytest.mark.parametrize("name", ["logs", "var/logs", "logs/test"])
+def test_a_link_out_of_the_project_is_refused_by_name(tmp_path: Path, victim: Path, name: str) -> None:
+    root, link = link_in_project(tmp_path, victim, name)
+    for folder in (link, link / "below"):
+        with pytest.raises(UsageError, match="logs can't be kept in") as caught:
+            trust.check_links(folder, "logs", setting="stack.log_dir", root=root)
+        said = caught.value.text()
+        assert f"{link} is a link out of the project, to {victim}" in said
+        assert f"rm {link}; or if they belong there, set stack.log_dir to {victim}" in said
+
+
+def test_a_link_among_the_files_is_refused_too(tmp_path: Path, victim: Path) -> None:
+    root, link = link_in_project(tmp_path, victim / "file", "logs/nv-db.log")
+    with pytest.raises(UsageError) as caught:
+        trust.check_links(link.parent, "logs", setting="stack.log_dir", root=root)
+    assert caught.value.fix == [f"remove the link: rm {link}; or set stack.log_dir to another directory"]
+
+
+def test_a_link_that_stays_in_the_project_is_followed(tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    (root / "var").mkdir(parents=True)
+    (root / "logs").symlink_to("var")
+    (tmp_path / "link").symlink_to(root)
+    trust.check_links(root / "logs", "logs", setting="stack.log_dir", root=root)
+    trust.check_links(tmp_path / "link/logs", "logs", setting="stack.log_dir", root=tmp_path / "link")
+
+
+def test_a_directory_elsewhere_that_the_settings_name_is_taken(tmp_path: Path, victim: Path) -> None:
+    (victim / "link").symlink_to(tmp_path)
+    trust.check_links(victim, "logs", setting="stack.log_dir", root=tmp_path / "project")
+
+
+def test_a_directory_that_was_there_keeps_its_mode_if_so_wished(tmp_path: Path, victim: Path) -> None:
+    Host().make_dir(victim, 0o755, keep_mode=True)
+    assert mode(victim) == 0o750
+    Host().make_dir(tmp_path / "new", 0o755, keep_mode=True)
+    assert mode(tmp_path / "new") == 0o755
+
+
+@pytest.mark.parametrize(("name", "setting"), [("logs", "stack.log_dir"), ("backups", "data.dir")])
+@pytest.mark.parametrize("words", [["db.start"], ["dev.bundle"], ["data.backup"], ["data.list"]])
+def test_no_command_follows_a_link_of_the_project_to_a_directory_elsewhere(
+    project: Project, victim: Path, name: str, setting: str, words: list[str]
+) -> None:
+    shutil.rmtree(project.root / name, ignore_errors=True)
+    (project.root / name).symlink_to(victim)
+    victim.chmod(0o700)
+    said = project.inv(*words, expect=2).stderr
+    assert f"{name} can't be kept in {project.root / name}" in said
+    assert f"set {setting} to {victim}" in said
+    assert mode(victim) == 0o700
+    assert list(victim.iterdir()) == []
+
+
+def test_an_export_does_not_follow_a_link_of_the_project(project: Project, victim: Path) -> None:
+    (project.root / "export").symlink_to(victim)
+    said = project.inv("dev.export", "--format", "compose", expect=2).stderr
+    assert f"the export can't be kept in {project.root / 'export/compose'}" in said
+    assert list(victim.iterdir()) == []
 
 
 # the name in /tmp

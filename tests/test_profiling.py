@@ -22,6 +22,7 @@ import pytest
 from devstack.profiling import flamegraph, plans, serverlog
 from tests.conftest import Project, wait_for
 
+RESULT = {"Node Type": "Result", "Startup Cost": 0.0, "Total Cost": 0.01, "Plan Rows": 1, "Plan Width": 4}
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -369,7 +370,7 @@ def test_a_plan_reads_as_the_server_s_own(planted: Project, sql: str) -> None:
 
 def test_plans_are_read_between_the_marks_alone_and_a_garbled_one_is_counted() -> None:
     def plan(text: str) -> list[str]:
-        entry = json.dumps({"Query Text": text, "Query Identifier": -5, "Plan": {"Node Type": "Result"}}, indent=2)
+        entry = json.dumps({"Query Text": text, "Query Identifier": -5, "Plan": RESULT}, indent=2)
         return ["2026-11-26 UTC [1] LOG:  duration: 12.500 ms  plan:", *(f"\t{line}" for line in entry.splitlines())]
 
     garbled = plan("SELECT 2")
@@ -385,6 +386,77 @@ def test_plans_are_read_between_the_marks_alone_and_a_garbled_one_is_counted() -
         None,
         ("SELECT 3", 12.5, "-5"),
     ]
+
+
+def nested(depth: int) -> str:
+    """Return a plan of nodes within each other."""
+    node = json.dumps(RESULT).removesuffix("}")
+    return f'{node}, "Plans": [' * depth + json.dumps(RESULT) + "]}" * depth
+
+
+HUGE = "9" * 400
+FORGED = {
+    "no object": "5",
+    "no entry": None,
+    "no list of nodes": json.dumps({**RESULT, "Plans": 5}),
+    "a node that is no object": json.dumps({**RESULT, "Plans": [None]}),
+    "a cost that is a text": json.dumps({**RESULT, "Total Cost": "x"}),
+    "a cost that is true": json.dumps({**RESULT, "Total Cost": True}),
+    "a cost that no float can hold": json.dumps({**RESULT, "Total Cost": int(HUGE)}),
+    "a cost that is no number": json.dumps({**RESULT, "Total Cost": float("nan")}),
+    "a filter that is a list": json.dumps({**RESULT, "Node Type": "Seq Scan", "Filter": []}),
+    "rows without loops": json.dumps({**RESULT, "Actual Rows": 1}),
+    "times without a start": json.dumps({**RESULT, "Actual Rows": 1, "Actual Loops": 1, "Actual Total Time": 1}),
+    "a sort without space": json.dumps({**RESULT, "Sort Method": "x"}),
+    "space without a size": json.dumps({**RESULT, "Sort Space Type": "Disk"}),
+    "half the buffers": json.dumps({**RESULT, "Shared Hit Blocks": 1}),
+    "a change without its kind": json.dumps({**RESULT, "Node Type": "ModifyTable"}),
+    "half a character": json.dumps({**RESULT, "Filter": "\ud800"}),
+    "nothing of a node": "{}",
+    "nodes within each other": nested(300),
+    "more of them": nested(5000),
+    "lists within each other": "[" * 20_000,
+    "closed lists within each other": "[" * 800 + "]" * 800,
+    "lists in a field that nobody reads": json.dumps(RESULT)[:-1] + ', "x": ' + "[" * 800 + "]" * 800 + "}",
+}
+
+
+def logged(plan: str | None) -> list[Any]:
+    """Return what is read of a line that the application's role has put into the log, with ``RAISE LOG``."""
+    text = "[]" if plan is None else f'{{"Query Text": "SELECT 1", "Plan": {plan}}}'
+    lines = ["LOG:  begins", "LOG:  duration: 9.5 ms  plan:", f"\t{text}", "LOG:  ends"]
+    return list(serverlog.entries(lines, "begins", "ends"))
+
+
+@pytest.mark.parametrize("plan", FORGED.values(), ids=FORGED.keys())
+def test_a_plan_that_the_server_has_not_written_is_one_that_can_t_be_read(plan: str | None) -> None:
+    assert logged(plan) == [None]
+
+
+@pytest.mark.parametrize("plan", [json.dumps(RESULT), nested(50)])
+def test_a_plan_that_is_read_can_be_shown(plan: str) -> None:
+    (found,) = logged(plan)
+    assert next(plans.lines(found.plan)) == "Result  (cost=0.00..0.01 rows=1 width=4)"
+    assert plans.hints(found.plan) == []
+
+
+def test_forged_plans_in_the_log_do_not_end_a_profile(stack: Project) -> None:
+    forged = [f'{{"Query Text": "SELECT 1", "Plan": {plan}}}' for plan in ("5", "[" * 20_000)]
+    over = threading.Event()
+
+    def forge() -> None:
+        while not over.wait(0.1):
+            for text in forged:
+                stack.query(f"DO $$BEGIN RAISE LOG E'duration: 9.5 ms  plan:\n%', $x${text}$x$; END$$; SELECT 1")
+
+    thread = threading.Thread(target=forge)
+    thread.start()
+    try:
+        done = json.loads(stack.inv("db.profile", "--seconds", "1", "--json").stdout)
+    finally:
+        over.set()
+        thread.join()
+    assert any("plans in the log can't be read" in note for note in done["notes"])
 
 
 def test_a_statement_is_known_by_its_shape_where_it_has_no_identifier() -> None:

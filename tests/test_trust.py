@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
+import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from invoke import Config, Context
 
 from devstack import trust
+from devstack.adoption import writing
+from devstack.adoption.findings import Findings
+from devstack.adoption.survey import Survey
 from devstack.errors import UsageError
+from tasks import adoption, session
 from tests.conftest import ROOT, Project
 
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to act as two users")
@@ -164,6 +172,211 @@ def test_nv_obeys_no_project_of_another_user_in_a_directory_above(planted: tuple
     assert f"{root} belongs to nobody" in done.stderr
     assert not canary.exists()
     assert not (root / "state").exists()
+
+
+# dev.init, which writes into a project
+
+
+Init = Callable[..., str]
+
+
+@pytest.fixture
+def init(capsys: pytest.CaptureFixture[str]) -> Init:
+    """Run dev.init in this process, so that a test can do what another user does meanwhile."""
+
+    def run(folder: Path, *, force: bool = False, dry: bool = False) -> str:
+        config = Config(overrides={"run": {"dry": dry}})
+        adoption.init(Context(config), str(folder), app="", force=force, as_json=False)
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A directory of ours that another user would like to have changed, as /etc."""
+    path = tmp_path / "elsewhere"
+    path.mkdir(mode=0o755)
+    (path / "invoke.yaml").write_text("ours")
+    return path
+
+
+@pytest.fixture
+def adopted(tmp_path: Path) -> Path:
+    """A project of ours without settings, in a directory where another user can rename it."""
+    root = tmp_path / "others/project"
+    root.mkdir(parents=True, mode=0o755)
+    (root / "main.py").write_text("from fastapi import FastAPI\napp = FastAPI()\n")
+    return root
+
+
+def exchange(root: Path, elsewhere: Path) -> Path:
+    """Do what the owner of the directory above can do; return where the project is then."""
+    moved = root.with_name("moved")
+    root.rename(moved)
+    root.symlink_to(elsewhere)
+    return moved
+
+
+def test_settings_are_written_once_and_anew_if_so_wished(adopted: Path, init: Init) -> None:
+    assert "app: main:app" in init(adopted, dry=True)
+    assert not (adopted / "invoke.yaml").exists()
+    init(adopted)
+    (adopted / "invoke.yaml").write_text("mine")
+    with pytest.raises(UsageError, match="is there already"):
+        init(adopted)
+    assert (adopted / "invoke.yaml").read_text() == "mine"
+    init(adopted, force=True)
+    assert "app: main:app" in (adopted / "invoke.yaml").read_text()
+    assert stat.S_IMODE((adopted / "invoke.yaml").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_project_that_is_exchanged_while_it_is_read_is_not_written(
+    adopted: Path, elsewhere: Path, init: Init, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    read = Survey.findings
+
+    def findings(survey: Survey) -> Findings:
+        found = read(survey)
+        exchange(adopted, elsewhere)
+        return found
+
+    monkeypatch.setattr(Survey, "findings", findings)
+    with pytest.raises(UsageError, match="is another directory than at first"):
+        init(adopted, force=force)
+    assert (elsewhere / "invoke.yaml").read_text() == "ours"
+    assert not (adopted.with_name("moved") / "invoke.yaml").exists()
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_settings_are_written_into_the_directory_that_was_judged(
+    adopted: Path, elsewhere: Path, init: Init, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    check = writing.Project.check_same
+
+    def check_same(project: writing.Project) -> None:
+        check(project)
+        exchange(adopted, elsewhere)
+
+    monkeypatch.setattr(writing.Project, "check_same", check_same)
+    init(adopted, force=force)
+    assert (elsewhere / "invoke.yaml").read_text() == "ours"
+    assert (adopted.with_name("moved") / "invoke.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["project", "others"])
+def test_a_link_that_is_put_on_the_way_before_the_project_is_opened_is_not_followed(
+    adopted: Path, elsewhere: Path, init: Init, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    way = trust.check_way
+    (elsewhere / "project").mkdir()
+
+    def check_way(*given: Any) -> None:
+        way(*given)
+        exchange(adopted if name == "project" else adopted.parent, elsewhere)
+
+    monkeypatch.setattr(trust, "check_way", check_way)
+    with pytest.raises(UsageError, match="is another directory than at first"):
+        init(adopted, force=True)
+    assert (elsewhere / "invoke.yaml").read_text() == "ours"
+    assert list((elsewhere / "project").iterdir()) == []
+
+
+def test_a_file_that_appears_while_the_project_is_read_is_not_replaced(
+    adopted: Path, init: Init, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing.Project, "check_same", lambda project: project.file.write_text("theirs"))
+    with pytest.raises(UsageError, match="is there already"):
+        init(adopted)
+    assert [path.name for path in adopted.iterdir()] == ["main.py", "invoke.yaml"]
+    assert (adopted / "invoke.yaml").read_text() == "theirs"
+
+
+def test_a_file_system_without_hard_links_replaces_nothing_either(
+    adopted: Path, init: Init, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    init(adopted)
+    written = (adopted / "invoke.yaml").read_text()
+    assert "app: main:app" in written
+    monkeypatch.setattr(writing.Project, "check_free", lambda project, *, force: None)
+    with pytest.raises(UsageError, match="is there already"):
+        init(adopted)
+    assert (adopted / "invoke.yaml").read_text() == written
+    assert sorted(path.name for path in adopted.iterdir()) == ["invoke.yaml", "main.py"]
+
+
+def test_a_link_in_the_place_of_the_settings_is_replaced_itself(adopted: Path, elsewhere: Path, init: Init) -> None:
+    (adopted / "invoke.yaml").symlink_to(elsewhere / "other.yaml")
+    with pytest.raises(UsageError, match="is there already"):
+        init(adopted)
+    init(adopted, force=True)
+    assert not (elsewhere / "other.yaml").exists()
+    assert not (adopted / "invoke.yaml").is_symlink()
+
+
+@as_root
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_project_of_another_user_without_settings_is_refused_until_it_is_allowed(
+    adopted: Path, init: Init, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dry: bool
+) -> None:
+    os.chown(adopted, pwd.getpwnam("nobody").pw_uid, -1)
+    with pytest.raises(UsageError, match="is not trusted") as caught:
+        init(adopted, dry=dry)
+    assert f"{adopted} belongs to nobody" in caught.value.text()
+    assert not (adopted / "invoke.yaml").exists()
+    allow(tmp_path / "home", adopted)
+    monkeypatch.setitem(session._environ, "HOME", str(tmp_path / "home"))
+    init(adopted, dry=dry)
+    assert (adopted / "invoke.yaml").exists() != dry
+
+
+@as_root
+def test_a_project_is_judged_by_the_directory_that_is_open(
+    adopted: Path, elsewhere: Path, init: Init, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.chown(adopted, pwd.getpwnam("nobody").pw_uid, -1)
+    check = trust.check
+
+    def exchanged(*given: Any, **flags: Any) -> None:
+        exchange(adopted, elsewhere)
+        check(*given, **flags)
+
+    monkeypatch.setattr(trust, "check", exchanged)
+    with pytest.raises(UsageError, match="is not trusted"):
+        init(adopted)
+
+
+@as_root
+@pytest.mark.parametrize("target", ["elsewhere", "../elsewhere", "second"])
+def test_a_link_of_another_user_leads_to_no_project(tmp_path: Path, elsewhere: Path, init: Init, target: str) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    link = others / "link"
+    link.symlink_to({"elsewhere": elsewhere, "second": others / "second"}.get(target, Path(target)))
+    (others / "second").symlink_to(elsewhere)
+    theirs = others / "second" if target == "second" else link
+    os.chown(theirs, pwd.getpwnam("nobody").pw_uid, -1, follow_symlinks=False)
+    with pytest.raises(UsageError, match="is not trusted") as caught:
+        init(link, force=True)
+    assert "is a link that belongs to nobody" in caught.value.why
+    assert (elsewhere / "invoke.yaml").read_text() == "ours"
+
+
+def test_our_own_link_leads_to_a_project(adopted: Path, init: Init, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(adopted.parent)
+    init(tmp_path / "link/../others/project")
+    assert (adopted / "invoke.yaml").exists()
+
+
+def test_a_link_that_is_replaced_by_a_directory_leads_to_no_project(adopted: Path, elsewhere: Path) -> None:
+    with pytest.raises(UsageError, match="is not trusted") as caught:
+        trust.check_way(adopted, elsewhere, {})
+    assert caught.value.why == f"{adopted} led there, and leads to {adopted} by now"
 
 
 def test_the_help_of_nv_is_there_beside_a_project_that_is_not_trusted(planted: tuple[Path, Path]) -> None:

@@ -51,8 +51,11 @@ class Application(Struct, frozen=True):
 
 def applications(tree: Tree, names: Names, routes: Routes) -> list[Application]:
     """All of them, the likeliest first."""
-    mentions = list(_mentions(tree, names))
-    found = [_completed(one, routes, mentions) for one in _objects(names, routes)]
+    mentions = list(dict.fromkeys(_mentions(tree, names)))
+    found = []
+    for one in _objects(names, routes):
+        names.spend(len(mentions))
+        found.append(_completed(one, routes, mentions))
     made = {key for one in found if not one.factory for key, _ in routes.parts.get(one.key, [])}
     found = [one for one in found if not (one.factory and one.key in made)]
 
@@ -94,6 +97,7 @@ def _constructors(names: Names, scope: Scope, call: ast.Call, depth: int = 0) ->
         yield call
         return
     for place in names.find(scope, call.func):
+        names.spend()
         bound = place.bound
         if (isinstance(bound, Import) and bound.name == "FastAPI") or (
             isinstance(bound, ast.ClassDef) and any(called(base) == "FastAPI" for base in bound.bases)
@@ -104,12 +108,11 @@ def _constructors(names: Names, scope: Scope, call: ast.Call, depth: int = 0) ->
 
 
 def _made_in(names: Names, scope: Scope, function: ast.FunctionDef, depth: int = 0) -> Iterator[ast.Call]:
-    for node in ast.walk(function):
-        if not isinstance(node, ast.Return) or node.value is None:
-            continue
-        if isinstance(node.value, ast.Call):
-            yield from _constructors(names, scope, node.value, depth + 1)
-        for place in names.find(scope, node.value):
+    for value in names.returned(function):
+        names.spend()
+        if isinstance(value, ast.Call):
+            yield from _constructors(names, scope, value, depth + 1)
+        for place in names.find(scope, value):
             if isinstance(place.bound, ast.Call):
                 yield from _constructors(names, place.scope, place.bound, depth + 1)
 
@@ -141,10 +144,10 @@ class Mention(Struct, frozen=True):
 def _mentions(tree: Tree, names: Names) -> Iterator[Mention]:
     for path in tree.files:
         if COMMANDS.search(path.name) and not tree.is_beside(path):
+            shown = tree.shown(path)
             for line in tree.text(path).splitlines():
                 if len(line) > MAX_LINE:
                     continue
-                shown = tree.shown(path)
                 if SERVERS.search(line):
                     yield from (Mention(shown, match[1], match[2]) for match in NAMED.finditer(line))
                 yield from (Mention(shown, "", "", match[1]) for match in RUN.finditer(line))

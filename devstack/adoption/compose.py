@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,15 @@ NAMES = tuple(
     for ending in ("yaml", "yml")
 )
 POSTGRES = re.compile(r"(^|/)(postgres|pgvector|postgis|timescaledb?(-ha)?|postgresql)(:|@|$)")
-VARIABLE = re.compile(r"\$(?:\{(?P<braced>\w+)(?::?(?P<how>[-?+])(?P<other>[^}]*))?\}|(?P<named>\w+)|(?P<dollar>\$))")
-"""https://docs.docker.com/reference/compose-file/interpolation/"""
+VARIABLE = re.compile(r"\$(?:\{(?P<braced>\w+)(?P<how>:?[-?+])?|(?P<named>\w+)|(?P<dollar>\$))")
+"""A variable, up to the text that takes its place: https://docs.docker.com/reference/compose-file/interpolation/"""
+PORT = re.compile(r"[0-9]{1,5}")
+MAX_SERVICES = 200
+"""Most services of a file that are looked at."""
+MAX_ENV_FILES = 20
+"""Most files of variables of a service that are read."""
+MAX_FILLED = 10_000
+"""Longest text that comes of one with variables, in characters; the rest is left off."""
 
 
 class Service(Struct, frozen=True):
@@ -57,7 +65,8 @@ def _read(tree: Tree, path: Path, dotenv: Mapping[str, str]) -> Iterator[Service
         tree.unread.append((path, str(error)))
         return
     found = content.get("services") if isinstance(content, Mapping) else None
-    for name, given in found.items() if isinstance(found, Mapping) else ():
+    services = islice(found.items(), MAX_SERVICES) if isinstance(found, Mapping) else ()
+    for name, given in services:
         if isinstance(given, Mapping):
             command = given.get("command") or ""
             yield Service(
@@ -78,7 +87,7 @@ def _list(value: Any) -> list[Any]:
 def _environment(tree: Tree, given: Mapping[str, Any], dotenv: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     from devstack.errors import StackError
 
-    for item in _list(given.get("env_file")):
+    for item in _list(given.get("env_file"))[:MAX_ENV_FILES]:
         name = item.get("path") if isinstance(item, Mapping) else item
         try:
             yield from tree.dotenv(tree.root / str(name)).items()
@@ -100,18 +109,32 @@ def _port(item: Any, dotenv: Mapping[str, str]) -> tuple[int, int] | None:
     else:
         text = filled(str(item), dotenv).partition("/")[0]
     *_, here, inside = ["", *text.split(":")]
-    return (int(here), int(inside)) if here.isdigit() and inside.isdigit() else None
+    return (int(here), int(inside)) if PORT.fullmatch(here) and PORT.fullmatch(inside) else None
 
 
 def filled(text: str, variables: Mapping[str, str]) -> str:
-    """A text with its variables filled in; one that nothing gives stays empty."""
+    """Return a text with its variables filled in; one that nothing gives stays empty.
 
-    def value(match: re.Match[str]) -> str:
-        if match["dollar"]:
-            return "$"
-        known = variables.get(match["braced"] or match["named"], "")
-        if match["how"] == "+":
-            return match["other"] if known else ""
-        return known or (match["other"] if match["how"] == "-" else "")
-
-    return VARIABLE.sub(value, text)
+    Each character is looked at a few times only, however many braces are left open.
+    """
+    parts: list[str] = []
+    at = room = 0
+    last = text.rfind("}")
+    for match in VARIABLE.finditer(text):
+        if match.start() < at:
+            continue  # in the text that takes the place of another
+        value, end = "$", match.end()
+        if not match["dollar"]:
+            value = variables.get(match["braced"] or match["named"], "")
+        if match["braced"]:
+            if end > last or (not match["how"] and text[end] != "}"):
+                continue
+            other, end = text[end : (close := text.index("}", end))], close + 1
+            how = (match["how"] or "")[-1:]
+            value = (other if value else "") if how == "+" else value or (other if how == "-" else "")
+        parts += (text[at : match.start()], value)
+        at = end
+        room += len(value)
+        if room > MAX_FILLED:
+            break
+    return "".join([*parts, text[at:]])[: max(MAX_FILLED, len(text))]

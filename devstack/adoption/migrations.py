@@ -14,11 +14,13 @@ from devstack.shell import argv
 
 EXTENSION = re.compile(r"create\s+extension\s+(?:if\s+not\s+exists\s+)?[\"'\\]*([a-z][\w-]*)", re.IGNORECASE)
 USED = {
-    "vector": re.compile(r"^\s*(?:from|import)\s+pgvector\b", re.MULTILINE),
-    "postgis": re.compile(r"^\s*(?:from|import)\s+geoalchemy2\b", re.MULTILINE),
+    "vector": re.compile(r"^[ \t]*(?:from|import)[ \t]+pgvector\b", re.MULTILINE),
+    "postgis": re.compile(r"^[ \t]*(?:from|import)[ \t]+geoalchemy2\b", re.MULTILINE),
     "uuid-ossp": re.compile(r"uuid_generate_v[14]\b"),
 }
 """What is used without being created."""
+MAX_LINE = 2_000
+"""Longest line of alembic.ini, in characters: configparser's patterns take quadratic time."""
 TAKES = re.compile(
     r"environ|getenv|settings|config\.(?!get_main_option|config_|get_section|attributes|set_)|get_url|_url\("
 )
@@ -85,8 +87,11 @@ def _alembic(tree: Tree, folder: Path, config: Path) -> Iterator[Found]:
 
 def _takes_no_variable(tree: Tree, ini: Path) -> Missing | None:
     parser = configparser.RawConfigParser()
+    content = tree.text(ini)
+    if any(len(line) > MAX_LINE for line in content.splitlines()):
+        return None
     try:
-        parser.read_string(tree.text(ini))
+        parser.read_string(content)
         location = parser.get("alembic", "script_location", fallback="")
         url = parser.get("alembic", "sqlalchemy.url", fallback="")
     except configparser.Error:

@@ -5,15 +5,24 @@ from __future__ import annotations
 import ast
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
 
 from devstack.adoption.tree import Source, Tree
+from devstack.errors import UsageError
 
 DEPTH = 12
 """Of imports of imports: a circle ends here."""
+MAX_BINDINGS = 200
+"""Most objects that a name is taken for; a loop over an application's routers has many."""
+MAX_TEXT = 2_000
+"""Longest text that an expression is worked out to, in characters: a few lines can double it again and again."""
+FREE_STEPS = 1_000_000
+"""Steps that the names of any project may take."""
+STEPS = 50
+"""Further steps for each call and each binding; in real projects it is about one."""
 
 
 class Scope(Struct, frozen=True):
@@ -66,14 +75,38 @@ class Names:
         self._modules: dict[str, list[Path]] = defaultdict(list)
         for path in tree.sources:
             self._modules[(path.parent if path.stem == "__init__" else path).stem].append(path)
+        self._found: dict[tuple[Scope, str, int], list[Place]] = {}
+        self._texts: dict[tuple[Scope, ast.expr, int], str | None] = {}
+        self._returns: dict[ast.AST, list[ast.expr]] = {}
+        self._imported: dict[tuple[Path, str, int], list[Path]] = {}
+        self._bound = 0
         for source in tree.sources.values():
             self._read(source)
+        self.steps = FREE_STEPS + STEPS * (len(self.calls) + self._bound)
+        """Steps that are left."""
+
+    def spend(self, steps: int = 1) -> None:
+        """Count what is done to follow names: there are as many ways as somebody wants to write down.
+
+        :raises UsageError: it is more than any real project takes.
+        """
+        self.steps -= steps
+        if self.steps < 0:
+            raise UsageError(
+                f"the modules in {self.tree.root} can't be followed",
+                why="their names lead to each other in too many ways",
+                fix="name the directory of the application alone; or write invoke.yaml yourself",
+            )
 
     def _read(self, source: Source) -> None:
-        self._body(Scope(source.path), source.tree.body)
+        try:
+            self._body(Scope(source.path), source.tree.body)
+        except RecursionError:
+            self.tree.unread.append((source.path, "it is nested too deeply"))
 
     def _bind(self, scope: Scope, name: str, bound: Bound) -> None:
         self.bindings[scope].setdefault(name, []).append(bound)
+        self._bound += 1
 
     def _body(self, scope: Scope, body: list[ast.stmt]) -> None:
         for node in body:
@@ -117,11 +150,11 @@ class Names:
 
     def _items(self, scope: Scope, node: ast.expr) -> list[ast.expr]:
         if isinstance(node, ast.List | ast.Tuple):
-            return node.elts
+            return node.elts[:MAX_BINDINGS]
         if isinstance(node, ast.Name):
             for bound in self.bindings[scope].get(node.id, []):
                 if isinstance(bound, ast.List | ast.Tuple):
-                    return bound.elts
+                    return bound.elts[:MAX_BINDINGS]
         return []
 
     def _expression(self, scope: Scope, node: ast.expr) -> None:
@@ -131,25 +164,43 @@ class Names:
 
     def find(self, scope: Scope, node: ast.expr, depth: int = 0) -> list[Place]:
         """Where the object of an expression is bound: a name, or an attribute of a module."""
-        if isinstance(node, ast.Name):
-            return self._named(scope, node.id, depth)
-        if isinstance(node, ast.Attribute):
-            places = self.find(scope, node.value, depth)
-            return [
-                found
-                for place in places
-                if place.bound is None
-                for found in self._in_module(place.scope.path, node.attr, depth)
-            ]
-        return []
+        attributes: list[str] = []
+        while isinstance(node, ast.Attribute):
+            attributes.append(node.attr)
+            node = node.value
+        if not isinstance(node, ast.Name) or len(attributes) > DEPTH:
+            return []
+        found = self._named(scope, node.id, depth)
+        for name in reversed(attributes):
+            modules = [place.scope.path for place in found if place.bound is None]
+            found = self._several(place for path in modules for place in self._in_module(path, name, depth))
+        return found
+
+    def _several(self, places: Iterable[Place]) -> list[Place]:
+        """Return different places, at most :data:`MAX_BINDINGS`."""
+        found: dict[Place, None] = {}
+        for place in places:
+            self.spend()
+            found[place] = None
+            if len(found) == MAX_BINDINGS:
+                break
+        return list(found)
 
     def _named(self, scope: Scope, name: str, depth: int) -> list[Place]:
-        place: Scope | None = scope
-        while place is not None:
-            if bounds := self.bindings[place].get(name):
-                return [found for bound in bounds for found in self._follow(Place(place, name, bound), depth)]
-            place = place.outer
-        return []
+        key = scope, name, depth
+        if key not in self._found:
+            place: Scope | None = scope
+            while place is not None and name not in self.bindings[place]:
+                place = place.outer
+            self._found[key] = self._bindings(place, name, depth) if place else []
+        return self._found[key]
+
+    def _bindings(self, scope: Scope, name: str, depth: int) -> list[Place]:
+        # `a = b` again and again is the same each time
+        bounds = {bound.id if isinstance(bound, ast.Name) else bound: bound for bound in self.bindings[scope][name]}
+        return self._several(
+            found for bound in bounds.values() for found in self._follow(Place(scope, name, bound), depth)
+        )
 
     def _follow(self, place: Place, depth: int) -> Iterator[Place]:
         bound = place.bound
@@ -186,7 +237,12 @@ class Names:
 
     def modules(self, importer: Path, module: str, level: int) -> list[Path]:
         """The files that an import names, the likeliest one only: there may be several of a name in a project."""
-        parts = module.split(".") if module else []
+        key = importer, module, level
+        if key not in self._imported:
+            self._imported[key] = self._modules_of(importer, module.split(".") if module else [], level)
+        return self._imported[key]
+
+    def _modules_of(self, importer: Path, parts: list[str], level: int) -> list[Path]:
         if level:
             base = importer.parent
             for _ in range(level - 1):
@@ -196,29 +252,32 @@ class Names:
             return [path for path in found if path in self.tree.sources][:1]
         if not parts:
             return []
-        found = [
-            path for path in self._modules[parts[-1]] if module_parts(path)[-len(parts) :] == parts and path != importer
-        ]
+        named = self._modules.get(parts[-1], [])
+        self.spend(len(named))
+        found = [path for path in named if module_parts(path)[-len(parts) :] == parts and path != importer]
         found.sort(key=lambda path: -len(os.path.commonpath([path, importer])))
         return found[:1]
 
     # their values
 
     def text(self, scope: Scope, node: ast.expr | None, depth: int = 0) -> str | None:
-        """The text that an expression comes to; None if that is not to be seen without running it."""
+        """Return the text that an expression comes to; None if it can't be seen without running it, or is too long."""
         if depth > DEPTH or node is None:
             return None
+        key = scope, node, depth
+        if key not in self._texts:
+            text = self._text(scope, node, depth)
+            self._texts[key] = text if text is None or len(text) <= MAX_TEXT else None
+        return self._texts[key]
+
+    def _text(self, scope: Scope, node: ast.expr, depth: int) -> str | None:
         if isinstance(node, ast.Constant):
             return node.value if isinstance(node.value, str) else None
         if isinstance(node, ast.JoinedStr):
-            parts = [
-                self.text(scope, part.value if isinstance(part, ast.FormattedValue) else part, depth + 1)
-                for part in node.values
-            ]
-            return None if None in parts else "".join(filter(None, parts))
+            parts = (part.value if isinstance(part, ast.FormattedValue) else part for part in node.values)
+            return self._joined(scope, parts, depth)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            left, right = self.text(scope, node.left, depth + 1), self.text(scope, node.right, depth + 1)
-            return None if left is None or right is None else left + right
+            return self._joined(scope, (node.left, node.right), depth)
         if isinstance(node, ast.Call):
             return self._default(scope, node, depth)
         for place in self.find(scope, node):
@@ -228,9 +287,28 @@ class Names:
             ):
                 return found
         if isinstance(node, ast.Attribute):
-            values = {self.text(scope, value, depth + 1) for value in self.attributes.get(node.attr, [])}
+            given = self.attributes.get(node.attr, [])[:MAX_BINDINGS]
+            self.spend(len(given))
+            values = {self.text(scope, value, depth + 1) for value in given}
             return values.pop() if len(values) == 1 else None
         return None
+
+    def _joined(self, scope: Scope, nodes: Iterable[ast.expr], depth: int) -> str | None:
+        found = ""
+        for node in nodes:
+            part = self.text(scope, node, depth + 1)
+            if part is None or len(found) > MAX_TEXT:
+                return None
+            found += part
+        return found
+
+    def returned(self, function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.expr]:
+        """Return what a function gives back, and those in it."""
+        if function not in self._returns:
+            nodes = ast.walk(function)
+            values = [node.value for node in nodes if isinstance(node, ast.Return) and node.value]
+            self._returns[function] = values[:MAX_BINDINGS]
+        return self._returns[function]
 
     def _default(self, scope: Scope, node: ast.Call, depth: int) -> str | None:
         """Of ``os.getenv("X", "default")``, ``Field("default")``, ``Field(default="default")``."""
@@ -251,6 +329,14 @@ def assigned(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
         yield from ((target.id, node.value) for target in node.targets if isinstance(target, ast.Name))
     elif isinstance(node, ast.AnnAssign) and node.value is not None and isinstance(node.target, ast.Name):
         yield node.target.id, node.value
+
+
+def source_of(node: ast.AST) -> str:
+    """Return an expression as Python; nothing if it is nested too deeply."""
+    try:
+        return ast.unparse(node)
+    except RecursionError:
+        return ""
 
 
 def called(node: ast.expr) -> str:

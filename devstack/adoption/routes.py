@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
-from devstack.adoption.names import Names, Place, Scope, argument, called
+from devstack.adoption.names import MAX_TEXT, Names, Place, Scope, argument, called, source_of
 
 Key = tuple[Scope, str]
 """An object by where it is bound: an application, a router, or a function's parameter that is one."""
 
 VERBS = {"get", "post", "put", "patch", "delete", "head", "options", "websocket"}
-GUARDS = re.compile(r"current_\w*user|get_user|auth|token|security|api_key|permission|verify_", re.IGNORECASE)
+GUARDS = re.compile(r"current_\w{0,50}user|get_user|auth|token|security|api_key|permission|verify_", re.IGNORECASE)
+MAX_NESTED = 50
+"""Most routers within each other."""
 HEALTHS = (
     *("health", "healthz", "healthcheck", "health-check", "health_check", "readyz", "ready", "readiness"),
     *("livez", "live", "liveness", "alive", "heartbeat", "ping", "up", "status"),
@@ -40,13 +42,14 @@ class Routes:
     def __init__(self, names: Names) -> None:
         self.names = names
         self.own: dict[Key, list[Route]] = defaultdict(list)
-        self.parts: dict[Key, list[tuple[Key, str | None]]] = defaultdict(list)
+        self.parts: dict[Key, dict[tuple[Key, str | None], None]] = defaultdict(dict)
         """What is included or mounted, below which prefix."""
         self.mounted: set[Key] = set()
         self.prefixes: dict[Key, str | None] = {}
         for scope, node in names.functions.items():
+            guarded = bool(node.decorator_list) and GUARDS.search(source_of(node.args)) is not None
             for decorator in node.decorator_list:
-                self._decorated(scope, node, decorator)
+                self._decorated(scope, node, decorator, guarded=guarded)
         for scope, call in names.calls:
             self._called(scope, call)
         for scope, bindings in list(names.bindings.items()):
@@ -58,25 +61,24 @@ class Routes:
     def keys(self, scope: Scope, node: ast.expr) -> list[Key]:
         return [(place.scope, place.name) for place in self.names.find(scope, node) if place.bound is not None]
 
-    def _decorated(self, scope: Scope, node: ast.FunctionDef | ast.AsyncFunctionDef, decorator: ast.expr) -> None:
+    def _decorated(
+        self, scope: Scope, node: ast.FunctionDef | ast.AsyncFunctionDef, decorator: ast.expr, *, guarded: bool
+    ) -> None:
         outer = scope.outer
         if outer is None or not isinstance(decorator, ast.Call) or not isinstance(decorator.func, ast.Attribute):
             return
         verb = decorator.func.attr
         if verb not in VERBS and verb not in ("api_route", "route"):
             return
-        text = ast.unparse(node.args) + "".join(
-            ast.unparse(k.value) for k in decorator.keywords if k.arg == "dependencies"
-        )
+        text = "".join(source_of(k.value) for k in decorator.keywords if k.arg == "dependencies")
         route = Route(
             self.names.text(outer, argument(decorator, 0, "path")),
             (verb.upper(),) if verb in VERBS else self._methods(decorator),
             node.name,
             outer,
-            GUARDS.search(text) is not None,
+            guarded or GUARDS.search(text) is not None,
         )
-        for key in self.keys(outer, decorator.func.value):
-            self.own[key].append(route)
+        self._add(self.keys(outer, decorator.func.value), route)
 
     @staticmethod
     def _methods(call: ast.Call) -> tuple[str, ...]:
@@ -104,7 +106,7 @@ class Routes:
             elif name in ("add_api_route", "add_route"):
                 path, endpoint = self.names.text(scope, argument(call, 0, "path")), argument(call, 1, "endpoint")
                 self._add(owners, Route(path, self._methods(call), called(endpoint) if endpoint else "", scope))
-            elif name == "expose" and call.args and "nstrumentator" in ast.unparse(call.func):
+            elif name == "expose" and call.args and "nstrumentator" in source_of(call.func):
                 # https://github.com/trallnag/prometheus-fastapi-instrumentator
                 path = self.names.text(scope, argument(call, 1, "endpoint")) or "/metrics"
                 self._add(self.keys(scope, call.args[0]), Route(path, ("GET",), "metrics", scope))
@@ -127,10 +129,12 @@ class Routes:
         return self.keys(scope, node)
 
     def _join(self, owners: list[Key], child: Key, prefix: str | None) -> None:
+        self.names.spend(len(owners))
         for owner in owners:
-            self.parts[owner].append((child, prefix))
+            self.parts[owner][child, prefix] = None
 
     def _add(self, owners: list[Key], route: Route) -> None:
+        self.names.spend(len(owners))
         for owner in owners:
             self.own[owner].append(route)
 
@@ -139,10 +143,14 @@ class Routes:
         node = place.bound
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             return
+        if not call.args and not call.keywords:
+            return
         parameters = [a.arg for a in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]]
+        self.names.spend(len(parameters))
+        known = set(parameters)
         given = [*zip(parameters, call.args, strict=False), *((k.arg, k.value) for k in call.keywords)]
         for name, value in given:
-            if name in parameters and isinstance(value, ast.Name | ast.Attribute):
+            if name in known and isinstance(value, ast.Name | ast.Attribute):
                 self._join(self.keys(scope, value), (inside(place), name), "")
 
     def _made(self, scope: Scope, name: str, call: ast.Call) -> None:
@@ -150,23 +158,25 @@ class Routes:
             self.prefixes[scope, name] = self._prefix(scope, call)
         for place in self.names.find(scope, call.func):
             for key in self.returned(place):
-                self.parts[scope, name].append((key, ""))
+                self._join([(scope, name)], key, "")
 
     def returned(self, place: Place) -> list[Key]:
         """The objects that a function gives back by their names."""
         if not isinstance(place.bound, ast.FunctionDef | ast.AsyncFunctionDef):
             return []
         scope = inside(place)
-        values = [node.value for node in ast.walk(place.bound) if isinstance(node, ast.Return) and node.value]
-        return [key for value in values if isinstance(value, ast.Name) for key in self.keys(scope, value)]
+        values = [value for value in self.names.returned(place.bound) if isinstance(value, ast.Name)]
+        self.names.spend(len(values))
+        return list(dict.fromkeys(key for value in values for key in self.keys(scope, value)))
 
     def reach(self, key: Key) -> Iterator[Route]:
         """All routes of an application, with their whole paths."""
         yield from self._reach(key, "", frozenset())
 
     def _reach(self, key: Key, prefix: str | None, seen: frozenset[Key]) -> Iterator[Route]:
-        if key in seen:
+        if key in seen or len(seen) > MAX_NESTED:
             return
+        self.names.spend(1 + len(seen) + len(self.own.get(key, ())))
         own = _joined(prefix, self.prefixes.get(key, ""))
         for route in self.own.get(key, ()):
             yield replace(route, path=_joined(own, route.path))
@@ -181,7 +191,8 @@ def inside(place: Place) -> Scope:
 
 
 def _joined(one: str | None, other: str | None) -> str | None:
-    return None if one is None or other is None else one + other
+    """Return a path and its continuation; None if one is not known, or they are too long."""
+    return None if one is None or other is None or len(one) + len(other) > MAX_TEXT else one + other
 
 
 def healths(routes: list[Route]) -> list[Route]:

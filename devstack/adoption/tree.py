@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import re
 import sys
@@ -36,6 +37,10 @@ BESIDE = {
 MARKERS = ("pyproject.toml", "requirements.txt", "setup.py", "setup.cfg", "Pipfile", "alembic.ini")
 """What is in a folder that people work in."""
 MAX_FILES = 20_000
+MAX_TOML = 250_000
+"""Longest TOML file that is read, in characters."""
+MAX_DOTS = 1_000
+"""Most dots in a line of one: tomllib takes quadratic time for the parts of a key."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class Tree:
         self.root = root
         self.unread: list[tuple[Path, str]] = []
         """Modules that can't be read, with the reason."""
+        self._tomls: dict[Path, dict[str, Any]] = {}
+        self._dotenvs: dict[Path, dict[str, str]] = {}
 
     @cached_property
     def files(self) -> list[Path]:
@@ -129,8 +136,12 @@ class Tree:
             into a file that is written from these values.
         :raises UsageError: it can't be read, or a line can't be used.
         """
-        found = checked(read_env_file(path, environ or {}, within=self.root))
-        return (found if environ else msgspec.structs.replace(found, outside={})).values
+        if environ:
+            return checked(read_env_file(path, environ, within=self.root)).values
+        if path not in self._dotenvs:
+            found = checked(read_env_file(path, {}, within=self.root))
+            self._dotenvs[path] = msgspec.structs.replace(found, outside={}).values
+        return self._dotenvs[path]
 
     def toml(self, path: Path) -> dict[str, Any]:
         """What a TOML file says; nothing if it can't be read."""
@@ -138,11 +149,14 @@ class Tree:
             import tomllib
         else:
             import tomli as tomllib
-        try:
-            content: dict[str, Any] = tomllib.loads(self.text(path))
-        except tomllib.TOMLDecodeError:
-            return {}
-        return content
+        if path not in self._tomls:
+            text = self.text(path)
+            content: dict[str, Any] = {}
+            if len(text) <= MAX_TOML and not any(line.count(".") > MAX_DOTS for line in text.splitlines()):
+                with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):
+                    content = tomllib.loads(text)
+            self._tomls[path] = content
+        return self._tomls[path]
 
     def folders_to(self, folder: Path) -> list[Path]:
         """A folder and those above it, up to the project's own."""

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
-from devstack.adoption.names import Names, Scope, called
+from devstack.adoption.names import Names, Scope, called, source_of
 from devstack.adoption.tree import Tree
 from devstack.envfile import VARIABLE_NAME
 
@@ -34,6 +34,10 @@ FOREIGN = re.compile(
 )
 SECRET = re.compile(r"(SECRET|JWT|SIGNING|SESSION)\w*(KEY|SECRET)$|^(JWT|AUTH)?_?SECRET$|SECRET_KEY$")
 URL = re.compile(r"\b(postgres(?:ql)?(?:\+\w+)?)://")
+MAX_NAME = 200
+"""Longest name that is looked at, in characters: the patterns take quadratic time."""
+NESTED = 5
+"""Most classes of settings above, or within, each other."""
 GIVEN = {"DATABASE_URL", "NINAIVALAIGAL_DATABASE_URL", "NINAIVALAIGAL_JWT_SECRET"}
 """What the stack gives by itself."""
 EVERYWHERE = {"PATH", "HOME", "USER", "PWD", "TZ", "LANG", "TMPDIR", "HOSTNAME", "SHELL", "VIRTUAL_ENV", "PYTHONPATH"}
@@ -50,6 +54,8 @@ class Variable(Struct, frozen=True):
 
 def role_of(name: str) -> str:
     """What a variable of this name is for, as a placeholder of ``api.env``; empty if nobody knows."""
+    if len(name) > MAX_NAME:
+        return ""
     upper = name.upper()
     if FOREIGN.search(upper):
         return ""
@@ -82,7 +88,7 @@ def _plain(tree: Tree, names: Names) -> Iterator[Variable]:
 
 def _name(node: ast.expr) -> str:
     text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
-    return text if re.fullmatch(r"[A-Z][A-Z0-9_]*", text) else ""
+    return text if len(text) <= MAX_NAME and re.fullmatch(r"[A-Z][A-Z0-9_]*", text) else ""
 
 
 def _reads(node: ast.Call) -> bool:
@@ -109,10 +115,11 @@ def _settings(tree: Tree, names: Names) -> Iterator[Variable]:
     }
 
     def is_settings(node: ast.ClassDef, depth: int = 0) -> bool:
-        bases = [called(base) for base in node.bases]
+        bases = dict.fromkeys(called(base) for base in node.bases)
+        names.spend(1 + len(bases))
         if "BaseSettings" in bases:
             return True
-        return depth < 5 and any(base in classes and is_settings(classes[base][1], depth + 1) for base in bases)
+        return depth < NESTED and any(base in classes and is_settings(classes[base][1], depth + 1) for base in bases)
 
     for path, node in classes.values():
         if is_settings(node):
@@ -142,22 +149,24 @@ def _fields(
     names: Names,
     prefix: str,
     delimiter: str,
+    depth: int = 0,
 ) -> Iterator[Variable]:
     for item in node.body:
+        names.spend(20)  # each is read, named and looked up
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
             continue
-        name, kind = item.target.id, ast.unparse(item.annotation)
+        name, kind = item.target.id, source_of(item.annotation)
         if name.startswith("_") or name == "model_config" or "ClassVar" in kind:
             continue
-        if delimiter and kind in classes and kind != node.name:
+        if delimiter and kind in classes and kind != node.name and depth < NESTED:
             inner_path, inner = classes[kind]
-            yield from _fields(inner_path, inner, classes, names, f"{prefix}{name}{delimiter}", delimiter)
+            yield from _fields(inner_path, inner, classes, names, f"{prefix}{name}{delimiter}", delimiter, depth + 1)
             continue
         aliases = list(_aliases(item.value))
         shown = [alias.upper() for alias in aliases] or [f"{prefix}{name}".upper()]
         default = names.text(Scope(path), item.value) or ""
         for one in shown[:1] if not any(map(role_of, shown)) else [s for s in shown if role_of(s)][:1]:
-            if VARIABLE_NAME.fullmatch(one):
+            if len(one) <= MAX_NAME and VARIABLE_NAME.fullmatch(one):
                 yield Variable(one, path, _is_needed(item.value), default)
 
 

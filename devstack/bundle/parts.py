@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from devstack import __version__
+from devstack import __version__, git
 from devstack.logs import UNPRINTABLE
-from devstack.shell import sh
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
 
 PATIENCE = 8.0
 """Seconds that all parts together may take; one that takes longer is left out."""
+GIT_SECONDS = 2.0
+"""Seconds that Git may take to name the commit."""
 LINES = 2_000
 """Of the end of each log."""
 LOG_BYTES = 1_000_000
@@ -64,11 +65,10 @@ def _versions(stack: Stack) -> dict[str, Any]:
     import platform
     from importlib.metadata import distributions
 
-    checkout = stack.context.probe(sh("git -C $root describe --always --tags --dirty", root=stack.paths.root), 2.0)
     packages = {dist.metadata["Name"]: dist.version for dist in distributions()}
     return {
         "nv-devstack": __version__,
-        "checkout": checkout.text if checkout.ok else None,
+        "checkout": git.version(stack.paths.root, GIT_SECONDS),
         "python": platform.python_version(),
         "postgresql": stack.chosen.postgres_version or None,
         "pgbouncer": stack.chosen.pgbouncer_version or None,

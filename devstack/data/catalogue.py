@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from devstack import console
+from devstack import console, trust
 from devstack.data import aside, signing
 from devstack.data.manifest import STAMPED, Manifest, TooNew, encode, load, path_of
 from devstack.errors import StackError, UsageError
@@ -49,7 +49,12 @@ def folder_of(settings: Settings) -> Path:
 
 
 def check_closed(host: Host, settings: Settings, folder: Path, setting: str) -> None:
-    """:raises UsageError: others could exchange what is written into the folder, which ``setting`` names."""
+    """Check that backups can be kept in a directory.
+
+    :param setting: where the directory is chosen.
+    :raises UsageError: others could exchange what is written there, or a link in the project leads there.
+    """
+    trust.check_links(folder, "backups", setting=setting, root=settings.root)
     host.check_closed(folder, "backups", setting=setting, root=settings.root, sticky=True)
 
 

@@ -223,7 +223,7 @@ def _set_in(path: Path) -> set[str]:
         text = path.read_bytes()[:MOST].decode(errors="replace")
     except OSError:
         return set()
-    return set(re.findall(r"^\s*([A-Za-z_][\w.]{0,62})\s*=", text, re.MULTILINE))
+    return set(re.findall(r"^[ \t]*([A-Za-z_][\w.]{0,62})[ \t]*=", text, re.MULTILINE))
 
 
 def _try(stack: Stack, incoming: str) -> census.Census:

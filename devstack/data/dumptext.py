@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-COPY = re.compile(rb'COPY (?:[^"\';$\n]|"(?:[^"\n]|"")*")+ FROM stdin;\n')
+COPY = re.compile(rb'COPY (?:[^"\';$\n]|"[^"\n]*")+ FROM stdin;\n')
 END_OF_ROWS = b"\\.\n"
 ESCAPING = b"SET standard_conforming_strings = off;"
 """Then a backslash may hide the end of any text."""

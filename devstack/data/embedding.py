@@ -11,8 +11,11 @@ import json
 import random
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from devstack import console
 from devstack.errors import StackError
+from devstack.files import load_json
 from devstack.shell import sh
 
 if TYPE_CHECKING:
@@ -55,8 +58,7 @@ def _ask(stack: Stack, named: str, texts: list[str]) -> list[list[float]]:
         except BrokenPipeError:
             pass  # explained by its exit code
         answer = stdout.read()
-    vectors: list[list[float]] = json.loads(answer)
-    return vectors
+    return msgspec.convert(load_json(answer), list[list[float]])
 
 
 def noise(count: int, dimensions: int) -> list[list[float]]:

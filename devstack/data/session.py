@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, Literal
 
+import msgspec
+
 from devstack.errors import StackError
+from devstack.files import load_json
 from devstack.services.postgres import PSQL, Postgres, check_text, creating
 
 SETTINGS = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '60s'"
@@ -53,10 +55,16 @@ class Session:
         return self._answer()
 
     def rows(self, query: str) -> list[dict[str, Any]]:
-        """The rows of a query."""
+        """Return the rows of a query.
+
+        :raises StackError: the answer is none; the server may be an external one.
+        """
         answer = self.run(f"SELECT coalesce(jsonb_agg(to_jsonb(q)), '[]') FROM ({query}) q")
-        rows: list[dict[str, Any]] = json.loads(answer[0])
-        return rows
+        try:
+            return msgspec.convert(load_json("\n".join(answer)), list[dict[str, Any]])
+        except ValueError as error:
+            why = f"its answer is not the rows of a query: {error}"
+            raise StackError("the server does not answer as expected", why=why) from None
 
     def value(self, query: str) -> Any:
         """The one value of a query's one row."""

@@ -6,12 +6,12 @@ is executed. So it is told to leave the WAL alone (``-n``), and ``pg_waldump`` i
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devstack.errors import ContentError
+from devstack.files import load_json
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -43,7 +43,7 @@ def wal_ranges(manifest: bytes | str, what: str) -> list[list[str]]:
     :raises ContentError: the manifest does not say which.
     """
     try:
-        ranges: list[dict[str, Any]] = json.loads(manifest)["WAL-Ranges"]
+        ranges: list[dict[str, Any]] = load_json(manifest)["WAL-Ranges"]
         found = [(one["Timeline"], one["Start-LSN"], one["End-LSN"]) for one in ranges]
     except (ValueError, KeyError, TypeError):
         found = []

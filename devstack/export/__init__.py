@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from devstack import trust
 from devstack.errors import UsageError
 from devstack.export.folder import File, write
 
@@ -41,6 +42,8 @@ def export(stack: Stack, name: str, output: str, cluster: Cluster) -> Export:
     s = stack.settings
     place = name if s.stack.env == "dev" else f"{s.stack.env}-{name}"
     folder = Path(output).expanduser().absolute() if output else s.root / "export" / place
+    if not output:
+        trust.check_links(folder, "the export", setting="--output", root=s.root)
     if name != "kubernetes":
         cluster.check_unused()
     if name == "compose":

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import time
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from devstack.errors import UsageError
+from devstack.files import load_json
 from devstack.health.findings import Findings, Probe
 from devstack.health.records import Check, slow
 from devstack.metrics.application import Requests
@@ -17,6 +16,9 @@ from devstack.metrics.sampling import sample_application
 from devstack.services import NotReady
 from devstack.services.api import Api
 from devstack.settings import is_loopback, reachable_address
+
+LONGEST_MS = 1e9
+"""Latencies from here on, in milliseconds, are not taken for one."""
 
 
 def probe_application(api: Api) -> Probe:
@@ -97,7 +99,7 @@ def _extras(api: Api, findings: Findings) -> list[Check]:
     requests = None
     if path := api.settings.api.detail_path:
         with contextlib.suppress(OSError, ValueError), findings.waiting_for(f"the answer of {path}"):
-            answer = json.loads(api.get(path, seconds=api.settings.health.timeout)[1])
+            answer = load_json(api.get(path, seconds=api.settings.health.timeout)[1])
             details = answer if isinstance(answer, dict) else {}
     with contextlib.suppress(NotReady), findings.waiting_for(f"the answer of {api.settings.api.metrics_path}"):
         requests = sample_application(api).requests
@@ -110,7 +112,7 @@ def _latencies(requests: Requests | None, details: dict[str, Any]) -> list[Check
     for name, share in (("p50", 0.5), ("p95", 0.95)):
         seconds = requests.quantile(share) if requests else None
         ms = details.get(f"latency_ms_{name}") if seconds is None else seconds * 1000
-        if isinstance(ms, int | float) and not isinstance(ms, bool) and math.isfinite(ms):
+        if isinstance(ms, int | float) and not isinstance(ms, bool) and abs(ms) < LONGEST_MS:
             checks.append(Check(name=f"latency {name}", text=f"{ms:.1f} ms", value=round(ms, 3), unit="ms"))
     return checks
 

@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Struct, field
 
 BLANK = re.compile(r"(?:[ \t\r\n]|//[^\r\n]*|/\*.*?\*/)*", re.DOTALL)
-LINE_REST = re.compile(r"[ \t]*(?:/\*[^\r\n]*?\*/[ \t]*)*(?://[^\r\n]*)?(?=\r?\n)")
+LINE_REST = re.compile(r"[ \t]*(?:/\*(?:[^*\r\n]|\*(?!/))*\*/[ \t]*)*(?://[^\r\n]*)?(?=\r?\n)")
 STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"')
 WORD = re.compile(r"[-+.\w]+")
 INDENT = "    "

@@ -5,8 +5,11 @@ https://www.postgresql.org/docs/current/using-explain.html
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from devstack.files import MAX_JSON_DEPTH
 
 Node = Mapping[str, Any]
 
@@ -24,6 +27,68 @@ TIMES = 10
 """How many of them for each row that is kept."""
 WRONG = 100
 """How many times more rows than planned."""
+
+
+NUMBERS = (
+    *("Startup Cost", "Total Cost", "Plan Rows", "Plan Width", "Actual Rows", "Actual Loops"),
+    *("Actual Startup Time", "Actual Total Time", "Rows Removed by Filter", "Hash Batches"),
+    *("Shared Hit Blocks", "Shared Read Blocks", "Sort Space Used"),
+)
+"""Fields that are compared, or printed as numbers."""
+TEXTS = ("Node Type", "Filter", "Relation Name")
+"""Fields whose text is changed for people."""
+NEEDED = {
+    "": ("Node Type", "Startup Cost", "Total Cost", "Plan Rows", "Plan Width"),
+    "Actual Rows": ("Actual Loops",),
+    "Actual Total Time": ("Actual Startup Time",),
+    "Sort Method": ("Sort Space Type", "Sort Space Used"),
+    "Sort Space Type": ("Sort Space Used",),
+    "Shared Hit Blocks": ("Shared Read Blocks",),
+    "Shared Read Blocks": ("Shared Hit Blocks",),
+}
+"""Fields that must be there if another one is; those of every node are the first."""
+LARGEST = 1e18
+"""Largest number that is taken for one; no count, cost or time comes near it."""
+
+
+def checked(plan: Any) -> dict[str, Any]:
+    """Return a plan that has the fields which are used here: somebody else may have written it.
+
+    :raises ValueError: it is something else.
+    """
+    for node in _nodes(plan):
+        if not isinstance(node, dict):
+            raise ValueError("a node of the plan is no object")
+        needed = [name for if_there, names in NEEDED.items() if not if_there or if_there in node for name in names]
+        if node.get("Node Type") == "ModifyTable":
+            needed.append("Operation")
+        if lacking := [name for name in needed if name not in node]:
+            raise ValueError(f"a node of the plan has no {lacking[0]!r}")
+        for name in node.keys() & {*NUMBERS}:
+            value = node[name]
+            if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < LARGEST:
+                raise ValueError(f"{name!r} in the plan is no number")
+        for name in node.keys() & {*TEXTS}:
+            if not isinstance(node[name], str):
+                raise ValueError(f"{name!r} in the plan is no text")
+        if not isinstance(node.get("Plans", []), list):
+            raise ValueError("'Plans' in the plan is no list")
+    json.dumps(plan, ensure_ascii=False).encode()  # half a character can't be printed
+    found: dict[str, Any] = plan
+    return found
+
+
+def _nodes(plan: Any) -> Iterator[Any]:
+    """Yield a node and those below it, without recursion; each before it is asked for those below.
+
+    :raises ValueError: they are nested too deeply for :func:`lines`, which is recursive.
+    """
+    level = [plan]
+    for _ in range(MAX_JSON_DEPTH):
+        yield from level
+        level = [child for node in level for child in node.get("Plans", ())]
+    if level:
+        raise ValueError("the plan is nested too deeply")
 
 
 def lines(node: Node, depth: int = 0) -> Iterator[str]:

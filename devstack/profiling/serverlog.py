@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from devstack.profiling import explain
+from devstack.files import load_json
+from devstack.profiling import explain, plans
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -54,10 +54,15 @@ def entries(lines: Iterable[str], begin: str, end: str) -> Iterator[Logged | Non
 
 
 def _read(ms: float, text: list[str]) -> Logged | None:
+    """Return what an entry says; None if it is not as the server writes it.
+
+    The application's role can write such lines too: RAISE LOG.
+    """
     try:
-        entry = json.loads("\n".join(text), strict=False)
-        return Logged(ms, str(entry["Query Text"]), str(entry.get("Query Identifier", "")), entry["Plan"])
-    except (ValueError, KeyError, TypeError):
+        entry = load_json("\n".join(text), strict=False)
+        plan = plans.checked(entry["Plan"])
+        return Logged(ms, str(entry["Query Text"]), str(entry.get("Query Identifier", "")), plan)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -271,8 +271,8 @@ def _planner(stack: Stack) -> Iterator[Callable[[str], Any]]:
                 cursor.execute("BEGIN READ ONLY; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '3s'")
                 cursor.execute(f"EXPLAIN ({options}) {statement}")
                 ((answer,),) = cursor.fetchall()
-                return answer[0]["Plan"]
-        except (psycopg2.Error, ValueError, KeyError, TypeError) as error:
+                return plans.checked(answer[0]["Plan"])
+        except (psycopg2.Error, ValueError, KeyError, TypeError, RecursionError) as error:
             raise StackError(f"it can't be planned afterwards ({str(error).partition(chr(10))[0]})") from None
         finally:
             with contextlib.suppress(psycopg2.Error), connection.cursor() as cursor:

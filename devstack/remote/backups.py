@@ -367,7 +367,7 @@ def _lacking(path: Path) -> str:
     """What a cluster's copy lacks of its list; empty if nothing."""
     try:
         entries = msgspec.json.decode((path / LIST).read_bytes(), type=_List).files
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
         return f"{LIST} can't be read: {error}"
     for entry in entries:
         file = path / entry.path

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import os
 import stat
-import subprocess
 import tarfile
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
-from devstack import console
+from devstack import console, git
 from devstack.errors import UsageError
 from devstack.remote.agent import RECORD
 from devstack.templates import CHECKOUT, PACKAGE, PACKAGED
@@ -57,18 +56,10 @@ def _known_to_git(root: Path) -> list[str] | None:
     """What is in Git's index, and what is new and not ignored; None if this is no work tree, or there is no Git."""
     if not any((folder / ".git").exists() for folder in (root, *root.parents)):
         return None
-    try:
-        done = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "."],  # noqa: S607
-            cwd=root,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
+    if (names := git.files(root)) is None:
         return None
     found = []
-    for name in (os.fsdecode(name) for name in done.stdout.split(b"\0") if name):
+    for name in names:
         below = root / name
         if below.is_dir() and not below.is_symlink():  # another work tree in this one
             found += [f"{name.rstrip('/')}/{inside}" for inside in _known_to_git(below) or _all(below)]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devstack.errors import StackError
+from devstack.files import load_json
 from devstack.remote.agent import CHUNK, GREETING, Stream
 from devstack.remote.link import Link, LinkLost
 
@@ -179,8 +180,8 @@ class Talk:
         :raises StackError: it refuses.
         """
         try:
-            found: dict[str, Any] = json.loads(self.frame(LONGEST))
-        except (ValueError, RecursionError):
+            found: dict[str, Any] = load_json(self.frame(LONGEST))
+        except ValueError:
             raise self._nonsense("its answer is no JSON") from None
         if not isinstance(found, dict):
             raise self._nonsense("its answer is no object of JSON")

@@ -7,7 +7,6 @@ travels in one variable of an env file that only its owner can read.
 from __future__ import annotations
 
 import base64
-import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from devstack.files import load_json
 from devstack.paths import Paths
 from devstack.runtimes import Crash, EngineError, File, ServiceSpec, ServiceState, Status, Step, Usage
 from devstack.runtimes.launcher import launcher
@@ -317,7 +317,7 @@ echo pids $(cat pids.current); fi"""
 def loads(answer: str) -> Any:
     """:raises EngineError: it is not JSON."""
     try:
-        return json.loads(answer)
+        return load_json(answer)
     except ValueError:
         raise EngineError(f"it answered {answer[:200]!r}") from None
 
@@ -326,7 +326,7 @@ def objects(answer: str) -> Iterator[dict[str, Any]]:
     """JSON values, one a line; what is none is left out."""
     for line in answer.splitlines():
         try:
-            found = json.loads(line)
+            found = load_json(line)
         except ValueError:
             continue
         if isinstance(found, dict):

@@ -142,6 +142,13 @@ class Host:
             else:
                 os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
 
+    def take(self, path: Path | int) -> None:
+        """Have a path, or an open file, belong to us; a link itself, not what it leads to."""
+        if isinstance(path, int):
+            os.fchown(path, os.geteuid(), os.getegid())
+        else:
+            os.chown(path, os.geteuid(), os.getegid(), follow_symlinks=False)
+
     def make_dir(self, path: Path, mode: int, *, account: bool = False, keep_mode: bool = False) -> None:
         """Make a directory with its parents, and give it mode and owner; existing parents keep theirs.
 

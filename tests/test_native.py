@@ -76,7 +76,7 @@ def test_the_engine_starts_with_its_rendered_file() -> None:
     assert commands(steps) == [
         f"umask 077; {{ [ ! -e {QUOTED}/state/logs/supervisord.log' ]"
         f" || chmod 600 {QUOTED}/state/logs/supervisord.log'; }}"
-        f" && exec '/opt/my py/bin/python' -m supervisor.supervisord -c {QUOTED}/state/config/supervisord.conf'"
+        f" && cd / && exec '/opt/my py/bin/python' -m supervisor.supervisord -c {QUOTED}/state/config/supervisord.conf'"
     ]
     (file,) = files(steps).values()
     assert (str(file.path), file.mode, file.account) == (f"{BASE}/state/config/supervisord.conf", 0o600, False)

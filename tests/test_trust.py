@@ -6,6 +6,7 @@ import errno
 import grp
 import os
 import pwd
+import shutil
 import stat
 import subprocess
 import sys
@@ -405,3 +406,18 @@ def test_inv_refuses_settings_that_others_may_write_and_goes_on_once_they_are_al
     fix = next(line for line in refused.stderr.splitlines() if "mkdir -p" in line).partition("run: ")[2]
     subprocess.run(["sh", "-c", fix], check=True)
     assert project.inv("dev.status", expect=1, HOME=str(tmp_path)).stderr == ""
+
+
+def test_nothing_is_imported_from_the_caller_s_directory(stack: Project, tmp_path: Path) -> None:
+    """A module of that name in a repository, or of another account in a directory below the project."""
+    there = stack.root / "sub"
+    there.mkdir()
+    for name in ("supervisor", "devstack", "psutil"):
+        (there / f"{name}.py").write_text(f"open({str(tmp_path / name)!r}, 'w')\n")
+    stack.inv("dev.down")
+    done = subprocess.run(
+        [Path(sys.executable).with_name("inv"), "dev.up"], cwd=there, env=stack.env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+    shutil.rmtree(there)

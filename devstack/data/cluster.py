@@ -245,6 +245,8 @@ def _try(stack: Stack, incoming: str) -> census.Census:
         psql = stack.db.as_reader(PSQL, stack.settings.db.name, here)
         with context.talk(psql, "read the restored cluster") as (stdin, stdout):
             sql = Session(stdin, stdout)
+            if stack.db.restricts:
+                sql.restrict()
             sql.run(PIN)
             sql.run("BEGIN READ ONLY")
             counted = census.take(sql)

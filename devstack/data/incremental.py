@@ -189,9 +189,9 @@ def _copy(stack: Stack, partial: Aside, parent: Backup | None, why: str) -> Back
 
 def _run(stack: Stack, folder: Path, parent: Backup | None) -> None:
     with contextlib.ExitStack() as passages:
-        since = passages.enter_context(stack.db.inward(parent.path / LIST, own=True)) if parent else None
-        inside = passages.enter_context(stack.db.outward(folder))
-        with stack.context.stream_out(_command(stack, inside, since), "copy the cluster"):
+        since = passages.enter_context(stack.db.inward(parent.path / LIST)) if parent else None
+        inside, started = passages.enter_context(stack.db.receiving(folder))
+        with stack.context.stream_out(started(_command(stack, inside, since)), "copy the cluster"):
             pass
 
 

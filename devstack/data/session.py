@@ -17,7 +17,7 @@ SETTINGS = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout =
 """What a database's own settings must not decide; a table that somebody keeps locked is not waited for without end."""
 
 PIN = """
-SET search_path = pg_catalog, pg_temp; SET standard_conforming_strings = on;
+SET search_path = pg_catalog, pg_temp; SET standard_conforming_strings = on; SET quote_all_identifiers = off;
 SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind'
 """
 """Settings that the application must not decide in a session that is not its own. A table that it replaces by a view

@@ -196,8 +196,11 @@ class Runtime(Protocol):
         """A command in the surroundings of a service: under another account of its own system if need be, and for a
         person at a terminal with ``tty``."""
 
-    def as_account(self, command: Command) -> Command:
-        """A command under the account that the services with ``own_account`` run as."""
+    def as_account(self, command: Command, folder: Path | None = None) -> Command:
+        """Return a command under the account that the services with ``own_account`` run as.
+
+        :param folder: the directory to run it in, which may be below others that the account may not enter.
+        """
 
     def logs(self, name: str, *, tail: int, follow: bool, skip: int = 0) -> Command:
         """The last lines of a service's log, and what follows; ``skip`` bytes at its beginning are left out."""

@@ -202,7 +202,7 @@ class Containers(ABC):
         words = [*(["--user", user] if user else []), *(f"--env={key}={value}" for key, value in env.items())]
         return self.sh("exec $flags $words", flags=["-i", *(["-t"] if tty else [])], words=[*words, name, *argv_])
 
-    def as_account(self, command: Command) -> Command:
+    def as_account(self, command: Command, folder: Path | None = None) -> Command:
         return command
 
     def usage(self, name: str) -> Command:

@@ -92,9 +92,11 @@ class Native:
         )
         return [
             File(self.conf, conf),
-            # supervisord opens its own log before it obeys the umask of its file; one that is open to others is closed
+            # supervisord opens its own log before it obeys the umask of its file; one that is open to others is closed.
+            # Python would import from the caller's directory first
             sh(
-                "umask 077; { [ ! -e $log ] || chmod 600 $log; } && exec $python -m supervisor.supervisord -c $conf",
+                "umask 077; { [ ! -e $log ] || chmod 600 $log; }"
+                " && cd / && exec $python -m supervisor.supervisord -c $conf",
                 log=self.paths.logs / "supervisord.log",
                 python=self.python,
                 conf=self.conf,
@@ -212,12 +214,13 @@ class Native:
     def log_file(self, name: str) -> Path:
         return self.paths.log / f"{name}.log"
 
-    def as_account(self, command: Command) -> Command:
-        """The command under the services' account, from a folder that it may enter."""
+    def as_account(self, command: Command, folder: Path | None = None) -> Command:
+        """Return the command under the services' account, in a directory that it may enter, or one that is its own
+        below others that it may not."""
         if not self.is_root:
             return command
         return chain(
-            sh("cd $state", state=self.paths.state),
+            sh("cd $folder", folder=folder or self.paths.state),
             sh("su -s /bin/sh $account -c $command", account=self.account, command=str(command)),
         )
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -240,6 +240,11 @@ class ContainedPostgres(Postgres):
     def outward(self, folder: Path) -> Iterator[Path]:
         with passage.outward(self.context, self._run, VOLUME, folder) as inside:
             yield inside
+
+    @contextlib.contextmanager
+    def receiving(self, folder: Path) -> Iterator[tuple[Path, Callable[[Command], Command]]]:
+        with self.outward(folder) as inside:
+            yield inside, lambda command: command
 
     def write_passfile(self, content: str, path: Path) -> None:
         self.context.write_inside(self.name, path, content, user=self.account)

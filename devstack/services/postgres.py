@@ -19,7 +19,7 @@ from devstack import console
 from devstack.container import ContainerContext
 from devstack.credentials import Credentials, proves
 from devstack.errors import StackError, UsageError
-from devstack.files import copy_plain
+from devstack.files import copy_plain, walk_plain
 from devstack.inherited import POSTGRES_VARIABLES
 from devstack.providers import PLANS, STATEMENTS, Programs, search_postgres
 from devstack.runtimes import ServiceSpec
@@ -38,10 +38,10 @@ SUPERUSER = "postgres"
 READER = "nv_reader"
 """Role that reads every table, also those of the catalog, and changes nothing. What reads the application's tables runs
 as this role: planning a query may evaluate expressions of indexes and statistics, which are the application's code."""
-PIN = "-c search_path=pg_catalog,pg_temp -c standard_conforming_strings=on"
+PIN = "-c search_path=pg_catalog,pg_temp -c standard_conforming_strings=on -c quote_all_identifiers=off"
 """Options of every session that is not the application's. They win over ALTER DATABASE … SET, which the database's
-owner may use: an unqualified name never means an object of the application (CVE-2018-1058), and a literal never ends
-early."""
+owner may use: an unqualified name never means an object of the application (CVE-2018-1058), a literal never ends early,
+and a name is always quoted in the same way."""
 PINNED = f"{PIN} -c role=none"
 """The same on our own server, where the role that came in is the one that is meant."""
 MAINTENANCE = "postgres"
@@ -699,6 +699,23 @@ class Postgres:
     def outward(self, folder: Path) -> Iterator[Path]:
         """Where PostgreSQL's programs write what is to come into an empty folder of this machine."""
         yield folder
+
+    @contextlib.contextmanager
+    def receiving(self, folder: Path) -> Iterator[tuple[Path, Callable[[Command], Command]]]:
+        """Yield where a program writes that names its files as the server tells it to, and how to start it; what it
+        wrote is in an empty folder of this machine afterwards. Where we are root it runs under the services' account:
+        whoever has that account can answer in the server's place.
+
+        :raises NotPlain: it wrote something else than files and directories.
+        """
+        host = self.context.host
+        if not host.is_root:
+            yield folder, lambda command: command
+            return
+        host.own(folder, account=True)
+        yield Path("."), lambda command: self.context.runtime.as_account(command, folder)
+        for path, file in walk_plain(folder):  # each directory is ours before it is listed
+            host.take(path if file is None else file.fileno())
 
     def ask(self, database: str, sql: str) -> Command:
         """A question to the server as the superuser."""

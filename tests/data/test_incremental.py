@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,9 @@ from devstack.data import incremental
 from devstack.data.catalogue import Backup, backups
 from devstack.data.retention import expired
 from devstack.errors import UsageError
+from devstack.files import NotPlain
+from devstack.host import Host
+from devstack.services.postgres import Postgres
 from tests.conftest import wait_for
 from tests.data.conftest import Data, _project
 
@@ -201,3 +205,23 @@ def test_what_can_not_be_is_said(stack: Data) -> None:
     stack.refused("data.backup", "--incremental", says="db.parameters sets it to off", code=2, INVOKE_DB_PARAMETERS=env)
     assert sorted(os.listdir(stack.backups)) == sorted(before)
     stack.inv("db.start")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root has an account to run programs under")
+def test_a_server_has_root_write_no_file_of_its_choice(stack: Data) -> None:
+    """pg_basebackup names its files as the server says: it runs under the account that the server runs as."""
+    made = [stack.backup("--incremental") for _ in range(2)]
+    log = (stack.root / "logs" / "devstack.log").read_text()
+    lines = [line for line in log.splitlines() if "pg_basebackup" in line and " -D . " in line]
+    assert len([line for line in lines if "su -s /bin/sh nv-devstack -c" in line]) >= 2, lines
+    for path in made:
+        assert {(p.lstat().st_uid, p.lstat().st_mode & 0o077) for p in [path, *path.rglob("*")]} == {(0, 0)}
+
+
+def test_what_it_sends_besides_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Host, "is_root", property(lambda _: True))
+    monkeypatch.setattr(Host, "own", lambda *_, **__: None)
+    db: Any = SimpleNamespace(context=SimpleNamespace(host=Host(), runtime=SimpleNamespace(as_account=lambda c, _: c)))
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    with pytest.raises(NotPlain, match="a link"), Postgres.receiving(db, tmp_path):
+        pass

@@ -147,6 +147,15 @@ def test_counting_runs_nothing_that_is_made_while_it_goes_on(trapped: Data) -> N
     trapped.sql("DROP TABLE public.counted9; DROP FUNCTION public.late9")
 
 
+def test_settings_of_the_database_change_no_name_that_is_compared(trapped: Data) -> None:
+    trapped.program("psql", "-Xq", "-c", "ALTER DATABASE nina SET quote_all_identifiers = on", PGUSER="nina")
+    try:
+        made = trapped.backup()
+        assert "restored and counted" in trapped.inv("data.verify", "--deep", "--file", made.name).stdout
+    finally:
+        trapped.program("psql", "-Xq", "-c", "ALTER DATABASE nina RESET quote_all_identifiers", PGUSER="nina")
+
+
 def test_the_traps_do_catch_a_superuser_who_is_not_careful(trapped: Data) -> None:
     """Otherwise the test above could not fail. The last of this module: it springs them."""
     for careless, trap in (

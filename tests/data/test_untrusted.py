@@ -726,6 +726,13 @@ def test_a_directory_dump_reads_nothing_outside_of_itself(victim: Victim) -> Non
         with pytest.raises(StackError, match="can't be read safely"):
             toc.check(path)
         shutil.copy(whole / "toc.dat", path)
+    # pg_restore reads that of BLOBS as a list of further files, whatever its name
+    shutil.copy(lists, path / "77777.dat")
+    renamed(path, lists.name.encode(), b"77777.dat")
+    (path / "77777.dat").write_text(f"4711 {os.path.relpath(secret, path)}\n")
+    refused("names a file that pg_dump does not write")
+    (path / "77777.dat").unlink()
+    shutil.copy(whole / "toc.dat", path)
     renamed(path, lists.name.encode(), b"../blobs.toc")
     with pytest.raises(StackError, match="can't be read safely"):
         toc.check(path)

@@ -444,7 +444,12 @@ def apple_container(state: str) -> dict[str, Any]:
     networks = [{"network": "default", "hostname": "nv-db", "ipv4Address": "192.168.64.3/24"}]
     return {
         "id": "nv-db",
-        "configuration": {"id": "nv-db", "labels": {LABEL: STATE}, "publishedPorts": [{"hostPort": 5433}]},
+        "configuration": {
+            "id": "nv-db",
+            "labels": {LABEL: STATE},
+            "publishedPorts": [{"hostPort": 5433}],
+            "image": {"reference": "docker.io/pgvector/pgvector:pg17", "descriptor": {"digest": "sha256:5af1"}},
+        },
         "status": {
             "state": state,
             "networks": networks if state == "running" else [],
@@ -456,6 +461,7 @@ def apple_container(state: str) -> dict[str, Any]:
 def test_an_apple_container() -> None:
     state = state_of(Apple, apple_container("running"))
     assert (state.status, state.address, state.ports, state.started) == ("running", "192.168.64.3", (5433,), 1795521600)
+    assert state.image == "5af1"
     assert state_of(Apple, apple_container("stopped")).status == "stopped"
     assert state_of(Apple, apple_container("stopped")).address == ""
     assert state_of(Apple, apple_container("unknown")).status == "failed"

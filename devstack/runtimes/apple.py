@@ -75,6 +75,7 @@ class Apple(Containers):
         state, configuration = found.get("status") or {}, found.get("configuration") or {}
         status = STATUS.get(state.get("state", ""), "failed")
         networks = state.get("networks") or [{}]
+        image = (configuration.get("image") or {}).get("descriptor") or {}
         return ServiceState(
             name=str(found.get("id") or configuration.get("id", "")),
             status=status,
@@ -85,6 +86,7 @@ class Apple(Containers):
             foreign=self.whose(configuration.get("labels")),
             ports=tuple(int(port["hostPort"]) for port in configuration.get("publishedPorts") or ()),
             address=str(networks[0].get("ipv4Address", "")).partition("/")[0],
+            image=str(image.get("digest", "")).removeprefix("sha256:"),
         )
 
     def crashes(self, names: Sequence[str], since: float) -> Command:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from devstack import container, paths, trust
 from devstack.errors import UsageError
 from devstack.host import Host
+from devstack.lock import StackLock
 from devstack.remote import agent
 from devstack.runtimes.native import URL
 from devstack.shell import post
@@ -236,6 +239,93 @@ def test_logs_of_somebody_else_are_refused_before_anything_is_written(project: P
     assert "stack.log_dir" in said
     assert not (project.folder / "victim").exists()
     assert [path.name for path in logs.iterdir()] == ["nv-db.log"]
+
+
+# state and programs in a directory of somebody else
+
+
+def program_of_somebody(folder: Path, canary: Path) -> Path:
+    """Make programs by PostgreSQL's names, which belong to nobody and leave a file."""
+    folder.mkdir(parents=True)
+    for name in ("postgres", "initdb", "psql", "pg_dump", "pg_restore", "pg_config", "pg_ctl"):
+        (folder / name).write_text(f"#!/bin/sh\ntouch {canary}\necho 'postgres (PostgreSQL) 18.1'\n")
+        (folder / name).chmod(0o755)
+        theirs(folder / name)
+    return theirs(folder)
+
+
+@as_root
+@pytest.mark.parametrize("part", ["base", "state", "link"])
+def test_no_command_obeys_state_that_another_account_could_exchange(
+    project: Project, tmp_path: Path, part: str
+) -> None:
+    project.begin()
+    canary, state = tmp_path / "canary", project.state
+    programs = program_of_somebody(project.folder / "evil", canary)
+    choices = {"runtime": "native", "postgres_bin": str(programs), "postgres_version": "18.1", "extensions": ["vector"]}
+    (state / "choices.json").write_text(json.dumps(choices))
+    for folder in (state / "config", state / "applied"):  # a command that starts nothing needs no more
+        folder.mkdir(exist_ok=True)
+    base = project.state_base
+    if part == "link":
+        base = project.folder / "link"
+        base.symlink_to(project.state_base)
+        theirs(base)
+    else:
+        theirs({"base": base, "state": state}[part])
+    commands = ["system-info", "dev.status", "dev.down", "db.start", "dev.list", "dev.env"]
+    for command in commands if part == "base" else commands[:1]:
+        said = project.inv(command, expect=2, INVOKE_STACK_STATE_DIR=str(base)).stderr
+        assert "an environment's state can't be kept in" in said
+        assert "nobody" in said
+        assert "stack.state_dir" in said
+        assert not canary.exists(), command
+
+
+@as_root
+@pytest.mark.parametrize("words", [["system-info"], ["db.start"]])
+def test_no_programs_are_run_from_a_cache_of_another_account(
+    project: Project, tmp_path: Path, words: list[str]
+) -> None:
+    pg0 = pytest.importorskip("pg0")
+    version = subprocess.run(
+        [Path(pg0.__file__).parent / "bin/pg0", "--version"], capture_output=True, text=True, check=True
+    ).stdout.split()[-1]
+    canary, cache = tmp_path / "canary", project.folder / "planted-cache"
+    program_of_somebody(cache / f"postgresql-pg0-{version}/bin", canary)
+    theirs(cache)
+    said = project.inv(*words, expect=2, INVOKE_STACK_CACHE_DIR=str(cache)).stderr
+    assert f"PostgreSQL's programs can't be kept in {cache}" in said
+    assert "stack.cache_dir" in said
+    assert not canary.exists()
+
+
+def test_state_in_a_project_or_in_a_home_directory_is_ours(tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    folders = {"run": tmp_path / "run", "log": root / "logs", "root": root}
+    Host().check_places(paths.Paths(state=root / "var/state", cache=root / "var/cache", **folders))
+    home = tmp_path / "home/.local/share/nv-devstack"
+    home.mkdir(parents=True)
+    Host().check_places(paths.Paths(state=home / "state", cache=Path("/var/cache/nv-devstack"), **folders))
+
+
+@pytest.mark.parametrize("name", ["lock", "lock-holder"])
+def test_a_lock_leads_to_no_other_file(tmp_path: Path, victim: Path, name: str) -> None:
+    (victim / "file").write_text("ours")
+    (tmp_path / name).symlink_to(victim / "file")
+    lock = StackLock(tmp_path / "lock", timeout=1)
+    if name == "lock":
+        with pytest.raises(UsageError, match="can't be used as a lock") as caught:
+            lock.acquire()
+        assert caught.value.fix == [f"remove it: rm {tmp_path / name}"]
+        with pytest.raises(UsageError, match="can't be used as a lock"):
+            lock.try_acquire()
+    else:
+        lock.acquire()
+        assert not (tmp_path / name).is_symlink()
+        assert (tmp_path / name).read_text().startswith(f"{os.getpid()} ")
+        lock.release()
+    assert (victim / "file").read_text() == "ours"
 
 
 # links that came with the project

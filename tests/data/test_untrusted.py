@@ -640,7 +640,7 @@ def test_root_restores_no_link_of_another_account(victim: Victim) -> None:
     link = victim.folder / "link-of-nobody.sql"
     link.symlink_to(secret)
     os.chown(link, nobody, -1, follow_symlinks=False)
-    victim.refused("data.restore", "--force", "--file", str(link), says="is a link of somebody else")
+    victim.refused("data.restore", "--force", "--file", str(link), says="is a link that belongs to nobody")
     link.unlink()
 
 

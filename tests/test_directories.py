@@ -86,6 +86,24 @@ def test_a_planted_link_changes_neither_mode_nor_owner(shared: Path, victim: Pat
 
 
 @as_root
+@pytest.mark.parametrize("link", ["run", "above/run"])
+def test_a_link_of_ours_that_leads_on_by_a_planted_one_is_not_followed(tmp_path: Path, victim: Path, link: str) -> None:
+    (tmp_path / "planted").mkdir()
+    (tmp_path / "planted/link").symlink_to(victim)
+    theirs(tmp_path / "planted/link")
+    path = tmp_path / link
+    first = tmp_path / Path(link).parts[0]
+    first.symlink_to(tmp_path / "planted/link")
+    with pytest.raises(UsageError, match="belongs to somebody else") as caught:
+        Host().make_dir(path, 0o711)
+    assert f"{tmp_path / 'planted/link'} is a link that belongs to nobody" in caught.value.why
+    assert (mode(victim), list(victim.iterdir())) == (0o750, [])
+    os.chown(tmp_path / "planted/link", 0, -1, follow_symlinks=False)
+    Host().make_dir(path, 0o711)
+    assert mode(victim / "run" if "/" in link else victim) == 0o711
+
+
+@as_root
 def test_a_planted_directory_is_refused_and_one_of_a_friend_is_not(shared: Path) -> None:
     (shared / "run").mkdir(mode=0o711)
     theirs(shared / "run")

@@ -640,7 +640,15 @@ def test_root_restores_no_link_of_another_account(victim: Victim) -> None:
     link = victim.folder / "link-of-nobody.sql"
     link.symlink_to(secret)
     os.chown(link, nobody, -1, follow_symlinks=False)
-    victim.refused("data.restore", "--force", "--file", str(link), says="is a link that belongs to nobody")
+    ours = victim.folder / "link-of-ours.sql"
+    ours.symlink_to(link)
+    for path in (ours, link):
+        victim.refused("data.restore", "--force", "--file", str(path), says="is a link that belongs to nobody")
+        path.unlink()
+    link.symlink_to(victim.folder)
+    os.chown(link, nobody, -1, follow_symlinks=False)
+    path = link / secret.name
+    victim.refused("data.restore", "--force", "--file", str(path), says="is a link that belongs to nobody")
     link.unlink()
 
 

@@ -270,16 +270,25 @@ class Host:
 
     def holds(self, path: Path, content: bytes, mode: int, *, account: bool = False) -> bool:
         """Whether the file is already as :meth:`write_file` would leave it."""
-        if self.read_file(path) != content:
+        try:
+            if self.read_file(path) != content:
+                return False
+        except NotPlain:
             return False
-        info = path.stat()
+        info = path.lstat()
         owner = self._entry().pw_uid if self.is_root and account else self.uid
         return info.st_mode & 0o7777 == mode and info.st_uid == owner
 
     def read_file(self, path: Path) -> bytes | None:
-        """The content; None if there is no such file. One that the services' account has planted does not hang us."""
+        """Return the content; None if there is no such file.
+
+        It may be in a directory of the services' account, which could have put a FIFO there, or a link to what only we
+        can read: neither is opened.
+
+        :raises NotPlain: it is no regular file, or a link.
+        """
         try:
-            return read_regular(path, limit=READ_BYTES)
+            return read_regular(path, limit=READ_BYTES, follow_symlinks=False)
         except FileNotFoundError:
             return None
 

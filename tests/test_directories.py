@@ -9,15 +9,20 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from devstack import container, paths, trust
+from devstack.data import cluster
 from devstack.errors import UsageError
+from devstack.files import NotPlain
 from devstack.host import Host
 from devstack.lock import StackLock
 from devstack.remote import agent
 from devstack.runtimes.native import URL
+from devstack.services.folders import Folders
 from devstack.shell import post
 from tests.conftest import Project
 
@@ -135,6 +140,45 @@ def test_a_planted_fifo_hangs_nobody(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="it is a FIFO"):
         Host().read_file(tmp_path / "postmaster.pid")
     assert Host().read_file(tmp_path / "none") is None
+
+
+def test_a_file_that_the_services_account_may_have_exchanged_for_a_link_is_not_read(
+    tmp_path: Path, victim: Path
+) -> None:
+    (victim / "secret").write_text("secret")
+    data = tmp_path / "nv-db-data"
+    data.mkdir()
+    for name in ("postgresql.conf", "PG_VERSION", "nv-lineage"):
+        (data / name).symlink_to(victim / "secret")
+        with pytest.raises(NotPlain, match="it is a link"):
+            Host().read_file(data / name)
+    assert not Host().holds(data / "PG_VERSION", b"secret", 0o644)
+    context: Any = SimpleNamespace(host=Host())
+    db: Any = SimpleNamespace(data=data, context=context, data_is_there=lambda: True)
+    db.folders = Folders(db)
+    stack: Any = SimpleNamespace(db=db, context=context)
+    backup: Any = SimpleNamespace(path=tmp_path)
+    (tmp_path / ".incoming").mkdir()
+    with pytest.raises(NotPlain, match="it is a link"):
+        cluster._take_own_settings(stack, backup, ".incoming")
+    assert list((tmp_path / ".incoming").iterdir()) == []
+
+
+@as_root
+def test_a_directory_that_root_fills_is_the_account_s_only_once_it_is_whole(tmp_path: Path) -> None:
+    nobody = pwd.getpwnam("nobody").pw_uid
+    ran: list[str] = []
+    context: Any = SimpleNamespace(
+        host=Host("nobody"), make_dir=Host("nobody").make_dir, run=lambda command, what: ran.append(command)
+    )
+    folders = Folders(SimpleNamespace(data=tmp_path / "nv-db-data", context=context))  # type: ignore[arg-type]
+    folders.make("ours", account=False)
+    folders.make("theirs", account=True)
+    assert ((tmp_path / "ours").stat().st_uid, (tmp_path / "theirs").stat().st_uid) == (0, nobody)
+    for name in ("ours", "theirs"):
+        folders.finish(name, "file", "text")
+        assert (tmp_path / name / "file").stat().st_uid == nobody
+    assert ran == [f"chown -R -h nobody: {tmp_path / 'ours'}"], "links in the account's directory are left alone"
 
 
 # a file that is written into a directory of somebody else

@@ -402,6 +402,26 @@ def test_a_clusters_copy_is_started_with_our_settings_alone(victim: Victim, copi
     victim.inv("data.undo")
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can read what the server's account can't")
+def test_settings_that_the_servers_account_has_exchanged_for_a_link_are_not_copied(
+    victim: Victim, copied: Path
+) -> None:
+    secret = victim.folder / "only-root-reads.conf"
+    secret.write_text("# the secret")
+    secret.chmod(0o600)
+    settings = victim.data / "postgresql.conf"
+    kept = settings.rename(settings.with_name("kept.conf"))
+    settings.symlink_to(secret)
+    try:
+        victim.refused("data.verify", "--deep", "--file", str(copied), says="it is a link")
+    finally:
+        settings.unlink()
+        kept.rename(settings)
+    for path in settings.parent.parent.rglob("postgresql.conf"):
+        assert "the secret" not in path.read_text()
+    victim.inv("data.verify", "--deep", "--file", str(copied))
+
+
 def test_a_clusters_copy_that_is_not_signed_wants_a_word(victim: Victim, copied: Path) -> None:
     unsign(copied)
     for words in (["data.verify", "--deep"], ["data.restore", "--no-safety-backup"]):

@@ -126,6 +126,8 @@ def intruders(folder: Path, trusted: Collection[int], *, root: Path, sticky: boo
         except OSError:
             continue  # who uses it explains that
         if is_trusted(info.st_uid, trusted):
+            if not stat.S_ISDIR(info.st_mode):
+                continue  # nothing can be in it
             if info.st_mode & stat.S_ISVTX and (sticky or path != real):
                 continue
             if path != real and is_trusted(info.st_uid, {0}) and not info.st_mode & stat.S_IWOTH:

@@ -463,6 +463,37 @@ def test_an_export_does_not_follow_a_link_of_the_project(project: Project, victi
     assert list(victim.iterdir()) == []
 
 
+@as_root
+def test_an_export_is_written_through_nothing_of_another_account(project: Project, victim: Path) -> None:
+    victim.chmod(0o755)
+    out = project.folder / "out"
+
+    def refused_for(reason: str, output: Path = out) -> None:
+        said = project.inv("dev.export", "--format", "compose", "--output", str(output), expect=2).stderr
+        assert "the export can't be kept in" in said
+        assert reason in said
+        assert list(victim.iterdir()) == []
+
+    out.mkdir()
+    (out / "secrets").symlink_to(victim)
+    refused_for(f"{out / 'secrets'} is a link, to {victim}")
+    theirs(out / "secrets")
+    theirs(out)
+    refused_for(f"{out} belongs to nobody")
+    assert [path.name for path in out.iterdir()] == ["secrets"]
+    os.chown(out, 0, -1)
+    (out / "secrets").unlink()
+    (out / "secrets").mkdir()
+    theirs(out / "secrets")
+    refused_for(f"{out / 'secrets'} belongs to nobody")
+    (project.folder / "link").symlink_to(out)
+    theirs(project.folder / "link")
+    refused_for("is a link that belongs to nobody", project.folder / "link")
+    (out / "secrets").rmdir()
+    project.inv("dev.export", "--format", "compose", "--output", str(out))
+    assert list((out / "secrets").iterdir())
+
+
 # the name in /tmp
 
 

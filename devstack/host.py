@@ -51,7 +51,8 @@ class PortHolder(Struct, frozen=True):
     pid: int = 0
     command: str = ""
     stack: str = ""
-    """The state folder of the stack that started the process, from its ``NV_STACK`` variable."""
+    """State directory of the stack that started the process, from its ``NV_STACK`` variable; empty if the process
+    belongs to another user, who can give it any."""
 
     def __str__(self) -> str:
         who = f"{self.command} (pid {self.pid})" if self.pid else "a process of another user"
@@ -546,7 +547,15 @@ class Host:
     def port_holder(self, bind: str, port: int) -> PortHolder | None:
         """Who keeps a service from this port on ``bind`` or on localhost's other family; None if it is free."""
         taken = [a for a in dict.fromkeys((bind, "127.0.0.1", "::1")) if _is_taken(a, port)]
-        return _holder(taken[0], port) if taken else None
+        return _holder(taken[0], port, self._believed()) if taken else None
+
+    def _believed(self) -> set[int]:
+        """Return the user ids whose processes are believed what they say of themselves."""
+        found = set(self._friends)
+        if self.is_root:
+            with contextlib.suppress(UsageError):
+                found.add(self._entry().pw_uid)
+        return found
 
     def check_address(self, address: str, *, setting: str) -> None:
         """:raises StackError: this machine does not have the address, so nothing can listen on it."""
@@ -694,7 +703,7 @@ def _accounts_at(port: int) -> set[int]:
     return found
 
 
-def _holder(address: str, port: int) -> PortHolder:
+def _holder(address: str, port: int, believed: Collection[int]) -> PortHolder:
     import psutil
 
     for process in psutil.process_iter():
@@ -703,7 +712,8 @@ def _holder(address: str, port: int) -> PortHolder:
                 command = " ".join(process.cmdline()) or process.name()
                 stack = ""
                 with contextlib.suppress(psutil.Error):
-                    stack = process.environ().get("NV_STACK", "")
+                    if process.uids().real in believed:
+                        stack = process.environ().get("NV_STACK", "")
                 return PortHolder(
                     address, port, process.pid, command if len(command) <= 80 else command[:79] + "…", stack
                 )

@@ -8,6 +8,7 @@ import pwd
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from devstack.remote import agent
 from devstack.runtimes.native import URL
 from devstack.services.folders import Folders
 from devstack.shell import post
-from tests.conftest import Project
+from tests.conftest import Project, free_ports
 
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to act as two users")
 STATE = Path("/home/somebody") / ("long-" * 20)
@@ -492,6 +493,33 @@ def test_an_export_is_written_through_nothing_of_another_account(project: Projec
     (out / "secrets").rmdir()
     project.inv("dev.export", "--format", "compose", "--output", str(out))
     assert list((out / "secrets").iterdir())
+
+
+# what a process says of itself
+
+
+@as_root
+def test_a_process_of_another_account_is_not_believed_which_stack_started_it() -> None:
+    """Its NV_STACK would send whoever reads the message into a directory of its choice."""
+    (port,) = free_ports(1)
+    script = (
+        "import os, socket, sys; os.setuid(int(sys.argv[2]));"
+        "s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); print(flush=True); sys.stdin.read()"
+    )
+    nobody, service = (pwd.getpwnam(name).pw_uid for name in ("nobody", "postgres"))
+    for uid, stack in ((nobody, ""), (service, "/tmp/trap"), (0, "/tmp/trap")):
+        with subprocess.Popen(
+            [sys.executable, "-c", script, str(port), str(uid)],
+            env={**os.environ, "NV_STACK": "/tmp/trap"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            holder = Host("postgres").port_holder("127.0.0.1", port)
+            process.communicate()
+        assert holder is not None
+        assert (holder.pid, holder.stack) == (process.pid, stack)
 
 
 # the name in /tmp

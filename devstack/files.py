@@ -8,9 +8,11 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from devstack import owners
 
 MAX_BYTES = 1_000_000
 """Largest file that is read: a setting, a module, a manifest of packages."""
@@ -23,6 +25,9 @@ YAML_TEXT = 100
 """Characters of a text that count as a value of their own."""
 MAX_JSON_DEPTH = 200
 """Most arrays and objects within each other: code that walks them is recursive, and Python allows a thousand calls."""
+
+MAX_LINKS = 40
+"""Most links on the way to a file, as in Linux (path_resolution(7))."""
 
 KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -37,11 +42,14 @@ class NotPlain(OSError):
     """A path does not lead to a regular file of a reasonable size in the place where it must be."""
 
 
-def read_regular(path: Path, *, limit: int = MAX_BYTES, within: Path | None = None) -> bytes:
+def read_regular(
+    path: Path, *, limit: int = MAX_BYTES, within: Path | None = None, follow_symlinks: bool = True
+) -> bytes:
     """Return the content of a regular file. A FIFO or a device is never opened, as that may wait for ever.
 
     :param limit: the largest size, in bytes.
     :param within: a directory that the file must be in, also after all links are followed.
+    :param follow_symlinks: whether the file may be a link.
     :raises NotPlain: it is something else, too large, or outside of ``within``.
     :raises OSError: it can't be read.
     """
@@ -49,9 +57,12 @@ def read_regular(path: Path, *, limit: int = MAX_BYTES, within: Path | None = No
         path = Path(os.path.realpath(path))  # unlike resolve(), it leaves a link to itself to stat()
         if not path.is_relative_to(os.path.realpath(within)):
             raise NotPlain(errno.EINVAL, f"it leads out of {within}", str(path))
-    _check(path, os.stat(path), limit)
-    # the file may have been exchanged since: opened this way nothing waits
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if follow_symlinks:
+        _check(path, os.stat(path), limit)
+        # the file may have been exchanged since: opened this way nothing waits
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    else:
+        handle = open_plain(path)
     with os.fdopen(handle, "rb") as file:
         _check(path, os.fstat(handle), limit)
         content = file.read(limit + 1)
@@ -91,48 +102,98 @@ def open_plain(path: Path | str, *, folder: int | None = None) -> int:
     return handle
 
 
-def led_to(path: Path) -> Path:
-    """Return the path itself, or where a link of ours or of root leads.
+def follow(path: Path, trusted: Collection[int]) -> Path:
+    """Return where a path leads, after each link on the way was judged. What is not there yet is taken as it is named.
 
-    :raises NotPlain: the link is somebody else's, who may have it lead to what only we can read.
+    A link is followed if it belongs to a trusted user and is in a directory where nobody else could exchange it. So the
+    result stands for what was judged as long as it is opened without following links.
+
+    :param path: an absolute path.
+    :param trusted: user ids whose links are followed; so are those of whoever owns the root directory.
+    :raises NotPlain: somebody else could have the path lead elsewhere, or there are too many links.
     """
-    if not path.is_symlink():
-        return path
-    owner = path.lstat().st_uid
-    if owner not in (0, os.geteuid()):
-        raise NotPlain(
-            errno.EPERM, f"it is a link of somebody else (uid {owner}) to {os.path.realpath(path)}", str(path)
-        )
-    return Path(os.path.realpath(path))
+    todo, at, links = [*reversed(path.parts[1:])], Path(path.anchor), 0
+    while todo:
+        name = todo.pop()
+        place = at.parent if name == ".." else at / name
+        try:
+            info = place.lstat()
+        except OSError:
+            at = place  # who uses it explains that
+            continue
+        if not stat.S_ISLNK(info.st_mode):
+            at = place
+            continue
+        links += 1
+        if links > MAX_LINKS:
+            raise NotPlain(errno.ELOOP, f"there are more than {MAX_LINKS} links on the way to it", str(path))
+        if why := _exchangeable(place, info, trusted):
+            raise NotPlain(errno.EPERM, f"{place} {why}", str(path))
+        target = Path(os.readlink(place))
+        at = Path(target.anchor or at)
+        todo += reversed(target.parts[1:] if target.anchor else target.parts)
+    return at
 
 
-def open_file(path: Path) -> BinaryIO:
-    """Open a file to read it; a link is followed as by :func:`led_to`.
+def _exchangeable(link: Path, info: os.stat_result, trusted: Collection[int]) -> str:
+    """Return who else could have put a link in its place, or could replace it; empty if nobody."""
+    if not owners.is_trusted(info.st_uid, trusted):
+        return f"is a link that belongs to {owners.name_of(info.st_uid)}"
+    folder = link.parent.stat()
+    if owners.is_trusted(folder.st_uid, trusted) and folder.st_mode & stat.S_ISVTX:
+        return ""
+    why = owners.others(folder, trusted)
+    return f"is a link, and {link.parent} {why}" if why else ""
 
-    :raises NotPlain: it is no regular file, or a link of somebody else.
+
+def open_file(path: Path, trusted: Collection[int]) -> BinaryIO:
+    """Open a file to read it; links are followed as by :func:`follow`.
+
+    :raises NotPlain: it is no regular file, or somebody else could have the path lead elsewhere.
     :raises OSError: it can't be opened.
     """
-    file = os.fdopen(open_plain(led_to(path)), "rb")
+    file = os.fdopen(open_resolved(follow(path, trusted)), "rb")
     if stat.S_ISDIR(os.fstat(file.fileno()).st_mode):
+        file.close()
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return file
 
 
-def open_directory(path: Path) -> int:
+def open_resolved(path: Path) -> int:
+    """Return a descriptor of a regular file or a directory, as :func:`open_plain`; no name on the way to it is a link.
+
+    :param path: an absolute path without links, as :func:`follow` returns.
+    :raises NotPlain: it is something else.
+    :raises OSError: it can't be opened.
+    """
+    if not hasattr(os, "O_PATH"):  # a directory on the way may be closed to readers
+        return open_plain(path)
+    folder = open_directory(path.parent, search=True)
+    try:
+        return open_plain(path.name or ".", folder=folder)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        os.close(folder)
+
+
+def open_directory(path: Path, *, search: bool = False) -> int:
     """Return a descriptor of a directory. No name on the way to it is a link, also if one is put there meanwhile.
 
     :param path: an absolute path without links, as :meth:`Path.resolve` returns.
+    :param search: whether it is only to open what is in it, where the system has that.
     :raises NotADirectoryError: a name is a link, or no directory.
     :raises OSError: it can't be opened.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    handle = os.open(path.anchor, flags)
+    handle = os.open(path.anchor, flags | (getattr(os, "O_PATH", 0) if search else 0))
     names = path.parts[1:]
     for index, name in enumerate(names, 1):
         # a directory on the way may be closed to readers
-        search = getattr(os, "O_PATH", 0) if index < len(names) else 0
+        reach = getattr(os, "O_PATH", 0) if search or index < len(names) else 0
         try:
-            inner = os.open(name, flags | search, dir_fd=handle)
+            inner = os.open(name, flags | reach, dir_fd=handle)
         except OSError as error:
             error.filename = str(path)
             if error.errno == errno.ELOOP:

@@ -22,12 +22,14 @@ from msgspec import Struct
 
 from devstack import trust
 from devstack.errors import StackError, UsageError
-from devstack.files import read_regular
+from devstack.files import NotPlain, follow, open_directory, read_regular
 from devstack.runtimes import Usage
 from devstack.shell import CANNOT_CONNECT, TIMED_OUT, Request
 
 if TYPE_CHECKING:
     import psutil
+
+    from devstack.paths import Paths
 
 ACCOUNT = "nv-devstack"
 """The account for PostgreSQL and PgBouncer when run as root; scripts/bootstrap.sh makes it."""
@@ -49,7 +51,8 @@ class PortHolder(Struct, frozen=True):
     pid: int = 0
     command: str = ""
     stack: str = ""
-    """The state folder of the stack that started the process, from its ``NV_STACK`` variable."""
+    """State directory of the stack that started the process, from its ``NV_STACK`` variable; empty if the process
+    belongs to another user, who can give it any."""
 
     def __str__(self) -> str:
         who = f"{self.command} (pid {self.pid})" if self.pid else "a process of another user"
@@ -68,6 +71,11 @@ class Host:
         self._friends = {self.uid, 0, *friends}
         self._wanted = account
         self._account: pwd.struct_passwd | None = None
+
+    @property
+    def friends(self) -> Collection[int]:
+        """User ids whose directories and links are taken for ours."""
+        return self._friends
 
     @property
     def is_root(self) -> bool:
@@ -152,51 +160,62 @@ class Host:
     def make_dir(self, path: Path, mode: int, *, account: bool = False, keep_mode: bool = False) -> None:
         """Make a directory with its parents, and give it mode and owner; existing parents keep theirs.
 
-        Mode and owner are those of the directory that was opened and looked at, whatever its name leads to by then. A
-        link is followed if nobody else can have put it there.
+        Mode and owner are those of the directory that was opened and looked at, whatever its name leads to by then.
+        Links are followed if nobody else can have put them there, as :func:`~devstack.files.follow` judges it.
 
         :param keep_mode: whether one that is there already keeps its mode: it may be anybody's choice.
-        :raises UsageError: somebody else's directory or link is in its place.
+        :raises UsageError: somebody else's directory is in its place, or his link on the way.
         """
-        if path.is_symlink() and path.lstat().st_uid in self._friends:
-            path = Path(os.path.realpath(path))
+        try:
+            path = follow(path, self._friends)
+        except NotPlain as error:
+            raise UsageError(
+                f"{path} belongs to somebody else",
+                why=f"{error.strerror}; this runs as uid {self.uid}; nothing was changed",
+                fix="remove it, or name another directory in the settings",
+            ) from None
         for parent in reversed([parent for parent in path.parents if not parent.exists()]):
             self._make_dir(parent, 0o755 if self.is_root else 0o700)
         self._make_dir(path, mode, account=account, keep_mode=keep_mode)
 
     def _make_dir(self, path: Path, mode: int, *, account: bool = False, keep_mode: bool = False) -> None:
         made = True
+        folder = open_directory(path.parent, search=True)
         try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            made = False
-            if not path.is_dir():
-                raise
-        try:
-            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.mkdir(path.name or ".", 0o700, dir_fd=folder)
+            except FileExistsError:
+                made = False
+                if not path.is_dir():
+                    raise
+            handle = os.open(
+                path.name or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder
+            )
+            try:
+                info = os.fstat(handle)
+                if not self._is_ours(info, os.fstat(folder)):
+                    raise self._planted(path)
+                if info.st_mode & 0o7777 != mode and (made or not keep_mode):
+                    os.fchmod(handle, mode)
+                if self.is_root and account:
+                    entry = self._entry()
+                    if (info.st_uid, info.st_gid) != (entry.pw_uid, entry.pw_gid):
+                        os.fchown(handle, entry.pw_uid, entry.pw_gid)
+            finally:
+                os.close(handle)
         except OSError as error:
+            error.filename = str(path)
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 raise self._planted(path) from None
             raise
-        try:
-            info = os.fstat(handle)
-            if not self._is_ours(path, info):
-                raise self._planted(path)
-            if info.st_mode & 0o7777 != mode and (made or not keep_mode):
-                os.fchmod(handle, mode)
-            if self.is_root and account:
-                entry = self._entry()
-                if (info.st_uid, info.st_gid) != (entry.pw_uid, entry.pw_gid):
-                    os.fchown(handle, entry.pw_uid, entry.pw_gid)
         finally:
-            os.close(handle)
+            os.close(folder)
 
-    def _is_ours(self, path: Path, info: os.stat_result) -> bool:
+    def _is_ours(self, info: os.stat_result, parent: os.stat_result) -> bool:
         """Check whether a directory belongs to us, a friend or the services' account, or is in a directory where nobody
         else can have put it."""
         if info.st_uid in self._friends or (self.is_root and info.st_uid == self._entry().pw_uid):
             return True
-        parent = path.parent.stat()
         return parent.st_uid in self._friends and not parent.st_mode & 0o022
 
     def _planted(self, path: Path) -> UsageError:
@@ -259,16 +278,25 @@ class Host:
 
     def holds(self, path: Path, content: bytes, mode: int, *, account: bool = False) -> bool:
         """Whether the file is already as :meth:`write_file` would leave it."""
-        if self.read_file(path) != content:
+        try:
+            if self.read_file(path) != content:
+                return False
+        except NotPlain:
             return False
-        info = path.stat()
+        info = path.lstat()
         owner = self._entry().pw_uid if self.is_root and account else self.uid
         return info.st_mode & 0o7777 == mode and info.st_uid == owner
 
     def read_file(self, path: Path) -> bytes | None:
-        """The content; None if there is no such file. One that the services' account has planted does not hang us."""
+        """Return the content; None if there is no such file.
+
+        It may be in a directory of the services' account, which could have put a FIFO there, or a link to what only we
+        can read: neither is opened.
+
+        :raises NotPlain: it is no regular file, or a link.
+        """
         try:
-            return read_regular(path, limit=READ_BYTES)
+            return read_regular(path, limit=READ_BYTES, follow_symlinks=False)
         except FileNotFoundError:
             return None
 
@@ -312,6 +340,18 @@ class Host:
                 why=f"its owner is uid {info.st_uid}, this runs as uid {self.uid}",
                 fix="remove it, or set stack.state_dir to a folder with a shorter path",
             )
+
+    def check_places(self, paths: Paths) -> None:
+        """Refuse the state of an environment, or a cache of programs, that somebody else could exchange: what is
+        recorded there names programs, and is obeyed.
+
+        :raises UsageError: one of the directories, or one above it, is writable by somebody else.
+        """
+        for folder, what, setting in (
+            (paths.state, "an environment's state", "stack.state_dir"),
+            (paths.cache, "PostgreSQL's programs", "stack.cache_dir"),
+        ):
+            self.check_closed(folder, what, setting=setting, root=paths.root)
 
     def check_closed(self, folder: Path, what: str, *, setting: str, root: Path, sticky: bool = False) -> None:
         """Refuse a directory in which somebody else could exchange what we write, before anything is made there.
@@ -514,7 +554,15 @@ class Host:
     def port_holder(self, bind: str, port: int) -> PortHolder | None:
         """Who keeps a service from this port on ``bind`` or on localhost's other family; None if it is free."""
         taken = [a for a in dict.fromkeys((bind, "127.0.0.1", "::1")) if _is_taken(a, port)]
-        return _holder(taken[0], port) if taken else None
+        return _holder(taken[0], port, self._believed()) if taken else None
+
+    def _believed(self) -> set[int]:
+        """Return the user ids whose processes are believed what they say of themselves."""
+        found = set(self._friends)
+        if self.is_root:
+            with contextlib.suppress(UsageError):
+                found.add(self._entry().pw_uid)
+        return found
 
     def check_address(self, address: str, *, setting: str) -> None:
         """:raises StackError: this machine does not have the address, so nothing can listen on it."""
@@ -662,7 +710,7 @@ def _accounts_at(port: int) -> set[int]:
     return found
 
 
-def _holder(address: str, port: int) -> PortHolder:
+def _holder(address: str, port: int, believed: Collection[int]) -> PortHolder:
     import psutil
 
     for process in psutil.process_iter():
@@ -671,7 +719,8 @@ def _holder(address: str, port: int) -> PortHolder:
                 command = " ".join(process.cmdline()) or process.name()
                 stack = ""
                 with contextlib.suppress(psutil.Error):
-                    stack = process.environ().get("NV_STACK", "")
+                    if process.uids().real in believed:
+                        stack = process.environ().get("NV_STACK", "")
                 return PortHolder(
                     address, port, process.pid, command if len(command) <= 80 else command[:79] + "…", stack
                 )

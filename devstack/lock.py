@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -11,7 +13,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from devstack import console
-from devstack.errors import StackError
+from devstack.errors import StackError, UsageError
+from devstack.files import read_regular
 from devstack.masking import hide_url_passwords
 
 
@@ -44,13 +47,13 @@ class StackLock:
             return False
         waited = False
         try:
-            self._lock.acquire(timeout=0)
+            self._take(0)
         except Timeout:
             waited = True
             holder = self._describe()
             console.note(f"waiting for {holder}, which is working on this stack (at most {self.timeout:g} s)")
             try:
-                self._lock.acquire(timeout=self.timeout, poll_interval=0.05)
+                self._take(self.timeout)
             except FileNotFoundError:
                 raise removed() from None
             except Timeout:
@@ -59,16 +62,36 @@ class StackLock:
                     why=f"{holder} has been working on it for more than {self.timeout:g} s",
                     fix="wait for it, or end it; stack.lock_timeout sets how long to wait",
                 ) from None
-        with open(os.open(self._holder, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        # a new file: what has the name may be a link, or have another name elsewhere
+        self._holder.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(self._holder, flags, 0o600), "w") as file:
             # a URL among the words may have a password
             file.write(f"{os.getpid()} {hide_url_passwords(' '.join([console.program, *sys.argv[1:]]))}\n")
         return waited
+
+    def _take(self, timeout: float) -> None:
+        """Take the lock.
+
+        :raises Timeout: another command has it.
+        :raises UsageError: the file is a link.
+        """
+        try:
+            self._lock.acquire(timeout=timeout, poll_interval=0.05)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise UsageError(
+                f"{self.path} can't be used as a lock",
+                why="it is a link, which this tool does not make; nothing was changed",
+                fix=f"remove it: rm {shlex.quote(str(self.path))}",
+            ) from None
 
     def try_acquire(self) -> bool:
         """Take the lock if nobody else has it."""
         if not self._lock.is_locked:
             try:
-                self._lock.acquire(timeout=0)
+                self._take(0)
             except Timeout:
                 return False
         return True
@@ -86,12 +109,15 @@ class StackLock:
         with contextlib.suppress(OSError):
             self.path.parent.rmdir()
 
+    def _read_holder(self) -> str:
+        return read_regular(self._holder, follow_symlinks=False).decode(errors="replace").strip()
+
     def _describe(self) -> str:
         """Who holds the lock: it says so a moment after it took it; one that was killed may have said so before."""
         deadline = time.monotonic() + 0.5
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError, ValueError):
-                pid, _, command = self._holder.read_text().strip().partition(" ")
+                pid, _, command = self._read_holder().partition(" ")
                 os.kill(int(pid), 0)
                 return f"`{command}` (pid {pid})"
             time.sleep(0.01)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from devstack.errors import StackError, UsageError
+from devstack.files import NotPlain
 
 
 class Mishap(NamedTuple):
@@ -52,6 +53,12 @@ def fix_of(lines: Iterable[str]) -> str:
 
 def explain(error: BaseException) -> StackError | None:
     """The error for a person, or None where nobody foresaw it."""
+    if isinstance(error, NotPlain):
+        return StackError(
+            f"{error.filename or 'a file'} was not read",
+            why=error.strerror or "it is no regular file",
+            fix="look at who has put it there, and remove it",
+        )
     if isinstance(error, OSError) and error.errno in MISHAPS:
         return _file(error)
     if isinstance(error, MemoryError):

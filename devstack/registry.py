@@ -40,6 +40,14 @@ class Registry:
     def _file(self, state: str) -> Path:
         return self.folder / f"{hashlib.sha256(state.encode()).hexdigest()[:16]}.json"
 
+    def check_closed(self, root: Path) -> None:
+        """Refuse a list that somebody else could write: what it names is looked into, and stopped.
+
+        :param root: the project's directory, which is trusted.
+        :raises UsageError: its directory, or one above it, is writable by somebody else.
+        """
+        self._host.check_closed(self.folder, "the list of environments", setting="XDG_DATA_HOME", root=root)
+
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Nobody else chooses ports meanwhile.

@@ -871,22 +871,25 @@ def open_stack(
     home = _home()
     xdg = {name: value for name, value in environ.items() if name.startswith("XDG_")}
     uid = os.getuid()
+    friends = {*trust.uids(environ), root.stat().st_uid}  # the project is trusted by now
+    registry = Registry(registry_of(home, xdg, uid), Host(friends=friends))
+    registry.check_closed(root)
     if tolerance:
-        memory = _memory(root, home, xdg, uid)
+        memory = _memory(root, home, xdg, registry, Host(friends=friends))
         settings = tolerant_settings(c.config, root, environ, given, tolerance, memory)
     else:
         settings = from_invoke(c.config, root, environ, given)
-    friends = {*trust.uids(environ), root.stat().st_uid}  # the project is trusted by now
     host = Host(settings.stack.account, friends)
-    paths = paths_of(settings, home=home, xdg=xdg, uid=host.uid)
+    paths = paths_of(settings, home=home, xdg=xdg, uid=uid)
+    host.check_places(paths)
     if tolerance:
         settings = _usable(settings, paths, host)
         host = Host(settings.stack.account, friends)
-        paths = paths_of(settings, home=home, xdg=xdg, uid=host.uid)
+        paths = paths_of(settings, home=home, xdg=xdg, uid=uid)
+        host.check_places(paths)
     _check_links(settings, paths)
     host.keep_account(paths.volumes / f"{settings.service_name('db')}-data")
     looking = looking or not (begins or paths.secrets.exists())
-    registry = Registry(registry_of(home, xdg, host.uid), host)
     dialect = engines.make(runtime or engines.choose(settings, paths, environ), settings, paths, host)
     try:
         keep = not (looking or c.config.run.dry or settings.wrong)
@@ -900,18 +903,21 @@ def open_stack(
     )
 
 
-def _memory(root: Path, home: Path, xdg: dict[str, str], uid: int) -> Memory:
-    """Return what is known of the project's environments."""
+def _memory(root: Path, home: Path, xdg: dict[str, str], registry: Registry, host: Host) -> Memory:
+    """Return what is known of the project's environments, as far as nobody else can have written it."""
 
     def record(settings: Settings) -> Path:
-        return paths_of(settings, home=home, xdg=xdg, uid=uid).settings
+        paths = paths_of(settings, home=home, xdg=xdg, uid=host.uid)
+        host.check_places(paths)
+        return paths.settings
 
     def places() -> list[Place]:
-        entries = [
-            entry for entry in Registry(registry_of(home, xdg, uid), Host()).entries() if entry.root == str(root)
+        states = [Path(entry.state) for entry in registry.entries() if entry.root == str(root)]
+        return [
+            Place(state.name, state.parent.parent, state / SETTINGS)
+            for state in states
+            if not trust.intruders(state, host.friends, root=root, sticky=False)
         ]
-        states = [Path(entry.state) for entry in entries]
-        return [Place(state.name, state.parent.parent, state / SETTINGS) for state in states]
 
     return Memory(record, places)
 

@@ -139,7 +139,7 @@ class StackProgram(Program):
 
         gc.freeze()
         gc.enable()  # tasks.py has turned it off
-        if session.has_root() and (problem := session.distrust()):
+        if session.has_root() and (problem := session.not_loaded() or session.distrust()):
             raise problem
         session.tolerate(are_tolerant(self.tasks))
         session.clean_environment(os.environ)

@@ -112,11 +112,19 @@ def remote(config: Any) -> Iterator[Remote]:
 
 
 def state_of(settings: Settings) -> Path:
-    """The project's folder of state here."""
+    """Return the project's directory of state here.
+
+    :raises UsageError: somebody else could exchange what is in it.
+    """
+    from devstack import trust
+    from devstack.host import Host
     from devstack.paths import paths_of
 
     xdg = {name: value for name, value in session.environment().items() if name.startswith("XDG_")}
-    return paths_of(settings, home=Path.home(), xdg=xdg, uid=os.getuid()).state.parent
+    paths = paths_of(settings, home=Path.home(), xdg=xdg, uid=os.getuid())
+    friends = {*trust.uids(session.environment()), settings.root.stat().st_uid}
+    Host(friends=friends).check_places(paths)
+    return paths.state.parent
 
 
 def tunnel_of(settings: Settings) -> Path:

@@ -20,7 +20,7 @@ class Nv(StackProgram):
         sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
         session.work_in(Path.cwd())
         # what is not trusted is not read either; execute() says so, where it is not only about the tasks' help
-        if session.has_root() and not session.distrust():
+        if session.has_root():
             # a Program with tasks of its own reads no file of the project by itself
             self.config.set_project_location(session.root())
             session.load_project(self.config, self.config.load_project)

@@ -36,6 +36,8 @@ _named: list[str] = []
 _stack: list[Stack] = []
 _broken: list[tuple[UsageError, str]] = []
 """Why the project's settings are not read, and their text."""
+_distrusted: list[UsageError] = []
+"""Why the project was not trusted when its settings were to be loaded, which they were not."""
 _tolerant: list[bool] = []
 _said: list[bool] = []
 """Whether it was said what this command goes on without."""
@@ -134,23 +136,35 @@ def distrust() -> UsageError | None:
     return None
 
 
+def not_loaded() -> UsageError | None:
+    """Return why the project's settings were not loaded, whatever is there by now; None if they were."""
+    return _distrusted[0] if _distrusted else None
+
+
 def load_project(config: Config, load: Callable[[], None]) -> None:
-    """Load the project's settings. What is wrong with the file is kept: a command that stops, inspects or backs up what
-    runs may go on without it."""
+    """Load the project's settings, if it is trusted. What is wrong with the file is kept: a command that stops,
+    inspects or backs up what runs may go on without it.
+
+    It is judged before: what is not trusted could be exchanged after it was loaded, what is trusted by nobody else.
+    """
+    problem = distrust()
+    _distrusted[:] = [problem] if problem else []
+    if problem:
+        return
     try:
         load()
     except (OSError, KeyboardInterrupt):
         raise  # who owns it, and whether it says which environment is meant, is not known
     except Exception as error:
-        problem = problem_of(error, error.__traceback__)
-        if not isinstance(problem, UsageError):
+        fault = problem_of(error, error.__traceback__)
+        if not isinstance(fault, UsageError):
             raise
         path = next((path for name in PROJECT_FILES if (path := root() / name).is_file()), root())
         try:
             text = read_regular(path).decode("utf-8", errors="replace")
         except OSError:
             raise error from None
-        _broken[:] = [(problem, text)]
+        _broken[:] = [(fault, text)]
         for name, value in (("_project", {}), ("_project_path", None), ("_project_found", False)):
             object.__setattr__(config, name, value)
         config.merge()
@@ -243,12 +257,17 @@ def afresh(c: Context, *, looking: bool = False) -> Stack:
 
 
 def configuration(overrides: dict[str, Any], *, runtime: Any, **values: Any) -> Config:
-    """Invoke's configuration of the project, with the file of ``-f``; ``values`` that are not None win."""
+    """Return Invoke's configuration of the project, with the file of ``-f``; ``values`` that are not None win.
+
+    :raises UsageError: the project is not trusted.
+    """
     from invoke import Config
 
     given = {name: value for name, value in values.items() if value is not None}
     config = Config(overrides={**overrides, **given}, project_location=root(), runtime_path=runtime)
     load_project(config, config.load_project)
+    if problem := not_loaded():
+        raise problem
     config.load_runtime()
     return config
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from devstack import container, paths, trust
+from devstack.data import cluster
 from devstack.errors import UsageError
+from devstack.files import NotPlain
 from devstack.host import Host
+from devstack.lock import StackLock
 from devstack.remote import agent
 from devstack.runtimes.native import URL
+from devstack.services.folders import Folders
 from devstack.shell import post
-from tests.conftest import Project
+from tests.conftest import Project, free_ports
 
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to act as two users")
 STATE = Path("/home/somebody") / ("long-" * 20)
@@ -83,6 +92,24 @@ def test_a_planted_link_changes_neither_mode_nor_owner(shared: Path, victim: Pat
 
 
 @as_root
+@pytest.mark.parametrize("link", ["run", "above/run"])
+def test_a_link_of_ours_that_leads_on_by_a_planted_one_is_not_followed(tmp_path: Path, victim: Path, link: str) -> None:
+    (tmp_path / "planted").mkdir()
+    (tmp_path / "planted/link").symlink_to(victim)
+    theirs(tmp_path / "planted/link")
+    path = tmp_path / link
+    first = tmp_path / Path(link).parts[0]
+    first.symlink_to(tmp_path / "planted/link")
+    with pytest.raises(UsageError, match="belongs to somebody else") as caught:
+        Host().make_dir(path, 0o711)
+    assert f"{tmp_path / 'planted/link'} is a link that belongs to nobody" in caught.value.why
+    assert (mode(victim), list(victim.iterdir())) == (0o750, [])
+    os.chown(tmp_path / "planted/link", 0, -1, follow_symlinks=False)
+    Host().make_dir(path, 0o711)
+    assert mode(victim / "run" if "/" in link else victim) == 0o711
+
+
+@as_root
 def test_a_planted_directory_is_refused_and_one_of_a_friend_is_not(shared: Path) -> None:
     (shared / "run").mkdir(mode=0o711)
     theirs(shared / "run")
@@ -114,6 +141,45 @@ def test_a_planted_fifo_hangs_nobody(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="it is a FIFO"):
         Host().read_file(tmp_path / "postmaster.pid")
     assert Host().read_file(tmp_path / "none") is None
+
+
+def test_a_file_that_the_services_account_may_have_exchanged_for_a_link_is_not_read(
+    tmp_path: Path, victim: Path
+) -> None:
+    (victim / "secret").write_text("secret")
+    data = tmp_path / "nv-db-data"
+    data.mkdir()
+    for name in ("postgresql.conf", "PG_VERSION", "nv-lineage"):
+        (data / name).symlink_to(victim / "secret")
+        with pytest.raises(NotPlain, match="it is a link"):
+            Host().read_file(data / name)
+    assert not Host().holds(data / "PG_VERSION", b"secret", 0o644)
+    context: Any = SimpleNamespace(host=Host())
+    db: Any = SimpleNamespace(data=data, context=context, data_is_there=lambda: True)
+    db.folders = Folders(db)
+    stack: Any = SimpleNamespace(db=db, context=context)
+    backup: Any = SimpleNamespace(path=tmp_path)
+    (tmp_path / ".incoming").mkdir()
+    with pytest.raises(NotPlain, match="it is a link"):
+        cluster._take_own_settings(stack, backup, ".incoming")
+    assert list((tmp_path / ".incoming").iterdir()) == []
+
+
+@as_root
+def test_a_directory_that_root_fills_is_the_account_s_only_once_it_is_whole(tmp_path: Path) -> None:
+    nobody = pwd.getpwnam("nobody").pw_uid
+    ran: list[str] = []
+    context: Any = SimpleNamespace(
+        host=Host("nobody"), make_dir=Host("nobody").make_dir, run=lambda command, what: ran.append(command)
+    )
+    folders = Folders(SimpleNamespace(data=tmp_path / "nv-db-data", context=context))  # type: ignore[arg-type]
+    folders.make("ours", account=False)
+    folders.make("theirs", account=True)
+    assert ((tmp_path / "ours").stat().st_uid, (tmp_path / "theirs").stat().st_uid) == (0, nobody)
+    for name in ("ours", "theirs"):
+        folders.finish(name, "file", "text")
+        assert (tmp_path / name / "file").stat().st_uid == nobody
+    assert ran == [f"chown -R -h nobody: {tmp_path / 'ours'}"], "links in the account's directory are left alone"
 
 
 # a file that is written into a directory of somebody else
@@ -238,6 +304,93 @@ def test_logs_of_somebody_else_are_refused_before_anything_is_written(project: P
     assert [path.name for path in logs.iterdir()] == ["nv-db.log"]
 
 
+# state and programs in a directory of somebody else
+
+
+def program_of_somebody(folder: Path, canary: Path) -> Path:
+    """Make programs by PostgreSQL's names, which belong to nobody and leave a file."""
+    folder.mkdir(parents=True)
+    for name in ("postgres", "initdb", "psql", "pg_dump", "pg_restore", "pg_config", "pg_ctl"):
+        (folder / name).write_text(f"#!/bin/sh\ntouch {canary}\necho 'postgres (PostgreSQL) 18.1'\n")
+        (folder / name).chmod(0o755)
+        theirs(folder / name)
+    return theirs(folder)
+
+
+@as_root
+@pytest.mark.parametrize("part", ["base", "state", "link"])
+def test_no_command_obeys_state_that_another_account_could_exchange(
+    project: Project, tmp_path: Path, part: str
+) -> None:
+    project.begin()
+    canary, state = tmp_path / "canary", project.state
+    programs = program_of_somebody(project.folder / "evil", canary)
+    choices = {"runtime": "native", "postgres_bin": str(programs), "postgres_version": "18.1", "extensions": ["vector"]}
+    (state / "choices.json").write_text(json.dumps(choices))
+    for folder in (state / "config", state / "applied"):  # a command that starts nothing needs no more
+        folder.mkdir(exist_ok=True)
+    base = project.state_base
+    if part == "link":
+        base = project.folder / "link"
+        base.symlink_to(project.state_base)
+        theirs(base)
+    else:
+        theirs({"base": base, "state": state}[part])
+    commands = ["system-info", "dev.status", "dev.down", "db.start", "dev.list", "dev.env"]
+    for command in commands if part == "base" else commands[:1]:
+        said = project.inv(command, expect=2, INVOKE_STACK_STATE_DIR=str(base)).stderr
+        assert "an environment's state can't be kept in" in said
+        assert "nobody" in said
+        assert "stack.state_dir" in said
+        assert not canary.exists(), command
+
+
+@as_root
+@pytest.mark.parametrize("words", [["system-info"], ["db.start"]])
+def test_no_programs_are_run_from_a_cache_of_another_account(
+    project: Project, tmp_path: Path, words: list[str]
+) -> None:
+    pg0 = pytest.importorskip("pg0")
+    version = subprocess.run(
+        [Path(pg0.__file__).parent / "bin/pg0", "--version"], capture_output=True, text=True, check=True
+    ).stdout.split()[-1]
+    canary, cache = tmp_path / "canary", project.folder / "planted-cache"
+    program_of_somebody(cache / f"postgresql-pg0-{version}/bin", canary)
+    theirs(cache)
+    said = project.inv(*words, expect=2, INVOKE_STACK_CACHE_DIR=str(cache)).stderr
+    assert f"PostgreSQL's programs can't be kept in {cache}" in said
+    assert "stack.cache_dir" in said
+    assert not canary.exists()
+
+
+def test_state_in_a_project_or_in_a_home_directory_is_ours(tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    folders = {"run": tmp_path / "run", "log": root / "logs", "root": root}
+    Host().check_places(paths.Paths(state=root / "var/state", cache=root / "var/cache", **folders))
+    home = tmp_path / "home/.local/share/nv-devstack"
+    home.mkdir(parents=True)
+    Host().check_places(paths.Paths(state=home / "state", cache=Path("/var/cache/nv-devstack"), **folders))
+
+
+@pytest.mark.parametrize("name", ["lock", "lock-holder"])
+def test_a_lock_leads_to_no_other_file(tmp_path: Path, victim: Path, name: str) -> None:
+    (victim / "file").write_text("ours")
+    (tmp_path / name).symlink_to(victim / "file")
+    lock = StackLock(tmp_path / "lock", timeout=1)
+    if name == "lock":
+        with pytest.raises(UsageError, match="can't be used as a lock") as caught:
+            lock.acquire()
+        assert caught.value.fix == [f"remove it: rm {tmp_path / name}"]
+        with pytest.raises(UsageError, match="can't be used as a lock"):
+            lock.try_acquire()
+    else:
+        lock.acquire()
+        assert not (tmp_path / name).is_symlink()
+        assert (tmp_path / name).read_text().startswith(f"{os.getpid()} ")
+        lock.release()
+    assert (victim / "file").read_text() == "ours"
+
+
 # links that came with the project
 
 
@@ -309,6 +462,64 @@ def test_an_export_does_not_follow_a_link_of_the_project(project: Project, victi
     said = project.inv("dev.export", "--format", "compose", expect=2).stderr
     assert f"the export can't be kept in {project.root / 'export/compose'}" in said
     assert list(victim.iterdir()) == []
+
+
+@as_root
+def test_an_export_is_written_through_nothing_of_another_account(project: Project, victim: Path) -> None:
+    victim.chmod(0o755)
+    out = project.folder / "out"
+
+    def refused_for(reason: str, output: Path = out) -> None:
+        said = project.inv("dev.export", "--format", "compose", "--output", str(output), expect=2).stderr
+        assert "the export can't be kept in" in said
+        assert reason in said
+        assert list(victim.iterdir()) == []
+
+    out.mkdir()
+    (out / "secrets").symlink_to(victim)
+    refused_for(f"{out / 'secrets'} is a link, to {victim}")
+    theirs(out / "secrets")
+    theirs(out)
+    refused_for(f"{out} belongs to nobody")
+    assert [path.name for path in out.iterdir()] == ["secrets"]
+    os.chown(out, 0, -1)
+    (out / "secrets").unlink()
+    (out / "secrets").mkdir()
+    theirs(out / "secrets")
+    refused_for(f"{out / 'secrets'} belongs to nobody")
+    (project.folder / "link").symlink_to(out)
+    theirs(project.folder / "link")
+    refused_for("is a link that belongs to nobody", project.folder / "link")
+    (out / "secrets").rmdir()
+    project.inv("dev.export", "--format", "compose", "--output", str(out))
+    assert list((out / "secrets").iterdir())
+
+
+# what a process says of itself
+
+
+@as_root
+def test_a_process_of_another_account_is_not_believed_which_stack_started_it() -> None:
+    """Its NV_STACK would send whoever reads the message into a directory of its choice."""
+    (port,) = free_ports(1)
+    script = (
+        "import os, socket, sys; os.setuid(int(sys.argv[2]));"
+        "s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); print(flush=True); sys.stdin.read()"
+    )
+    nobody, service = (pwd.getpwnam(name).pw_uid for name in ("nobody", "postgres"))
+    for uid, stack in ((nobody, ""), (service, "/tmp/trap"), (0, "/tmp/trap")):
+        with subprocess.Popen(
+            [sys.executable, "-c", script, str(port), str(uid)],
+            env={**os.environ, "NV_STACK": "/tmp/trap"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            holder = Host("postgres").port_holder("127.0.0.1", port)
+            process.communicate()
+        assert holder is not None
+        assert (holder.pid, holder.stack) == (process.pid, stack)
 
 
 # the name in /tmp

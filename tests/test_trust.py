@@ -119,6 +119,97 @@ def test_a_link_is_judged_with_what_it_leads_to(place: Path, tmp_path: Path) -> 
     assert "belongs to nobody" in objection(place)
 
 
+def chain(first: Path, folder: Path, target: Path) -> Path:
+    """Have a link of ours lead to one of nobody, in a directory of nobody, which leads to a file of ours."""
+    nobody = pwd.getpwnam("nobody").pw_uid
+    folder.mkdir()
+    (folder / "link").symlink_to(target)
+    os.chown(folder / "link", nobody, -1, follow_symlinks=False)
+    os.chown(folder, nobody, -1)
+    first.unlink(missing_ok=True)
+    first.symlink_to(folder / "link")
+    return folder / "link"
+
+
+@as_root
+@pytest.mark.parametrize("part", ["invoke.yaml", ".env", "templates/pg_hba.conf", "templates/sub/db.sh"])
+def test_each_link_of_a_chain_is_judged(place: Path, tmp_path: Path, part: str) -> None:
+    (tmp_path / "target").write_text("")
+    link = chain(place / part, tmp_path / "nobody", tmp_path / "target")
+    assert f"{link} is a link that belongs to nobody" in objection(place)
+    os.chown(link, 0, -1, follow_symlinks=False)
+    assert f"{link} is a link, and {link.parent} belongs to nobody" in objection(place)
+    link.parent.chmod(0o1777)
+    assert "belongs to nobody" in objection(place), "the owner of a sticky directory may replace what is in it"
+    os.chown(link.parent, 0, -1)
+    assert objection(place) == ""
+    link.parent.chmod(0o777)
+    assert "is writable by everybody" in objection(place)
+
+
+@as_root
+def test_a_project_that_a_link_of_another_account_leads_to_is_refused(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "way").symlink_to(place)
+    assert objection(tmp_path / "way") == ""
+    os.chown(tmp_path / "way", pwd.getpwnam("nobody").pw_uid, -1, follow_symlinks=False)
+    assert f"{tmp_path / 'way'} belongs to nobody" in objection(tmp_path / "way")
+
+
+@as_root
+def test_where_a_link_leads_is_judged_up_to_the_top(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs/ours").mkdir(parents=True)
+    (tmp_path / "theirs/ours/invoke.yaml").write_text("")
+    (place / "invoke.yaml").unlink()
+    (place / "invoke.yaml").symlink_to(tmp_path / "theirs/ours/invoke.yaml")
+    assert objection(place) == ""
+    os.chown(tmp_path / "theirs", pwd.getpwnam("nobody").pw_uid, -1)
+    assert f"{tmp_path / 'theirs'} belongs to nobody" in objection(place), "who could rename what is in it"
+
+
+def test_a_link_within_the_project_is_followed(place: Path, tmp_path: Path) -> None:
+    (place / "invoke.yaml").rename(place / "dev.yaml")
+    (place / "invoke.yaml").symlink_to("dev.yaml")
+    (tmp_path / "way").symlink_to(place)
+    assert objection(place) == objection(tmp_path / "way") == ""
+    (place / "invoke.yaml").unlink()
+    (place / "invoke.yaml").symlink_to("invoke.yaml")
+    assert "there are more than 40 links" in objection(place)
+
+
+@as_root
+def test_settings_that_are_exchanged_after_they_were_judged_were_never_loaded(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_root", [place])
+    monkeypatch.setattr(session, "_distrusted", [])
+    (tmp_path / "target").write_text("")
+    link = chain(place / "invoke.yaml", tmp_path / "nobody", tmp_path / "target")
+    loaded: list[bool] = []
+    session.load_project(Config(), lambda: loaded.append(True))
+    (place / "invoke.yaml").unlink()
+    (place / "invoke.yaml").write_text("")
+    assert session.distrust() is None
+    problem = session.not_loaded()
+    assert problem is not None
+    assert f"{link} is a link that belongs to nobody" in problem.why
+    assert loaded == []
+    session.load_project(Config(), lambda: loaded.append(True))
+    assert loaded == [True]
+    assert session.not_loaded() is None
+
+
+@as_root
+def test_no_hook_is_run_that_a_link_of_another_account_led_to(project: Project, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    evil = tmp_path / "evil.yaml"
+    evil.write_text(f"hooks: {{pre_up: ['touch {canary}']}}\n")
+    link = chain(project.root / "invoke.yaml", tmp_path / "nobody", evil)
+    said = project.inv("dev.up", expect=2).stderr
+    assert f"{link} is a link that belongs to nobody" in said
+    assert not canary.exists()
+    assert project.inv("--list").returncode == 0
+
+
 def test_a_project_on_the_user_s_own_list_is_obeyed(place: Path, tmp_path: Path) -> None:
     place.chmod(0o777)
     home = tmp_path / "home"

@@ -190,7 +190,7 @@ def _combine_and_try(stack: Stack, members: list[Backup], incoming: str) -> cens
     context, folders = stack.context, stack.db.folders
     own = all(catalogue.is_signed(stack, member) for member in members)
     folders.remove(incoming)
-    folders.make(incoming)
+    folders.make(incoming, account=not own)
     target = str(folders.path(incoming))
     with contextlib.ExitStack() as passages:
         inside = [str(passages.enter_context(stack.db.inward(member.path, own=own))) for member in members]

@@ -117,13 +117,13 @@ def _find(stack: Stack, path: str) -> list[Fixture]:
         files = [start]
     root = stack.settings.root
     try:
-        return [Fixture(p, str(p.relative_to(root) if p.is_relative_to(root) else p), _sha256(p)) for p in files]
+        return [Fixture(p, str(p.relative_to(root) if p.is_relative_to(root) else p), _sha256(stack, p)) for p in files]
     except OSError as error:
         raise UsageError(f"{error.filename} can't be read", why=error.strerror or str(error)) from None
 
 
-def _sha256(path: Path) -> str:
-    with open_file(path) as file:
+def _sha256(stack: Stack, path: Path) -> str:
+    with open_file(path, stack.context.host.friends) as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 18):
             digest.update(chunk)
@@ -159,7 +159,7 @@ def _apply(stack: Stack, connection: Any, fixture: Fixture, before: tuple[str, s
     began = time.monotonic()
     rows = None
     if fixture.path.suffix == ".csv":
-        rows = _apply_csv(connection, fixture)
+        rows = _apply_csv(stack, connection, fixture)
     else:
         _apply_sql(stack, fixture)
     did: Literal["applied", "applied again"] = "applied again" if before else "applied"
@@ -174,7 +174,7 @@ def _apply_sql(stack: Stack, fixture: Fixture) -> None:
     words += ["-c", MARK, "-f", "-", "-c", STILL, "-c", fixture.record]
     command = stack.db.apart(stack.db.as_owner(words, stack.settings.db.name))
     try:
-        with open_file(fixture.path) as file:
+        with open_file(fixture.path, stack.context.host.friends) as file:
             stack.context.stream_in(command, restricted(chunks(file)), f"apply {fixture.name}")
     except StackError as error:
         # the first line that psql reads is ours
@@ -191,17 +191,17 @@ def _apply_sql(stack: Stack, fixture: Fixture) -> None:
         raise _failed(fixture, lines) from None
 
 
-def _apply_csv(connection: Any, fixture: Fixture) -> int:
+def _apply_csv(stack: Stack, connection: Any, fixture: Fixture) -> int:
     import psycopg2
 
     schema, _, table = NUMBER.sub("", fixture.path.stem).rpartition(".")
     target = f"{identifier(schema)}.{identifier(table)}" if schema else identifier(table)
-    columns = _header(fixture)
+    columns = _header(stack, fixture)
     listed = ", ".join(map(identifier, columns))
     with connection.cursor() as cursor:
         try:
             cursor.execute("BEGIN")
-            with open_file(fixture.path) as file:
+            with open_file(fixture.path, stack.context.host.friends) as file:
                 if file.read(3) != b"\xef\xbb\xbf":  # the mark of Windows' programs is no part of a name
                     file.seek(0)
                 cursor.copy_expert(f"COPY {target} ({listed}) FROM STDIN (FORMAT csv, HEADER, ENCODING 'UTF8')", file)
@@ -227,9 +227,9 @@ def _sequences(cursor: Any, target: str, columns: list[str]) -> Iterator[tuple[s
             yield name, sequence
 
 
-def _header(fixture: Fixture) -> list[str]:
+def _header(stack: Stack, fixture: Fixture) -> list[str]:
     try:
-        with io.TextIOWrapper(open_file(fixture.path), "utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_file(fixture.path, stack.context.host.friends), "utf-8-sig", newline="") as file:
             columns = [name.strip() for name in next(csv.reader(file), [])]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{fixture.name} can't be read as CSV", why=str(error), fix="write it in UTF-8") from None

@@ -21,7 +21,7 @@ from devstack.data.reading import Wrong, programs, read_archive, read_directory,
 from devstack.data.sqltext import Outline
 from devstack.data.streams import Digested, meter
 from devstack.errors import StackError, UsageError
-from devstack.files import NotPlain, led_to, open_plain
+from devstack.files import NotPlain, follow, open_resolved
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -58,7 +58,7 @@ def choose(
     if at or file in ("", "latest"):
         backup = catalogue.latest(folder, lambda b: catalogue.is_own(stack, b), at=at)
     else:
-        path = _path(folder, file)
+        path = _path(stack, folder, file)
         found = catalogue.read(path)
         if found is None:
             if _is_file_of_kind(path):
@@ -70,21 +70,21 @@ def choose(
     return source.for_superuser() if as_superuser else source
 
 
-def _path(folder: Path, file: str) -> Path:
+def _path(stack: Stack, folder: Path, file: str) -> Path:
+    """Return the path of a dump; of a link, where it leads.
+
+    :raises StackError: it is not there, or somebody else could have it lead elsewhere.
+    """
     for path in (folder / file, Path(os.path.abspath(Path(file).expanduser()))):
-        if os.path.islink(path):
-            return _led_to(path)
         if os.path.lexists(path):
-            return path
+            try:
+                real = follow(path, stack.context.host.friends)
+            except NotPlain as error:
+                raise StackError(
+                    f"{path} is not followed", why=error.strerror or "", fix="name the file itself"
+                ) from None
+            return real if path.is_symlink() else path
     raise StackError(f"there is no file {file}", fix="see inv data.list")
-
-
-def _led_to(link: Path) -> Path:
-    """:raises StackError: the link is somebody else's."""
-    try:
-        return led_to(link)
-    except NotPlain as error:
-        raise StackError(f"{link} is not followed", why=error.strerror or "", fix="name the file itself") from None
 
 
 def _own(stack: Stack, backup: Backup, *, force: bool, trust_cluster: bool) -> Source:
@@ -152,10 +152,13 @@ def _check_manifest(path: Path, *, force: bool) -> None:
         )
 
 
-def _opened(path: Path) -> BinaryIO:
-    """:raises Wrong: it can't be read any more, or is another file by now."""
+def _opened(stack: Stack, path: Path) -> BinaryIO:
+    """Open a dump, which is no link by now.
+
+    :raises Wrong: it can't be read any more, or is another file by now."""
     try:
-        return os.fdopen(open_plain(path), "rb")
+        folder = follow(path.parent, stack.context.host.friends)
+        return os.fdopen(open_resolved(folder / path.name), "rb")
     except OSError as error:
         raise Wrong(f"it can't be read: {error.strerror or error}") from None
 
@@ -170,7 +173,7 @@ def _foreign(stack: Stack, path: Path) -> Source:
             with programs(stack):
                 read_directory(stack, path)
                 return _with_extensions(stack, Source(path, "directory"))
-        with _opened(path) as file, meter(f"reading {path.name}", os.fstat(file.fileno()).st_size) as progress:
+        with _opened(stack, path) as file, meter(f"reading {path.name}", os.fstat(file.fileno()).st_size) as progress:
             magic = file.read(512)
             file.seek(0)
             if magic.startswith(b"PGDMP"):

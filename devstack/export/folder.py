@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,9 +49,10 @@ def _digest(content: bytes) -> str:
 def write(context: ContainerContext, folder: Path, files: Sequence[File]) -> None:
     """Write all files, or none.
 
-    :raises UsageError: somebody else's file is in the way.
+    :raises UsageError: somebody else's file is in the way, or he could exchange what is written.
     :raises StackError: the folder can't be written to.
     """
+    _check_closed(context, folder, files)
     try:
         foreign = [file.path for file in files if not _is_ours(folder / file.path, file.content)]
         if foreign:
@@ -71,6 +73,22 @@ def write(context: ContainerContext, folder: Path, files: Sequence[File]) -> Non
             why=f"{error.strerror or error}: {error.filename or folder}",
             fix="name another folder: --output DIR",
         ) from None
+
+
+def _check_closed(context: ContainerContext, folder: Path, files: Sequence[File]) -> None:
+    """Check that nobody else has a say in where files are written, before there is one.
+
+    :raises UsageError: a directory is somebody else's or writable by others, or one in ``folder`` is a link.
+    """
+    inner = {parent for file in files for parent in Path(file.path).parents}
+    for path in sorted(folder / name for name in inner):
+        if path != folder and path.is_symlink():
+            raise UsageError(
+                f"the export can't be kept in {folder}",
+                why=f"{path} is a link, to {os.path.realpath(path)}; nothing was written",
+                fix=f"remove the link: rm {shlex.quote(str(path))}; or name another directory: --output DIR",
+            )
+        context.host.check_closed(path, "the export", setting="--output DIR", root=context.paths.root)
 
 
 def _make(context: ContainerContext, folder: Path, mode: int) -> None:

@@ -41,9 +41,13 @@ class Folders:
         finally:
             os.close(handle)
 
-    def make(self, name: str) -> None:
-        """Make an empty directory, which belongs to the server's account."""
-        self.context.make_dir(self.path(name), 0o700, account=True)
+    def make(self, name: str, *, account: bool) -> None:
+        """Make an empty directory.
+
+        :param account: whether it belongs to the server's account, whose programs fill it, or is ours until
+            :meth:`finish`: what we write there nobody must be able to exchange for links.
+        """
+        self.context.make_dir(self.path(name), 0o700, account=account)
 
     def remove(self, name: str) -> None:
         """Remove a folder; none there is fine."""
@@ -56,9 +60,10 @@ class Folders:
     def finish(self, name: str, file: str, content: str) -> None:
         """Put a file into a folder that PostgreSQL's programs made, and have it belong to the server's account."""
         target, host = self.path(name), self.context.host
-        host.write_file(target / file, content.encode(), 0o600)
-        if host.is_root:
-            self.context.run(sh("chown -R $account: $target", account=host.account, target=target), "hand it over")
+        host.write_file(target / file, content.encode(), 0o600, account=True)
+        if host.is_root and target.lstat().st_uid == host.uid:
+            command = sh("chown -R -h $account: $target", account=host.account, target=target)
+            self.context.run(command, "hand it over")
 
     @contextlib.contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
@@ -109,7 +114,7 @@ class VolumeFolders(Folders):
         words = [name for pair in pairs for name in pair]
         self._run(script, str(self.db.data.parent), *words, what="rename folders in the volume")
 
-    def make(self, name: str) -> None:
+    def make(self, name: str, *, account: bool) -> None:
         """Let the programs make it: here they run as the server's account."""
 
     def remove(self, name: str) -> None:

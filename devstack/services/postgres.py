@@ -248,7 +248,7 @@ class Postgres:
     def take_back_data(self) -> Command:
         """What gives the data to the account that the server runs as."""
         host = self.context.host
-        return sh("chown -R $owner $data", owner=host.account or host.user, data=self.data)
+        return sh("chown -R -h $owner $data", owner=host.account or host.user, data=self.data)
 
     def questions(self) -> Sequence[Command]:
         return ()

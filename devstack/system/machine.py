@@ -86,7 +86,7 @@ def own_account(stack: Stack) -> str:
     advice = [] if host.has_account else [f"make the account {ACCOUNT}: {MAKE_ACCOUNT}"]
     if data.is_dir():
         advice.append(
-            f"give it the data: inv dev.down && {sh('chown -R $owner $data', owner=f'{ACCOUNT}:', data=data)}"
+            f"give it the data: inv dev.down && {sh('chown -R -h $owner $data', owner=f'{ACCOUNT}:', data=data)}"
         )
     return "; ".join(advice)
 

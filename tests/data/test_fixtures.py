@@ -144,11 +144,19 @@ def test_no_link_of_another_account_is_followed(stack: Project, tmp_path: Path, 
     link = planted / f"010_Users.{kind}"
     link.symlink_to(secret)
     os.chown(link, pwd.getpwnam("nobody").pw_uid, -1, follow_symlinks=False)
-    for path in (planted, link):
+    ours, way = tmp_path / "ours", tmp_path / "way"
+    ours.mkdir()
+    (ours / link.name).symlink_to(link)
+    (planted / "above").symlink_to(tmp_path)
+    os.chown(planted / "above", pwd.getpwnam("nobody").pw_uid, -1, follow_symlinks=False)
+    way.symlink_to(planted / "above")
+    secret.rename(tmp_path / link.name)
+    secret.symlink_to(link.name)
+    for path in (planted, link, ours, ours / link.name, way / link.name):
         done = stack.inv("data.seed", str(path), expect=2)
-        assert "it is a link of somebody else" in done.stderr
+        assert "is a link that belongs to nobody" in done.stderr
     os.chown(link, 0, -1, follow_symlinks=False)
-    assert "it is a link of somebody else" not in stack.popen("data.seed", str(link)).communicate(timeout=60)[1]
+    assert "is a link that belongs to nobody" not in stack.popen("data.seed", str(link)).communicate(timeout=60)[1]
 
 
 def test_a_fifo_is_no_fixture(stack: Project, tmp_path: Path) -> None:

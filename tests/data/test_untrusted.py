@@ -402,6 +402,26 @@ def test_a_clusters_copy_is_started_with_our_settings_alone(victim: Victim, copi
     victim.inv("data.undo")
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can read what the server's account can't")
+def test_settings_that_the_servers_account_has_exchanged_for_a_link_are_not_copied(
+    victim: Victim, copied: Path
+) -> None:
+    secret = victim.folder / "only-root-reads.conf"
+    secret.write_text("# the secret")
+    secret.chmod(0o600)
+    settings = victim.data / "postgresql.conf"
+    kept = settings.rename(settings.with_name("kept.conf"))
+    settings.symlink_to(secret)
+    try:
+        victim.refused("data.verify", "--deep", "--file", str(copied), says="it is a link")
+    finally:
+        settings.unlink()
+        kept.rename(settings)
+    for path in settings.parent.parent.rglob("postgresql.conf"):
+        assert "the secret" not in path.read_text()
+    victim.inv("data.verify", "--deep", "--file", str(copied))
+
+
 def test_a_clusters_copy_that_is_not_signed_wants_a_word(victim: Victim, copied: Path) -> None:
     unsign(copied)
     for words in (["data.verify", "--deep"], ["data.restore", "--no-safety-backup"]):
@@ -640,7 +660,15 @@ def test_root_restores_no_link_of_another_account(victim: Victim) -> None:
     link = victim.folder / "link-of-nobody.sql"
     link.symlink_to(secret)
     os.chown(link, nobody, -1, follow_symlinks=False)
-    victim.refused("data.restore", "--force", "--file", str(link), says="is a link of somebody else")
+    ours = victim.folder / "link-of-ours.sql"
+    ours.symlink_to(link)
+    for path in (ours, link):
+        victim.refused("data.restore", "--force", "--file", str(path), says="is a link that belongs to nobody")
+        path.unlink()
+    link.symlink_to(victim.folder)
+    os.chown(link, nobody, -1, follow_symlinks=False)
+    path = link / secret.name
+    victim.refused("data.restore", "--force", "--file", str(path), says="is a link that belongs to nobody")
     link.unlink()
 
 

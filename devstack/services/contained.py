@@ -58,7 +58,7 @@ class ContainedPostgres(Postgres):
     def __init__(self, context: ContainerContext, settings: Settings, credentials: Credentials, images: Images) -> None:
         super().__init__(context, settings, credentials, images.postgres)
         self.images = images
-        self._aside = ""
+        self._programs_in = ""
         """Name of the container that programs run in while the database's does not."""
 
     @property
@@ -196,7 +196,7 @@ class ContainedPostgres(Postgres):
     def programs_at_hand(self) -> Iterator[None]:
         """In the database's container; while that does not run, in one that is made for it and ends with this command,
         also if that is killed. It has no part in the volume: the database can start at any time."""
-        if self._aside or self.context.dry or self.context.states([self.name])[self.name].running:
+        if self._programs_in or self.context.dry or self.context.states([self.name])[self.name].running:
             yield
             return
         image = self.settings.db.image
@@ -216,11 +216,11 @@ class ContainedPostgres(Postgres):
             self.context.talk(command, "run PostgreSQL's programs in a container of their own") as (stdin, stdout),
         ):
             if stdout.readline() == b"ready\n":
-                self._aside = name
+                self._programs_in = name
                 try:
                     yield
                 finally:
-                    self._aside = ""
+                    self._programs_in = ""
                     stdin.close()
                     stdout.read()  # until it is gone
 
@@ -228,11 +228,11 @@ class ContainedPostgres(Postgres):
         return self._run([self.programs.path(words[0]), *words[1:]])
 
     def _run(self, words: list[str]) -> Command:
-        return self.context.exec(self._aside or self.name, words, user=self.account)
+        return self.context.exec(self._programs_in or self.name, words, user=self.account)
 
     @contextlib.contextmanager
     def inward(self, path: Path, *, own: bool = False) -> Iterator[Path]:
-        room = ROOM if self._aside else VOLUME
+        room = ROOM if self._programs_in else VOLUME
         with passage.inward(self.context, self._run, room, path) as inside:
             yield inside
 

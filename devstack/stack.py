@@ -847,7 +847,7 @@ def _check_links(settings: Settings, paths: Paths) -> None:
     if settings.stack.env != "dev":
         backups /= settings.stack.env
     trust.check_links(paths.log, "logs", setting="stack.log_dir", root=settings.root)
-    trust.check_links(backups, "backups", setting="data.dir", root=settings.root)
+    trust.check_links(backups, "backups", setting="data.dir", root=settings.root, files=False)
 
 
 def open_stack(

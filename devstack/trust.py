@@ -137,7 +137,7 @@ def intruders(folder: Path, trusted: Collection[int], *, root: Path, sticky: boo
     return ""
 
 
-def check_links(folder: Path, what: str, *, setting: str, root: Path) -> None:
+def check_links(folder: Path, what: str, *, setting: str, root: Path, files: bool = True) -> None:
     """Refuse a directory of a project, or a file in it, that is a link which leads out of the project.
 
     A link can come with a repository, and belongs to whoever has cloned it. A directory elsewhere is named by its own
@@ -145,14 +145,16 @@ def check_links(folder: Path, what: str, *, setting: str, root: Path) -> None:
 
     :param what: what is kept in the directory.
     :param setting: where it is chosen.
+    :param files: whether files in it are written that are there already.
     :raises UsageError: there is such a link.
     """
     if not folder.is_relative_to(root):
         return
     inside = os.path.realpath(root)
     parts = [path for path in (folder, *folder.parents) if path != root and path.is_relative_to(root)]
-    with contextlib.suppress(OSError):
-        parts += (Path(entry.path) for entry in os.scandir(folder) if entry.is_symlink())
+    if files:
+        with contextlib.suppress(OSError):
+            parts += (Path(entry.path) for entry in os.scandir(folder) if entry.is_symlink())
     for path in parts:
         if path.is_symlink() and not (target := Path(os.path.realpath(path))).is_relative_to(inside):
             leads = folder.is_relative_to(path)

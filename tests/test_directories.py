@@ -421,6 +421,13 @@ def test_a_link_among_the_files_is_refused_too(tmp_path: Path, victim: Path) -> 
     assert caught.value.fix == [f"remove the link: rm {link}; or set stack.log_dir to another directory"]
 
 
+def test_a_link_among_backups_is_no_backup_and_hinders_nothing(tmp_path: Path, victim: Path) -> None:
+    backups = tmp_path / "project" / "backups"
+    backups.mkdir(parents=True)
+    (backups / "old.sql.gz").symlink_to(victim)
+    trust.check_links(backups, "backups", setting="data.dir", root=tmp_path / "project", files=False)
+
+
 def test_a_link_that_stays_in_the_project_is_followed(tmp_path: Path) -> None:
     root = tmp_path / "project"
     (root / "var").mkdir(parents=True)

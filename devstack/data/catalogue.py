@@ -54,7 +54,7 @@ def check_closed(host: Host, settings: Settings, folder: Path, setting: str) -> 
     :param setting: where the directory is chosen.
     :raises UsageError: others could exchange what is written there, or a link in the project leads there.
     """
-    trust.check_links(folder, "backups", setting=setting, root=settings.root)
+    trust.check_links(folder, "backups", setting=setting, root=settings.root, files=False)
     host.check_closed(folder, "backups", setting=setting, root=settings.root, sticky=True)
 
 
@@ -76,16 +76,19 @@ class Unreadable(Struct, frozen=True):
 
     def may_be_latest(self, backup: Backup | None, before: datetime | None) -> bool:
         """Check whether it may be a full dump that is newer than ``backup``, as far as that can be known."""
-        made, full = None, True
+        mine = STAMPED.fullmatch(self.name)
+        other = STAMPED.fullmatch(backup.name) if backup else None
         if self.manifest:
             made, full = self.manifest.time, newest([Backup(self.path, self.manifest)], before=before) is not None
-        elif match := STAMPED.fullmatch(self.name):
-            made, full = datetime.strptime(f"{match[2]}+0000", "%Y%m%d-%H%M%S%z"), not match[1]
-        if not full or not made:
-            return full
-        # a name has no fraction of a second
-        newer = backup is None or made >= backup.manifest.time.replace(microsecond=0)
-        return newer and (before is None or made <= before)
+        elif mine:
+            made, full = datetime.strptime(f"{mine[2]}+0000", "%Y%m%d-%H%M%S%z"), not mine[1]
+        else:
+            return True
+        if mine and other:  # names sort as the backups were made
+            newer = mine[2] > other[2]
+        else:
+            newer = backup is None or made >= backup.manifest.time.replace(microsecond=0)
+        return full and newer and (before is None or made <= before)
 
 
 def survey(folder: Path) -> tuple[list[Backup], list[Unreadable]]:

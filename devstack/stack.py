@@ -716,7 +716,6 @@ class Stack:
         context.host.check_reachable(paths.state)
         if self.tolerance and paths.config.is_dir() and paths.applied.is_dir():
             return  # a command that starts nothing needs no logs in the place that the settings name now
-        context.host.check_closed(paths.log, "logs", setting="stack.log_dir", root=paths.root)
         context.host.make_dir(paths.log, 0o755, keep_mode=True)
         for folder in (paths.state, paths.config, paths.applied):
             context.host.make_dir(folder, 0o711 if context.host.is_root else 0o700)
@@ -888,6 +887,7 @@ def open_stack(
         paths = paths_of(settings, home=home, xdg=xdg, uid=uid)
         host.check_places(paths)
     _check_links(settings, paths)
+    host.check_closed(paths.log, "logs", setting="stack.log_dir", root=root)  # also what only reads there
     host.keep_account(paths.volumes / f"{settings.service_name('db')}-data")
     looking = looking or not (begins or paths.secrets.exists())
     dialect = engines.make(runtime or engines.choose(settings, paths, environ), settings, paths, host)

@@ -70,6 +70,10 @@ def check_way(path: Path, root: Path, environ: Mapping[str, str]) -> None:
         )
 
 
+MAX_LEVELS = 8
+"""Directories within each other in the templates, which are looked into."""
+
+
 def _instructions(root: Path) -> Iterator[Path]:
     """Files of a project that our own code obeys."""
     templates = root / "templates"
@@ -78,8 +82,10 @@ def _instructions(root: Path) -> Iterator[Path]:
     for path in (*(root / name for name in PROJECT_FILES), variables, templates):
         if os.path.lexists(path) and not (path == variables and path.is_dir()):  # a virtual environment
             yield path
-    for folder, folders, files in os.walk(templates):
+    for folder, folders, files in os.walk(templates, followlinks=True):
         yield from (Path(folder, name) for name in (*folders, *files) if name != "__pycache__")
+        if len(Path(folder).relative_to(templates).parts) > MAX_LEVELS:
+            folders.clear()  # a link that leads back
 
 
 def _objection(path: Path, trusted: set[int], root: Path) -> str:

@@ -4,7 +4,7 @@
 #
 #   scripts/lock.sh [FLAG...]   flags go to `uv pip compile`, such as --upgrade or --upgrade-package NAME
 set -euo pipefail
-cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+CDPATH="" cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 if ! command -v uv >/dev/null; then
     printf 'error: uv is not installed\ncause: pip resolves packages for this machine alone, uv for all\n' >&2

@@ -119,6 +119,7 @@ def list_(c: Context, json: bool = False) -> None:
 
     stack = session.stack(c, looking=True)
     folder = catalogue.folder_of(stack.settings)
+    catalogue.check_closed(stack.context.host, stack.settings, folder, "data.dir")
     found, unreadable = catalogue.survey(folder)
     if json:
         rows = [inventory.data(stack, b) for b in found]
@@ -268,6 +269,7 @@ def _pin(c: Context, name: str, *, pinned: bool) -> None:
     from devstack.data import catalogue
 
     stack = replacement.begin(c, running=False)
+    catalogue.check_closed(stack.context.host, stack.settings, catalogue.folder_of(stack.settings), "data.dir")
     backup = catalogue.pick(stack, name)
     if stack.context.dry:
         console.out(f"# {'pin' if pinned else 'unpin'} {backup.name}")

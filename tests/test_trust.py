@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -512,3 +513,69 @@ def test_nothing_is_imported_from_the_caller_s_directory(stack: Project, tmp_pat
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
     shutil.rmtree(there)
+
+
+@pytest.fixture
+def strange(workspace: Path) -> Iterator[Path]:
+    """A project of root's in which directories belong to somebody else."""
+    place = Path(tempfile.mkdtemp(dir=workspace))
+    place.chmod(0o755)
+    root = place / "project"
+    root.mkdir()
+    shutil.copy(ROOT / "invoke.yaml", root)
+    yield root
+    shutil.rmtree(place)
+
+
+def nv(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the program in a project, with a state of its own."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "INVOKE_STACK_STATE_DIR": str(root.parent / "state")}
+    return subprocess.run(
+        [sys.executable, "-c", NV, *words],
+        cwd=root,
+        env={**env, "INVOKE_STACK_RUNTIME": "native", "HOME": str(root.parent)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def theirs(path: Path) -> Path:
+    path.mkdir(parents=True)
+    os.chown(path, pwd.getpwnam("nobody").pw_uid, -1)
+    return path
+
+
+@as_root
+def test_no_script_of_the_project_is_run_to_name_a_package(strange: Path) -> None:
+    canary = strange.parent / "canary"
+    script = theirs(strange / "scripts") / "bootstrap.sh"
+    script.write_text(f"#!/bin/sh\nid >{canary}\n")
+    script.chmod(0o755)
+    for task in ("system-info", "dev.bundle"):
+        nv(strange, task)
+        assert not canary.exists(), task
+
+
+@as_root
+@pytest.mark.parametrize("words", ["db.logs", "dev.logs", "dev.status", "dev.bundle", "health", "db.stop", "dev.list"])
+def test_no_command_reads_or_writes_logs_where_somebody_else_has_a_say(strange: Path, words: str) -> None:
+    secret = strange.parent / "secret"
+    secret.write_text("of root alone")
+    logs = theirs(strange / "logs")
+    for name in ("nv-db.log", "supervisord.log"):
+        (logs / name).symlink_to(secret)
+    (logs / "devstack.log").touch()
+    done = nv(strange, words)
+    assert "of root alone" not in done.stdout + done.stderr
+    assert (logs / "devstack.log").read_text() == ""
+    assert not list(strange.glob("*.zip"))
+
+
+@as_root
+def test_an_editors_files_are_not_written_where_somebody_else_could_exchange_them(strange: Path) -> None:
+    (strange / "other.json").write_text("{}")
+    (theirs(strange / ".vscode") / "tasks.json").symlink_to("../other.json")
+    done = nv(strange, "dev.ide", "--vscode")
+    assert "an editor's files can't be kept in" in done.stderr
+    assert (strange / "other.json").read_text() == "{}"

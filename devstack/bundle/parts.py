@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from devstack import __version__, git
 from devstack.logs import UNPRINTABLE
+from devstack.templates import CHECKOUT
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -53,7 +54,7 @@ def parts_of(stack: Stack) -> Iterator[Part]:
     for file, what in (
         (stack.paths.log / "devstack.log", "every command with its duration and exit code"),
         (stack.paths.log / "supervisord.log", "what Supervisor started, and what ended how"),
-        (stack.paths.root / "logs" / "bootstrap.log", "what the package managers said"),
+        (CHECKOUT / "logs" / "bootstrap.log", "what the package managers said"),
     ):
         yield Part(f"logs/{file.name}", what, partial(tail, file))
     for file in _rendered(stack):

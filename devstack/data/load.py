@@ -27,7 +27,7 @@ from devstack.data.streams import Digested, chunks, directory_hash, meter, sha25
 from devstack.errors import StackError
 from devstack.files import open_plain
 from devstack.services.postgres import PINNED, identifier, literal, staged
-from devstack.shell import Command
+from devstack.shell import Command, argv
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -271,8 +271,8 @@ def _explained(stack: Stack, source: Source, error: StackError) -> StackError:
         error.what,
         why=f"a dump is loaded as the database's owner, {stack.settings.db.user}, who may not do this",
         evidence=error.evidence,
-        fix=f"as it was, its functions and checks then run as the superuser: inv data.restore --file {source.name}"
-        " --as-superuser"
+        fix="as it was, its functions and checks then run as the superuser:"
+        f" inv data.restore --file {argv([source.name])} --as-superuser"
         if source.signed and not source.origin
         else "take it out of the dump",
     )

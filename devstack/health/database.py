@@ -200,6 +200,11 @@ def _connections(percent: int, active: int, most: int) -> Check:
     )
 
 
+def _number(pid: object) -> int:
+    """Return a pid for a command to type; 0 for a text, which only a view of the application's can have given."""
+    return pid if isinstance(pid, int) else 0
+
+
 def _transaction(seconds: float, row: tuple[Any, ...] | None) -> Check:
     if row is None:
         return Check(name="transactions", text="no transaction is open", value=0, unit="s", limit=seconds)
@@ -213,7 +218,7 @@ def _transaction(seconds: float, row: tuple[Any, ...] | None) -> Check:
         **slow(
             age > seconds,
             f"a transaction of {role} ({application}, pid {pid}, {state}) is open for {console.duration(age)}",
-            f'commit it there, or end it: inv db.shell --command "SELECT pg_terminate_backend({pid})"',
+            f'commit it there, or end it: inv db.shell --command "SELECT pg_terminate_backend({_number(pid)})"',
         ),
     )
 
@@ -222,6 +227,7 @@ def _lock(seconds: float, row: tuple[Any, ...] | None) -> Check:
     if row is None:
         return Check(name="locks", text="nobody waits for a lock", value=0, unit="s", limit=seconds)
     pid, blocker, age = row
+    command = f'inv db.shell --command "SELECT pg_terminate_backend({_number(blocker)})"'
     return Check(
         name="locks",
         text=f"pid {pid} waits for a lock of pid {blocker} for {console.duration(age)}",
@@ -231,7 +237,7 @@ def _lock(seconds: float, row: tuple[Any, ...] | None) -> Check:
         **slow(
             age > seconds,
             f"pid {pid} has waited {console.duration(age)} for a lock that pid {blocker} holds",
-            f'inv db.stats shows both; end one: inv db.shell --command "SELECT pg_terminate_backend({blocker})"',
+            f"inv db.stats shows both; end one: {command}",
         ),
     )
 

@@ -29,6 +29,8 @@ def planned(stack: Stack, editors: Sequence[str], folder: str = "") -> list[Plan
     project = Project(stack, place)
     plans = [plan for editor in editors for plan in EDITORS[editor](project)]
     for plan in plans:
+        # where somebody else could exchange the file that is written
+        stack.context.host.check_closed(plan.path.parent, "an editor's files", setting="--folder", root=place)
         # a repository may have brought the link
         if not (target := Path(os.path.realpath(plan.path))).is_relative_to(os.path.realpath(place)):
             raise UsageError(

@@ -72,12 +72,14 @@ def log_in(
     """
     proven = bool(password) and check_listener(context, place)
     required: dict[str, Any] = {"require_auth": REQUIRED_AUTH} if libpq_version() >= KNOWS_REQUIRE_AUTH else {}
+    if place.label == "db":  # libpq prints what the server warns of at the login, as it is; PgBouncer takes no options
+        required["options"] = "-c client_min_messages=error"
     try:
         connection: Connection = psycopg2.connect(
             host=place.host,
             port=place.port,
             user=user,
-            password=password if proven or required else "",
+            password=password if proven or "require_auth" in required else "",
             passfile=str(Path(context.paths.config, "none")),  # not the user's ~/.pgpass
             dbname=database,
             connect_timeout=seconds,

@@ -12,9 +12,10 @@ from devstack import providers
 from devstack.container import Probed
 from devstack.engines import ENGINES, Engine
 from devstack.errors import StackError
-from devstack.providers import Candidate, Programs
+from devstack.providers import BOOTSTRAP, Candidate, Programs
 from devstack.shell import Command, argv, sh
 from devstack.system import Fact
+from devstack.templates import CHECKOUT
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -55,8 +56,8 @@ class Survey:
         self._paths = {name: shutil.which(name) for name in names}
         self._versions = {name: self.ask(argv([path, "--version"])) for name, path in self._paths.items() if path}
         self._alive = {engine.program: self.ask(engine.alive) for engine in ENGINES if self._paths[engine.program]}
-        bootstrap = stack.settings.root / "scripts" / "bootstrap.sh"
-        self._install = self.ask(sh("$bootstrap command", bootstrap=bootstrap))
+        bootstrap = CHECKOUT / BOOTSTRAP  # our own: a project's script of that name is another one
+        self._install = self.ask(sh("$bootstrap command", bootstrap=bootstrap)) if bootstrap.is_file() else None
 
     def ask(self, command: Command) -> Future[Probed]:
         """The command's answer, later."""
@@ -64,8 +65,8 @@ class Survey:
 
     def install(self, package: str) -> str:
         """What to type to get a package on this system."""
-        answer = self._install.result()
-        return f"{answer.text} {package}" if answer.ok and answer.text else f"install {package}"
+        answer = self._install.result() if self._install else None
+        return f"{answer.text} {package}" if answer and answer.ok and answer.text else f"install {package}"
 
     def answers(self, engine: Engine) -> bool:
         """Whether an engine is here and works."""

@@ -156,6 +156,20 @@ def test_settings_of_the_database_change_no_name_that_is_compared(trapped: Data)
         trapped.program("psql", "-Xq", "-c", "ALTER DATABASE nina RESET quote_all_identifiers", PGUSER="nina")
 
 
+def test_a_warning_at_the_login_is_not_printed(trapped: Data) -> None:
+    """libpq prints it as it is, with what a terminal acts on."""
+    name = "default_text_search_config"
+    trapped.program("psql", "-Xq", "-c", f"ALTER ROLE nina SET {name} = E'\\x1b]52;c;eA==\\x07'", PGUSER="nina")
+    try:
+        for task in ("dev.status", "db.stats", "metrics"):
+            done = trapped.popen(task)
+            out, err = done.communicate(timeout=60)
+            assert "\x1b]" not in out + err, task
+            assert "52;c;" not in err, task
+    finally:
+        trapped.program("psql", "-Xq", "-c", f"ALTER ROLE nina RESET {name}", PGUSER="nina")
+
+
 def test_the_traps_do_catch_a_superuser_who_is_not_careful(trapped: Data) -> None:
     """Otherwise the test above could not fail. The last of this module: it springs them."""
     for careless, trap in (

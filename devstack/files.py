@@ -63,9 +63,10 @@ def read_regular(
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     else:
         handle = open_plain(path)
-    with os.fdopen(handle, "rb") as file:
+    with contextlib.ExitStack() as held:
+        held.callback(os.close, handle)
         _check(path, os.fstat(handle), limit)
-        content = file.read(limit + 1)
+        content = held.enter_context(os.fdopen(handle, "rb", closefd=False)).read(limit + 1)
     if len(content) > limit:
         raise NotPlain(errno.EFBIG, f"it has more than {limit} bytes", str(path))
     return content

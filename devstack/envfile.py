@@ -43,7 +43,7 @@ class Problem(Struct, frozen=True):
     """A line that can't be used."""
 
     error: UsageError
-    """Refusal of the line, by its number alone: nobody knows which part of it is the secret."""
+    """Refusal of the line, by its number alone: any part of it may be the secret."""
     text: str
     """The line as it is: never shown."""
 

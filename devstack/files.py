@@ -111,7 +111,7 @@ def follow(path: Path, trusted: Collection[int]) -> Path:
 
     :param path: an absolute path.
     :param trusted: user ids whose links are followed; so are those of whoever owns the root directory.
-    :raises NotPlain: somebody else could have the path lead elsewhere, or there are too many links.
+    :raises NotPlain: somebody else could redirect the path, or there are too many links.
     """
     todo, at, links = [*reversed(path.parts[1:])], Path(path.anchor), 0
     while todo:
@@ -150,7 +150,7 @@ def _exchangeable(link: Path, info: os.stat_result, trusted: Collection[int]) ->
 def open_file(path: Path, trusted: Collection[int]) -> BinaryIO:
     """Open a file to read it; links are followed as by :func:`follow`.
 
-    :raises NotPlain: it is no regular file, or somebody else could have the path lead elsewhere.
+    :raises NotPlain: it is no regular file, or somebody else could redirect the path.
     :raises OSError: it can't be opened.
     """
     file = os.fdopen(open_resolved(follow(path, trusted)), "rb")

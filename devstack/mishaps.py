@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 import string
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 from devstack.errors import StackError, UsageError
 from devstack.files import NotPlain
+from devstack.owners import name_of
 
 
 class Mishap(NamedTuple):
@@ -87,7 +87,7 @@ def _file(error: OSError) -> StackError:
     given = error.filename2 or error.filename  # of a rename the second one, which people know
     name = os.fsdecode(given) if isinstance(given, str | bytes) else ""
     place = _nearest(Path(name)) if name else None
-    values = {"path": name or "the file", "place": str(place or "the file"), "user": _name(os.getuid())}
+    values = {"path": name or "the file", "place": str(place or "the file"), "user": name_of(os.getuid())}
     owned = _owner(place) if place and error.errno in (errno.EACCES, errno.EPERM) else ""
     return StackError(
         f"{name} can't be used" if name else "a file can't be written or read",
@@ -104,13 +104,5 @@ def _nearest(path: Path) -> Path | None:
 
 def _owner(path: Path) -> str:
     info = path.lstat()
-    return (
-        f"{path} belongs to {_name(info.st_uid)}, mode {info.st_mode & 0o7777:04o}; this runs as {_name(os.getuid())}"
-    )
-
-
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
+    mode = f"{info.st_mode & 0o7777:04o}"
+    return f"{path} belongs to {name_of(info.st_uid)}, mode {mode}; this runs as {name_of(os.getuid())}"

@@ -840,7 +840,7 @@ def _home() -> Path:
 def _check_links(settings: Settings, paths: Paths) -> None:
     """Check that logs and backups are written where the settings say.
 
-    :raises UsageError: a link in the project leads elsewhere.
+    :raises UsageError: a link leads out of the project.
     """
     backups = settings.root / Path(settings.data.dir).expanduser()
     if settings.stack.env != "dev":

@@ -26,7 +26,7 @@ ALLOWED = "nv-devstack/trusted"
 def check(root: Path, environ: Mapping[str, str], *, handle: int | None = None) -> None:
     """Check whether a project's files may be obeyed.
 
-    :param handle: a descriptor of the project's directory, where that is open: its name may lead elsewhere by now.
+    :param handle: a descriptor of the project's directory, where that is open: its name may lead to another one by now.
     :raises UsageError: one of them, or the project's directory, belongs to somebody else or is writable by others.
     """
     trusted = uids(environ)
@@ -52,7 +52,7 @@ def check_way(path: Path, root: Path, environ: Mapping[str, str]) -> None:
 
     :param path: an absolute path, as it was given.
     :param root: the directory that it leads to.
-    :raises UsageError: a link on the way belongs to somebody else, or the path leads elsewhere by now.
+    :raises UsageError: a link on the way belongs to somebody else, or the path leads to another directory by now.
     """
     try:
         at = follow(path, uids(environ))

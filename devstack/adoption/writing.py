@@ -17,7 +17,7 @@ FILE = PROJECT_FILES[0]
 
 
 class Project:
-    """The directory of a project, held open: its name may lead elsewhere by the time that something is written."""
+    """The directory of a project, held open: its name may lead to another one by the time that something is written."""
 
     def __init__(self, root: Path, handle: int) -> None:
         self.root = root
@@ -41,7 +41,7 @@ class Project:
     def check_same(self) -> None:
         """Check that the name of the directory still leads to it, and so did while its files were read by name.
 
-        :raises UsageError: it leads elsewhere.
+        :raises UsageError: it leads to another one.
         """
         with contextlib.suppress(OSError):
             if os.path.samestat(os.lstat(self.root), os.fstat(self._handle)):
@@ -80,7 +80,7 @@ class Project:
 def opened(given: str, here: Path, environ: Mapping[str, str]) -> Iterator[Project]:
     """Open the directory of the project that is given, or that is around ``here``.
 
-    :raises UsageError: it is no directory, or somebody else could write there, or have the name lead elsewhere.
+    :raises UsageError: it is no directory, or somebody else could write there, or redirect the name.
     """
     root = root_of(given, here)
     if given:

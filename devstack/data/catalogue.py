@@ -60,7 +60,7 @@ def check_closed(host: Host, settings: Settings, folder: Path, setting: str) -> 
 
 
 class Unreadable(Struct, frozen=True):
-    """What should be a backup, and can't be used as one: its manifest or its file is missing or damaged."""
+    """A backup that can't be used: its manifest or its file is missing or damaged."""
 
     path: Path
     why: str

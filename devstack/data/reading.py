@@ -37,7 +37,7 @@ HINDRANCES = (
     *(os.strerror(n) for n in (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)),
     *("out of memory", "unsupported version"),
 )
-"""What PostgreSQL's programs print where the system is why they fail, or a later version of theirs."""
+"""Words of PostgreSQL's programs when the system makes them fail, or a file of a later version does."""
 NO_COMMAND = 125
 """The lowest exit code of a command that could not be run, or that a signal has ended: those of engines, of sh(1)."""
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 State = Literal["whole", "damaged", "unchecked"]
-"""What a look at a backup came to."""
+"""Result of checking a backup."""
 
 
 def expired(

@@ -73,7 +73,7 @@ def choose(
 def _path(stack: Stack, folder: Path, file: str) -> Path:
     """Return the path of a dump; of a link, where it leads.
 
-    :raises StackError: it is not there, or somebody else could have it lead elsewhere.
+    :raises StackError: it is not there, or somebody else could redirect it.
     """
     for path in (folder / file, Path(os.path.abspath(Path(file).expanduser()))):
         if os.path.lexists(path):

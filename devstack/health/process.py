@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from msgspec import Struct
 
 from devstack import console
-from devstack.health.records import EXPOSURE, Check, slow
+from devstack.health.records import EXPOSURE, Check, Verdict, slow
 from devstack.host import PortHolder
 from devstack.runtimes import Crash, ServiceState, Usage
 from devstack.services import Service
@@ -43,34 +44,14 @@ def check_process(stack: Stack, service: Service, process: Process) -> Check:
     """Whether it runs, and if not, what the engine and its log say of that."""
     state = process.state
     if process.usage and process.usage.frozen:
-        return Check(
-            name="process",
-            verdict="unhealthy",
-            value=state.status,
-            cause=f"its process {state.pid} is frozen (SIGSTOP)",
-            fix=f"inv dev.heal, or: kill -CONT {state.pid}",
-            remedy="resume",
-        )
+        return _frozen(state, "unhealthy", f"its process {state.pid} is frozen (SIGSTOP)", [state.pid])
     if state.running and process.usage and process.usage.frozen_below:
         pids = " ".join(map(str, process.usage.frozen_below))
-        return Check(
-            name="process",
-            verdict="degraded",
-            value=state.status,
-            cause=f"a part of it is frozen (SIGSTOP): pid {pids}",
-            fix=f"inv dev.heal, or: kill -CONT {pids}",
-            remedy="resume",
-        )
+        return _frozen(state, "degraded", f"a part of it is frozen (SIGSTOP): pid {pids}", process.usage.frozen_below)
     if state.running and process.usage and process.usage.frozen_helpers:
         pids = " ".join(map(str, process.usage.frozen_helpers))
-        return Check(
-            name="process",
-            verdict="degraded",
-            value=state.status,
-            cause=f"what restarts it when its source changes is frozen (SIGSTOP): pid {pids}",
-            fix=f"inv dev.heal, or: kill -CONT {pids}",
-            remedy="resume",
-        )
+        cause = f"what restarts it when its source changes is frozen (SIGSTOP): pid {pids}"
+        return _frozen(state, "degraded", cause, process.usage.frozen_helpers)
     if state.running:
         up = console.duration(int(process.up)).replace(".00", "")
         return Check(name="process", value=state.status, text=f"{state.status}, pid {state.pid}, up {up}")
@@ -78,6 +59,12 @@ def check_process(stack: Stack, service: Service, process: Process) -> Check:
         fix = f"inv {service.label}.start, once it has"
         return Check(name="process", verdict="stopped", value=state.status, cause="it is stopping", fix=fix)
     return _stopped(stack, service) if state.status == "stopped" else _failed(stack, service, state)
+
+
+def _frozen(state: ServiceState, verdict: Verdict, cause: str, pids: Iterable[int]) -> Check:
+    """Return the check of a service some of whose processes a signal has stopped."""
+    fix = f"inv dev.heal, or: kill -CONT {' '.join(map(str, pids))}"
+    return Check(name="process", verdict=verdict, value=state.status, cause=cause, fix=fix, remedy="resume")
 
 
 def _stopped(stack: Stack, service: Service) -> Check:

@@ -89,7 +89,7 @@ def test_a_restart_keeps_the_order(up: Running) -> None:
 
 def test_health_and_status_say_the_same_everywhere(up: Running) -> None:
     found = up.health()
-    assert {name: service["verdict"] for name, service in found.items()} == dict.fromkeys(found, "healthy")
+    assert {name: service["verdict"] for name, service in found.items()} == dict.fromkeys(found, "healthy"), found
     expected = {"process", "disk", "query", "settings"}
     if up.engine.name != "apple":  # whose answer takes two seconds, nearly as long as health waits
         expected.add("memory")
@@ -99,6 +99,23 @@ def test_health_and_status_say_the_same_everywhere(up: Running) -> None:
     assert f"🗄️  Database (nv-db): ✅ HEALTHY (127.0.0.1:{up.db_port})" in text
     up.inv("metrics")
     up.inv("system-info")
+
+
+def test_an_engine_that_is_slow_is_no_fault_of_the_database(up: Running, tmp_path: Path) -> None:
+    if not up.contained:
+        pytest.skip("nothing is asked of an engine")
+    program = "container" if up.engine.name == "apple" else up.engine.name
+    real = shutil.which(program, path=up.env["PATH"])
+    slow = tmp_path / program
+    slow.write_text(f'#!/bin/sh\ncase " $* " in *" df "*) sleep 20;; esac\nexec {real} "$@"\n')
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    slow.chmod(0o755)
+    answer = up.inv("health", "--json", PATH=f"{tmp_path}:{up.env['PATH']}")
+    (db,) = (service for service in json.loads(answer.stdout)["services"] if service["service"] == "db")
+    (disk,) = (check for check in db["checks"] if check["name"] == "disk")
+    assert db["verdict"] == "healthy", db
+    assert "did not say in time" in disk["text"]
 
 
 LAYOUTS = {"native": ["sql"], "podman": ["sql", "directory"], "docker": ["custom"], "apple": ["sql"]}

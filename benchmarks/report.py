@@ -23,7 +23,9 @@ class Row:
 
 
 ROWS = (
-    Row("cold", "`dev.up`, cold: initdb to a healthy API", goal=1.5),
+    Row("cold", "`dev.up`, cold: no data, to a healthy API", against="floor, with initdb", goal=0.75),
+    Row("prepare", "the first cold `dev.up` with these settings", against="floor, with initdb", goal=1.3),
+    Row("copy", "`dev.up`, cold", against="`dev.up`, warm", goal=1.5),
     Row("warm", "`dev.up`, warm: existing data", goal=1.8),
     Row("second", "`dev.up` again, everything runs", against="`inv --list`", goal=3.0),
     Row("health", "`health` of a running stack", against="`inv --list`", goal=2.5),

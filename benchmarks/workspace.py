@@ -102,6 +102,10 @@ class CommandLine:
         """Remove the environment's state, as on a machine that never had it. The cache stays."""
         shutil.rmtree(self.state)
 
+    def forget_clusters(self) -> None:
+        """Remove the prepared clusters, so that the next start from nothing makes one."""
+        shutil.rmtree(self.workspace.folder / "cache" / "clusters")
+
 
 def wait(process: subprocess.Popen[bytes]) -> int:
     """Wait for a program's end; its exit code."""

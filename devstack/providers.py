@@ -109,7 +109,7 @@ def programs_at(folder: Path, version: str, tracks_statements: bool) -> Programs
 def tracks_statements(context: ContainerContext, folder: Path) -> bool:
     """Whether the PostgreSQL in this folder has :data:`STATEMENTS` and :data:`PLANS`, their libraries too: without, it
     would not start."""
-    share, library = _extension_folders(context, folder, _library_env(folder))
+    share, library = extension_folders(context, folder, _library_env(folder))
     return _has_statements(share, library)
 
 
@@ -229,7 +229,7 @@ def _judge(context: ContainerContext, settings: Settings, place: str, folder: Pa
     programs = Programs(folder, version, env)
     if programs.major < 13:
         return Candidate(place, programs, "is too old, 13 is the least")
-    share, library = _extension_folders(context, folder, env)
+    share, library = extension_folders(context, folder, env)
     for extension in settings.db.extensions:
         if not (share / f"{extension}.control").is_file():
             return Candidate(place, programs, f"has no extension {extension}")
@@ -238,7 +238,7 @@ def _judge(context: ContainerContext, settings: Settings, place: str, folder: Pa
     return Candidate(place, replace(programs, tracks_statements=_has_statements(share, library)))
 
 
-def _extension_folders(context: ContainerContext, folder: Path, env: Mapping[str, str]) -> tuple[Path, Path]:
+def extension_folders(context: ContainerContext, folder: Path, env: Mapping[str, str]) -> tuple[Path, Path]:
     """Where extensions' control files and libraries are."""
     result = context.read(context.exec("", [str(folder / "pg_config"), "--sharedir", "--pkglibdir"], env))
     lines = result.stdout.splitlines() if result.ok else []

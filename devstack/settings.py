@@ -96,6 +96,7 @@ class DbSettings(_Section, frozen=True, kw_only=True):
     memory_mb: Megabytes = 1024
     track_statements: bool = True
     bin_dir: str = ""
+    prepared: bool = True
     image: Image = "pgvector/pgvector:pg17"
 
 

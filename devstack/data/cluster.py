@@ -22,7 +22,6 @@ from msgspec import Struct, field
 from devstack import console
 from devstack.data import catalogue, census, journal, verify, wal_check
 from devstack.data.catalogue import Backup
-from devstack.data.incremental import LINEAGE
 from devstack.data.journal import Previous
 from devstack.data.manifest import now, stamp
 from devstack.data.restore import Restored, Undone
@@ -30,6 +29,7 @@ from devstack.data.session import PIN, Session
 from devstack.errors import StackError
 from devstack.files import is_private
 from devstack.services.postgres import MAINTENANCE, PSQL, reader_script, staged
+from devstack.services.prepared import LINEAGE
 from devstack.shell import argv
 
 if TYPE_CHECKING:

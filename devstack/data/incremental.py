@@ -23,6 +23,7 @@ from devstack.data.manifest import Manifest, Verified, now, stamp
 from devstack.data.session import session
 from devstack.data.streams import meter, sha256_of
 from devstack.errors import StackError, UsageError
+from devstack.services.prepared import LINEAGE
 from devstack.shell import Command
 
 if TYPE_CHECKING:
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
 
 LIST = "backup_manifest"
 """PostgreSQL's own list of the files in a copy, with their checksums and its own."""
-
-LINEAGE = "nv-lineage"
-"""A file in the data folder, new with each restore. The server can't tell a cluster from what it was restored from:
-both go on with the same numbers, and a copy of one would be taken for what a copy of the other can build on."""
 
 
 def check_version(stack: Stack) -> None:
@@ -137,7 +134,7 @@ def _parent(stack: Stack, found: list[Backup], identifier: str) -> tuple[Backup 
 
 
 def lineage(stack: Stack) -> str:
-    """Which restore the cluster in use came from; empty if from none."""
+    """Which cluster is in use; empty for one of an earlier version, if it was not restored since."""
     return stack.db.folders.read(stack.db.data.name, LINEAGE)
 
 

@@ -26,6 +26,7 @@ from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
 from devstack.services.configuration import items_of
 from devstack.services.folders import Folders
+from devstack.services.prepared import LINEAGE, Prepared
 from devstack.settings import Settings, reachable_address, with_port
 from devstack.shell import Command, argv, sh
 from devstack.templates import render
@@ -337,7 +338,7 @@ class Postgres:
         return {self.context.host.user, self.context.host.account} - {""}
 
     def _initialise(self) -> None:
-        """Make the cluster aside and rename it: a data folder with its final name is whole.
+        """Copy the prepared cluster, or make one, aside and rename it: a data folder with its final name is whole.
 
         Each try has a folder of its own: an ``initdb`` whose command was killed goes on for a second or two, and clears
         its folder when it fails.
@@ -347,12 +348,16 @@ class Postgres:
                 self.context.host.remove(left, seconds=LEFT_SECONDS)
         aside = self.data.with_name(f".{self.data.name}.{secrets.token_hex(4)}.partial")
         self.context.make_dir(aside, 0o700, account=True)
-        initdb = self.context.exec(
-            self.name, [self.programs.path("initdb"), "-D", str(aside), *self.initdb_options()], self.programs.env
+        if not (self.settings.db.prepared and Prepared(self).copy_to(aside)):
+            initdb = self.context.exec(
+                self.name, [self.programs.path("initdb"), "-D", str(aside), *self.initdb_options()], self.programs.env
+            )
+            self.context.run(self.context.runtime.as_account(initdb), "initialise the database's data folder")
+        if not self.context.dry:  # before anybody can connect
+            self.context.host.write_file(aside / LINEAGE, f"{secrets.token_hex(16)}\n".encode(), 0o600, account=True)
+        self.context.run(
+            sh("mv $aside $data", aside=aside, data=self.data), "put the database's data folder in its place"
         )
-        move = sh("mv $aside $data", aside=aside, data=self.data)
-        self.context.run(self.context.runtime.as_account(initdb), "initialise the database's data folder")
-        self.context.run(move, "put the database's data folder in its place")
         self._fresh = True
 
     def initdb_options(self) -> list[str]:
@@ -563,7 +568,7 @@ class Postgres:
         }
         script = string.Template(ROLE_SQL).substitute(values)
         existed = self._psql(MAINTENANCE, script, f"set up role {db.user} and database {db.name}")
-        if "role existed" in existed:
+        if "role existed" in existed and not self._fresh:
             console.note(
                 f"the password of role {db.user} in {self.data.name} was not the one in the settings:"
                 " changed on the role, in PgBouncer's userlist and for the application"

@@ -770,7 +770,7 @@ def contradictions(s: Settings) -> Iterator[Refusal]:
     for path in PATHS:
         section, _, key = path.partition(".")
         value = getattr(getattr(s, section), key)
-        if value.startswith("~") and not _has_home(value):
+        if not _has_home(value):  # also ./~name, which pathlib takes for ~name
             yield refusal(path, f"{shown_value(value)}: there is no home directory of that name", "write it out")
     for name in s.api.env:
         if not VARIABLE_NAME.fullmatch(name):

@@ -816,13 +816,9 @@ def _control(text: str) -> bool:
 
 
 def reachable_address(bind: str) -> str:
-    """The address at which this machine reaches a service that listens on ``bind``."""
+    """The address at which this machine reaches a service that listens on ``bind``. Never a name: ``localhost`` may
+    lead to ``::1``, where somebody else can listen."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}.get(bind, bind)
-
-
-def shown_host(bind: str) -> str:
-    """The name for people of the machine that a service listens on as ``bind``."""
-    return "localhost" if bind in ("127.0.0.1", "0.0.0.0", "localhost") else bind
 
 
 def with_port(host: str, port: int) -> str:

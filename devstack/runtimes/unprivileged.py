@@ -29,13 +29,13 @@ def main(words: Sequence[str]) -> None:
     of the account on there is no process that the account could read it from."""
     if words[0] != CLEAN:
         again = [sys.executable, "-I", "-S", __file__, CLEAN, *words]
-        os.execve(again[0], again, kept(os.environ))
+        os.execve(again[0], again, kept(os.environ))  # noqa: S606
     account, *program = words[1:]
     entry = pwd.getpwnam(account)
     os.initgroups(account, entry.pw_gid)
     os.setgid(entry.pw_gid)
     os.setuid(entry.pw_uid)
-    os.execve(program[0], program, {**kept(os.environ), "HOME": entry.pw_dir})
+    os.execve(program[0], program, {**kept(os.environ), "HOME": entry.pw_dir})  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -108,7 +109,7 @@ def check(name: str, environ: Mapping[str, str]) -> None:
 def make(name: str, settings: Settings, paths: Paths, host: Host) -> Runtime:
     """The dialect of a runtime."""
     if name == "native":
-        return Native(paths, settings.templates, sys.executable, host.account, host.is_root)
+        return Native(paths, settings.templates, sys.executable, host.account, host.is_root, os.environ)
     from devstack.runtimes.apple import Apple
     from devstack.runtimes.docker import Docker, Podman
 

@@ -56,7 +56,8 @@ class PortHolder(Struct, frozen=True):
 
     def __str__(self) -> str:
         who = f"{self.command} (pid {self.pid})" if self.pid else "a process of another user"
-        return f"{self.address}:{self.port} is held by {who}"
+        place = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{place}:{self.port} is held by {who}"
 
 
 class Host:
@@ -556,6 +557,16 @@ class Host:
         taken = [a for a in dict.fromkeys((bind, "127.0.0.1", "::1")) if _is_taken(a, port)]
         return _holder(taken[0], port, self._believed()) if taken else None
 
+    def stranger_on_ipv6(self, port: int, pid: int) -> PortHolder | None:
+        """Return who listens on ``::1`` at a port that a process of ours has on 127.0.0.1; None if nobody but that
+        process, or one that it has started, does."""
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.settimeout(0.2)
+            if probe.connect_ex(("::1", port)) == 0:
+                holder = _holder("::1", port, self._believed(), at=("::1", "::"))
+                return None if holder.pid in {process.pid for process in _trees([pid])} else holder
+        return None
+
     def _believed(self) -> set[int]:
         """Return the user ids whose processes are believed what they say of themselves."""
         found = set(self._friends)
@@ -710,12 +721,15 @@ def _accounts_at(port: int) -> set[int]:
     return found
 
 
-def _holder(address: str, port: int, believed: Collection[int]) -> PortHolder:
+def _holder(address: str, port: int, believed: Collection[int], at: Collection[str] = ()) -> PortHolder:
+    """
+    :param at: the addresses to look at; empty for all.
+    """
     import psutil
 
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if any(_listening(process, port)):
+            if any(not at or listening in at for listening in _listening(process, port)):
                 command = " ".join(process.cmdline()) or process.name()
                 stack = ""
                 with contextlib.suppress(psutil.Error):

@@ -771,7 +771,7 @@ def contradictions(s: Settings) -> Iterator[Refusal]:
     for path in PATHS:
         section, _, key = path.partition(".")
         value = getattr(getattr(s, section), key)
-        if value.startswith("~") and not _has_home(value):
+        if not _has_home(value):  # also ./~name, which pathlib takes for ~name
             yield refusal(path, f"{shown_value(value)}: there is no home directory of that name", "write it out")
     for name in s.api.env:
         if not VARIABLE_NAME.fullmatch(name):
@@ -817,13 +817,9 @@ def _control(text: str) -> bool:
 
 
 def reachable_address(bind: str) -> str:
-    """The address at which this machine reaches a service that listens on ``bind``."""
+    """The address at which this machine reaches a service that listens on ``bind``. Never a name: ``localhost`` may
+    lead to ``::1``, where somebody else can listen."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}.get(bind, bind)
-
-
-def shown_host(bind: str) -> str:
-    """The name for people of the machine that a service listens on as ``bind``."""
-    return "localhost" if bind in ("127.0.0.1", "0.0.0.0", "localhost") else bind
 
 
 def with_port(host: str, port: int) -> str:

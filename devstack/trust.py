@@ -11,6 +11,7 @@ import pwd
 import shlex
 import stat
 from collections.abc import Collection, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from devstack.errors import UsageError
@@ -32,8 +33,8 @@ def check(root: Path, environ: Mapping[str, str], *, handle: int | None = None) 
     trusted = uids(environ)
     opened = others(os.fstat(handle), trusted) if handle is not None else ""
     found = [f"{root} {opened}"] if opened else []
-    for why in (*found, *(_objection(path, trusted, root) for path in _instructions(root))):
-        if why and not _is_allowed(root, environ, trusted):
+    for why in filter(None, chain(found, _objections(root, trusted))):
+        if not _is_allowed(root, environ, trusted):
             allowed, user = _list(environ), name_of(os.getuid())
             line = f"echo {shlex.quote(str(root))} >>{shlex.quote(str(allowed))}"
             raise UsageError(
@@ -70,22 +71,38 @@ def check_way(path: Path, root: Path, environ: Mapping[str, str]) -> None:
         )
 
 
-MAX_LEVELS = 8
-"""Directories within each other in the templates, which are looked into."""
+MAX_LEVELS = 16
+"""Largest number of directories within each other in the templates."""
+MAX_DIRECTORIES = 1000
+"""Largest number of directories in the templates. A link there may lead to a whole file system."""
 
 
-def _instructions(root: Path) -> Iterator[Path]:
-    """Files of a project that our own code obeys."""
+def _objections(root: Path, trusted: set[int]) -> Iterator[str]:
+    """Yield why files of a project that our own code obeys should not be obeyed."""
     templates = root / "templates"
-    yield root
     variables = root / ".env"
-    for path in (*(root / name for name in PROJECT_FILES), variables, templates):
+    for path in (root, *(root / name for name in PROJECT_FILES), variables, templates):
         if os.path.lexists(path) and not (path == variables and path.is_dir()):  # a virtual environment
-            yield path
+            yield _objection(path, trusted, root)
+    seen = set()
     for folder, folders, files in os.walk(templates, followlinks=True):
-        yield from (Path(folder, name) for name in (*folders, *files) if name != "__pycache__")
+        try:
+            info = os.stat(folder)
+        except OSError:
+            continue  # who reads it explains that
+        if (info.st_dev, info.st_ino) in seen:  # a link has led there before, or leads back
+            folders.clear()
+            continue
+        seen.add((info.st_dev, info.st_ino))
         if len(Path(folder).relative_to(templates).parts) > MAX_LEVELS:
-            folders.clear()  # a link that leads back
+            yield f"{folder} is more than {MAX_LEVELS} directories deep in the templates, where nothing is judged"
+            return
+        if len(seen) > MAX_DIRECTORIES:
+            yield f"{templates} has more than {MAX_DIRECTORIES} directories in it, with those that links lead to"
+            return
+        yield from (
+            _objection(Path(folder, name), trusted, root) for name in (*folders, *files) if name != "__pycache__"
+        )
 
 
 def _objection(path: Path, trusted: set[int], root: Path) -> str:

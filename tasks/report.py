@@ -139,13 +139,13 @@ def endpoints(stack: Stack) -> None:
     """Where to go once everything is up."""
     if stack.context.dry:
         return
-    from devstack.settings import database_url, shown_host
+    from devstack.settings import database_url, reachable_address
     from devstack.system.machine import own_account
 
     db, api = stack.settings.db, stack.api.address
 
     def url(service: Postgres | PgBouncer) -> str:
-        return database_url("postgresql", db.user, "***", shown_host(service.bind), service.port, db.name)
+        return database_url("postgresql", db.user, "***", reachable_address(service.bind), service.port, db.name)
 
     rows = [
         ("API", api),

@@ -92,7 +92,7 @@ def _show(found: Tunnel, *, as_json: bool, word: str) -> int:
     console.out(f"the tunnel to {found.host} is {word} for {console.duration(time.time() - found.since)}")
     for one in found.forwards:
         there = "" if one.there == one.here else f"  (there {one.there})"
-        console.out(f"  {NAMES[one.service]:<10}  localhost:{one.here}{there}")
+        console.out(f"  {NAMES[one.service]:<10}  127.0.0.1:{one.here}{there}")
     return 0
 
 

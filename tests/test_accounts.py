@@ -95,6 +95,39 @@ def test_the_services_have_an_account_of_their_own_and_data_from_before_keep_the
 
 
 @as_root
+def test_the_services_account_can_t_read_root_s_environment(project: Project) -> None:
+    token = f"correct-horse-{os.getpid()}"
+    with (project.root / ".env").open("a") as file:
+        file.write("OF_DOTENV=yes\n")
+    project.inv("dev.up", CANARY_TOKEN=token)
+    running = project.processes()
+    # PostgreSQL's own processes have another command line, and a copy of its environment
+    others = [p for one in running if one.uids().real for p in (one, *one.children(recursive=True))]
+    assert {process.name() for process in others} == {"postgres", "pgbouncer"}
+    for process in others:
+        environ = Path(f"/proc/{process.pid}/environ").read_bytes().decode()
+        assert token not in environ, process.cmdline()
+        names = {entry.partition("=")[0] for entry in environ.split("\0") if entry}
+        ours = {
+            "NV_STACK",
+            "NV_SERVICE",
+            "PG_GRANDPARENT_PID",
+            "HOME",
+            "PATH",
+            "LANG",
+            "LANGUAGE",
+            "TZ",
+            "PWD",
+            "OLDPWD",
+        }
+        assert {name for name in names if not name.startswith("LC_")} - ours <= {"LD_LIBRARY_PATH"}, names
+    # the application is root's own
+    application = next(process for process in running if "uvicorn" in process.cmdline())
+    assert application.uids().real == 0
+    assert (application.environ()["CANARY_TOKEN"], application.environ()["OF_DOTENV"]) == (token, "yes")
+
+
+@as_root
 def test_without_the_account_another_is_taken_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("devstack.host.ACCOUNT", "nv-none")
     assert (Host().account in SHARED, Host().shares_account, Host().has_account) == (True, True, False)

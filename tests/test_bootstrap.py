@@ -139,6 +139,15 @@ def test_a_fresh_checkout_gets_a_venv_with_the_packages_of_the_lock(machine: Mac
     assert done.stdout == ""
 
 
+def test_no_other_directory_is_set_up_than_its_own(machine: Machine, tmp_path: Path) -> None:
+    """``CDPATH`` has ``cd`` look for a relative directory elsewhere first, and print where it went."""
+    (tmp_path / "decoy/scripts").mkdir(parents=True)
+    done = machine.complete().setup(CDPATH=str(tmp_path / "decoy"))
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert (machine.root / ".venv").is_dir()
+    assert [path.name for path in (tmp_path / "decoy").iterdir()] == ["scripts"]
+
+
 def test_nothing_to_do_is_quick_and_silent(machine: Machine) -> None:
     machine.complete().setup("dev")
     for mode in MODES:

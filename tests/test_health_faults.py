@@ -21,6 +21,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
+from devstack.host import Host
 from tests.conftest import Project, wait_for
 
 
@@ -444,6 +445,34 @@ def test_a_service_is_not_stopped_for_a_port_that_somebody_else_has(stack: Proje
         assert f"port {port} of nv-db is taken" in stack.inv("db.start", INVOKE_DB_PORT=port, expect=1).stderr
     assert stack.pids()[DB] == before
     assert well(stack)
+
+
+@pytest.mark.parametrize("address", ["::1", "::"])
+def test_who_listens_where_localhost_may_lead_is_named(stack: Project, address: str) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as stranger:
+        stranger.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            stranger.bind((address, stack.api_port))
+        except OSError as error:
+            pytest.skip(f"no IPv6 here: {error}")
+        stranger.listen()
+        api = health(stack)["api"]
+        assert api["verdict"] == "degraded"
+        cause = (
+            rf"^localhost may lead to another program: \[::1\]:{stack.api_port} is held by .* \(pid {os.getpid()}\)$"
+        )
+        assert re.search(cause, api["cause"]), api["cause"]
+        url = f"http://127.0.0.1:{stack.api_port}"
+        assert api["fix"] == f"use {url}; end what listens there, or set api.port; then inv dev.up"
+        assert f"API: {url}\n" in stack.inv("health").stdout
+        # one of the application's own processes is no stranger
+        assert Host().stranger_on_ipv6(stack.api_port, os.getppid()) is None
+    assert Host().stranger_on_ipv6(stack.api_port, os.getpid()) is None
+    found = well(stack)
+    assert found["api"]["address"] == f"127.0.0.1:{stack.api_port}"
+    assert {
+        url.partition("//")[2].partition(":")[0] for name, url in found["endpoints"].items() if name != "database"
+    } == {"127.0.0.1"}
 
 
 def test_thresholds_are_settings(stack: Project) -> None:

@@ -18,10 +18,10 @@ from tests.conftest import Project
 
 ROOT = Path(__file__).resolve().parent.parent
 ENDPOINTS = {
-    "api": "http://localhost:13370",
-    "health": "http://localhost:13370/health",
-    "metrics": "http://localhost:13370/metrics",
-    "database": "postgresql://nina:***@localhost:5433/nina",
+    "api": "http://127.0.0.1:13370",
+    "health": "http://127.0.0.1:13370/health",
+    "metrics": "http://127.0.0.1:13370/metrics",
+    "database": "postgresql://nina:***@127.0.0.1:5433/nina",
 }
 HTTP = Check(name="http", text="/health answers 200 in 45 ms", value=45.2, unit="ms", limit=100)
 CONNECTIONS = Check(name="connections", text="3 of 100 connections", value=3, unit="count", limit=80)
@@ -38,7 +38,7 @@ PGB = msgspec.structs.replace(
     DB, service="pgb", name="nv-pgbouncer", address="192.168.65.206:6432", memory_limit_bytes=0, checks=[]
 )
 API = msgspec.structs.replace(
-    DB, service="api", name="nv-api", address="localhost:13370", memory_bytes=0, checks=[HTTP]
+    DB, service="api", name="nv-api", address="127.0.0.1:13370", memory_bytes=0, checks=[HTTP]
 )
 
 
@@ -112,6 +112,16 @@ ENDPOINTS
 |- Metrics: http://localhost:13370/metrics
 `- Database: postgresql://nina:***@localhost:5433/nina"""
     )
+
+
+def test_where_localhost_may_lead_to_another_program_no_address_is_given_by_that_name() -> None:
+    cause = "localhost may lead to another program: [::1]:13370 is held by a process of another user"
+    check = Check(name="localhost", verdict="degraded", cause=cause, fix="end it")
+    api = msgspec.structs.replace(API, verdict="degraded", cause=cause, fix="end it", checks=[HTTP, check])
+    lines = summary(stack_of(DB, PGB, api), plain=True)
+    assert "`- API Server (nv-api): DEGRADED (127.0.0.1:13370)" in lines
+    assert "|- Health: http://127.0.0.1:13370/health" in lines
+    assert [line for line in lines if "localhost" in line] == [f"      cause:   {cause}"]
 
 
 def test_of_a_fault_and_what_follows_from_it_only_the_fault_has_a_fix() -> None:

@@ -137,5 +137,28 @@ def test_a_script_works_through_links(project: Path, tmp_path: Path) -> None:
     assert done.stdout.endswith("<health><--details>"), done.stderr
 
 
+@pytest.fixture
+def decoy(tmp_path: Path) -> dict[str, str]:
+    """``CDPATH`` as it is in the environment of who has exported it, and another directory of the same name in it."""
+    (tmp_path / "decoy/scripts").mkdir(parents=True)
+    return {"CDPATH": str(tmp_path / "decoy")}
+
+
+@pytest.mark.parametrize("script", ["scripts/nv-health-check.sh", "scripts/_task.sh"])
+def test_a_script_takes_no_other_directory_for_its_own(project: Path, decoy: dict[str, str], script: str) -> None:
+    done = run(script, cwd=project, env=decoy)
+    assert done.stdout.startswith(f"<{project}/.venv/bin/inv><--search-root><{project}>"), done
+    assert done.stderr == "bootstrap run\n"
+
+
+def test_packages_are_locked_in_the_project_and_nowhere_else(
+    project: Path, decoy: dict[str, str], tmp_path: Path
+) -> None:
+    write_program(tmp_path / "bin/uv", "pwd")
+    path = f"{tmp_path}/bin:/usr/local/bin:/usr/bin:/bin"
+    done = run("scripts/lock.sh", cwd=project, env={**decoy, "PATH": path})
+    assert (done.returncode, done.stdout) == (0, f"{project}\n{project}\n"), done
+
+
 def test_no_script_is_forgotten() -> None:
     assert {path.name for path in (ROOT / "scripts").glob("*.sh")} == {*SCRIPTS, "_task.sh", "bootstrap.sh", "lock.sh"}

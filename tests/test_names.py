@@ -30,7 +30,18 @@ from devstack.shell import Command, argv
 from tests.conftest import ROOT
 
 PLAIN = [
-    *("$(touch $CANARY)", "`touch $CANARY`", "|touch $CANARY", "&touch $CANARY&", "'", "\\", "\\\\", " ", "%", "%%"),
+    *(
+        "$(touch $LC_CANARY)",
+        "`touch $LC_CANARY`",
+        "|touch $LC_CANARY",
+        "&touch $LC_CANARY&",
+        "'",
+        "\\",
+        "\\\\",
+        " ",
+        "%",
+        "%%",
+    ),
     *(
         "%(here)s",
         "$",
@@ -50,7 +61,21 @@ PLAIN = [
     ),
 ]
 """Parts of names that every setting takes."""
-PARTS = [*PLAIN, ";touch $CANARY;", "\ntouch $CANARY\n", '"', "\n", "\r", "\t", "#", "*", "[a]", ",", "\x01", "\udce9"]
+PARTS = [
+    *PLAIN,
+    ";touch $LC_CANARY;",
+    "\ntouch $LC_CANARY\n",
+    '"',
+    "\n",
+    "\r",
+    "\t",
+    "#",
+    "*",
+    "[a]",
+    ",",
+    "\x01",
+    "\udce9",
+]
 RAW = st.binary(min_size=1, max_size=12).map(lambda raw: os.fsdecode(raw.replace(b"/", b"").replace(b"\0", b"")))
 KINDS = ("root", "state", "cache", "log", "data", "api")
 
@@ -103,7 +128,9 @@ class Case:
             self.settings.application,
         ):
             path.mkdir(parents=True, exist_ok=True)
-        self.native = Native(self.paths, ROOT / "templates", self.show, "nobody", os.getuid() == 0)
+        # named so that the services' account gets it
+        self.environ = {"PATH": os.environ["PATH"], "LC_CANARY": str(self.canary)}
+        self.native = Native(self.paths, ROOT / "templates", self.show, "nobody", os.getuid() == 0, self.environ)
 
     @property
     def nasty(self) -> list[Path]:
@@ -115,7 +142,7 @@ class Case:
         done = subprocess.run(
             ["/bin/sh", "-c", command],
             cwd="/",
-            env={"PATH": os.environ["PATH"], "CANARY": str(self.canary)},
+            env=self.environ,
             stdin=subprocess.DEVNULL,
             capture_output=True,
         )
@@ -129,8 +156,9 @@ class Case:
     max_examples=40, deadline=None, print_blob=True, phases=[Phase.explicit, Phase.reuse, Phase.generate], database=None
 )
 @given(names=st.one_of(names_of(st.sampled_from(PLAIN)), names_of(st.one_of(st.sampled_from(PARTS), RAW))))
-@example(names=dict.fromkeys(KINDS, "$(touch $CANARY)`touch $CANARY`\\\\ '%(x)s'"))
-@example(names=dict.fromkeys(KINDS, "-$(touch $CANARY) & \\ "))
+@example(names=dict.fromkeys(KINDS, "$(touch $LC_CANARY)`touch $LC_CANARY`\\\\ '%(x)s'"))
+@example(names=dict.fromkeys(KINDS, "~$(touch $LC_CANARY)"))
+@example(names=dict.fromkeys(KINDS, "-$(touch $LC_CANARY) & \\ "))
 def test_a_name_is_refused_or_arrives_as_it_is(place: Path, names: dict[str, str]) -> None:
     note(f"names: {names!r}")
     try:
@@ -138,7 +166,7 @@ def test_a_name_is_refused_or_arrives_as_it_is(place: Path, names: dict[str, str
     except UsageError as refused:
         case, why = None, refused.why or "\n".join(refused.evidence)
     if case is None:
-        assert re.search("UTF-8|one of the characters|control character", why)
+        assert re.search("UTF-8|one of the characters|control character|no home directory", why)
         return
     try:
         check_commands(case)

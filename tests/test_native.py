@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -22,7 +24,7 @@ from devstack.container import ContainerContext
 from devstack.errors import StackError
 from devstack.host import Host
 from devstack.paths import Paths
-from devstack.runtimes import EngineError, File, ServiceSpec, ServiceState, Step, Usage
+from devstack.runtimes import EngineError, File, ServiceSpec, ServiceState, Step, Usage, unprivileged
 from devstack.runtimes.native import STATUS, Native
 from devstack.shell import sh
 from tests.conftest import wait_for
@@ -37,12 +39,12 @@ INI = "/srv/o'hara 100%% $(id) ü"
 """The same in Supervisor's files."""
 
 
-def native(base: str = BASE, *, is_root: bool = False) -> Native:
+def native(base: str = BASE, *, is_root: bool = False, environ: Mapping[str, str] = MappingProxyType({})) -> Native:
     folder = Path(base)
     paths = Paths(
         root=folder, state=folder / "state", cache=folder / "cache", run=folder / "run", log=folder / "my logs"
     )
-    return Native(paths, ROOT / "templates", "/opt/my py/bin/python", "postgres", is_root)
+    return Native(paths, ROOT / "templates", "/opt/my py/bin/python", "postgres", is_root, environ)
 
 
 DB = ServiceSpec(
@@ -144,7 +146,8 @@ def test_only_root_takes_another_account_and_a_folder_that_it_may_enter() -> Non
     command = sh("echo $text", text="it's")
     assert native().as_account(command) == "echo 'it'\"'\"'s'"
     assert native(is_root=True).as_account(command) == (
-        f"cd {QUOTED}/state' && su -s /bin/sh postgres -c " + "'echo '\"'\"'it'\"'\"'\"'\"'\"'\"'\"'\"'s'\"'\"''"
+        f"cd {QUOTED}/state' && env -i  su -s /bin/sh postgres -c "
+        + "'echo '\"'\"'it'\"'\"'\"'\"'\"'\"'\"'\"'s'\"'\"''"
     )
 
 
@@ -178,12 +181,12 @@ files = services/*.conf
 """
 
 
-def program(name: str, signal: str, seconds: int, user: str = "") -> str:
+def program(name: str, signal: str, seconds: int) -> str:
     return f"""\
 ; Rendered by nv-devstack at every start; edit templates/supervisor-service.conf instead.
 [program:{name}]
 command = /bin/sh "{INI}/state/config/{name}.sh"
-{user}autostart = false
+autostart = false
 autorestart = true
 startsecs = 1
 startretries = 10
@@ -204,15 +207,28 @@ def test_supervisord_conf(is_root: bool, user: str) -> None:
     assert rendered == supervisord_conf(user)
 
 
-@pytest.mark.parametrize(("is_root", "user"), [(False, ""), (True, "user = postgres\n")])
-def test_the_definition_of_a_service(is_root: bool, user: str) -> None:
+@pytest.mark.parametrize("is_root", [False, True])
+def test_the_definition_of_a_service(is_root: bool) -> None:
     rendered = files(native(is_root=is_root).run(DB))["/state/config/services/nv-db.conf"].content
-    assert rendered == program("nv-db", "INT", 60, user)
+    assert rendered == program("nv-db", "INT", 60)
+
+
+def test_what_supervisor_starts_for_another_account_is_a_script_of_root_s_that_changes_it() -> None:
+    made = files(native(is_root=True).run(DB))
+    assert made["/state/config/nv-db-account.sh"].content == files(native().run(DB))["/state/config/nv-db.sh"].content
+    assert made["/state/config/nv-db-account.sh"].account
+    launcher = made["/state/config/nv-db.sh"]
+    assert (launcher.mode, launcher.account) == (0o600, False)
+    assert launcher.content == (
+        "# Rendered by nv-devstack at every start.\n"
+        f"exec '/opt/my py/bin/python' -I -S {ROOT}/devstack/runtimes/unprivileged.py postgres"
+        f" /bin/sh {QUOTED}/state/config/nv-db-account.sh'\n"
+    )
 
 
 def test_a_service_that_may_run_as_root_does() -> None:
     spec = ServiceSpec(name="nv-api", argv=["x"], cwd=Path("/"))
-    assert "\nuser" not in files(native(is_root=True).run(spec))["/state/config/services/nv-api.conf"].content
+    assert files(native(is_root=True).run(spec)) == files(native().run(spec))
 
 
 def test_the_launcher_of_a_service() -> None:
@@ -336,6 +352,41 @@ def test_a_program_in_any_folder_is_found_also_with_variables(tmp_path: Path, fo
     command = native().exec("nv-db", [str(program), "x y"], {"A": "it's $HOME"})
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout == "it's $HOME|x y\n"
+
+
+# another account, really taken
+
+CANARY = {"CANARY_TOKEN": "correct-horse", "AWS_SECRET_ACCESS_KEY": "battery", "HOME": "/root", "SSH_AUTH_SOCK": "/x"}
+"""What root may have in its environment."""
+PASSED_ON = {"LC_TIME": "C", "LANG": "C.UTF-8", "TZ": "UTC", "LD_LIBRARY_PATH": "/nowhere"}
+"""What a program of another account gets of it, with ``PATH``."""
+
+
+def variables(program: str) -> dict[str, str]:
+    """Return what ``env -0`` has printed."""
+    return dict(line.split("=", 1) for line in program.split("\0") if line)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root")
+def test_a_program_of_another_account_gets_nothing_of_root_s_environment_but_what_is_listed(tmp_path: Path) -> None:
+    given = {"PATH": os.environ["PATH"], **CANARY, **PASSED_ON}
+    expected = {"PATH": os.environ["PATH"], **PASSED_ON}
+    tool = native(is_root=True, environ=given)
+    tool.account = "nobody"
+    command = tool.as_account(sh("cat /proc/self/environ"), Path("/"))
+    assert not [word for word in ("correct-horse", "battery") if word in command]
+    done = subprocess.run(["/bin/sh", "-c", command], env=given, capture_output=True, text=True, check=True)
+    seen = variables(done.stdout)
+    assert {name: seen.get(name) for name in given} == {**dict.fromkeys(CANARY), **expected, "HOME": seen["HOME"]}
+    assert seen["HOME"] == pwd.getpwnam("nobody").pw_dir
+
+    words = [sys.executable, "-I", "-S", unprivileged.__file__, "nobody", "/bin/sh", "-c"]
+    show = "cat /proc/self/environ; id -un >&2; id -G >&2; umask >&2"
+    done = subprocess.run([*words, show], env=given, cwd="/", capture_output=True, text=True, check=True, umask=0o077)
+    seen = variables(done.stdout)
+    seen.pop("PWD", None)  # the shell's own
+    assert seen == {**expected, "HOME": pwd.getpwnam("nobody").pw_dir}
+    assert done.stderr.split() == ["nobody", str(pwd.getpwnam("nobody").pw_gid), "0077"]
 
 
 # answers

@@ -685,6 +685,7 @@ DEEP = "[" * 5_000
         ({"stack": {"start_timeout": float("nan")}}, "stack.start_timeout: nan: expected float > 0.0"),
         ({"api": {"bind": "::1%x\nadmin_users = nina"}}, "is not an IP address"),
         ({"data": {"dir": "~nobody-of-that-name/x"}}, "there is no home directory of that name"),
+        ({"data": {"dir": "./~nobody-of-that-name/x"}}, "there is no home directory of that name"),
         ({"pgb": {"parameters": {"server_reset_query": " x"}}}, "has spaces at an end"),
         ({"db": f"postgresql://nina:{SECRET}@localhost/nina"}, "expected keys below it, got 'postgresql://nina:***@"),
         ({"api": {"port": "x" * 10_000}}, "xxx…: expected int"),

@@ -149,6 +149,68 @@ def test_each_link_of_a_chain_is_judged(place: Path, tmp_path: Path, part: str) 
 
 
 @as_root
+def test_a_directory_that_a_link_in_the_templates_leads_to_is_judged_with_all_in_it(
+    place: Path, tmp_path: Path
+) -> None:
+    nobody = pwd.getpwnam("nobody").pw_uid
+    shared = tmp_path / "shared"
+    (shared / "deeper").mkdir(parents=True)
+    (shared / "deeper/db.sh").write_text("")
+    (place / "templates/containers").symlink_to(shared)
+    assert objection(place) == ""
+    for path in (shared / "deeper/db.sh", shared / "deeper", shared):
+        os.chown(path, nobody, -1)
+        assert f"containers{str(path).removeprefix(str(shared))} belongs to nobody" in objection(place)
+        os.chown(path, 0, -1)
+    shared.chmod(0o777)
+    assert "is writable by everybody" in objection(place)
+    shared.chmod(0o755)
+    (shared / "deeper/more").symlink_to(tmp_path / "theirs")
+    (tmp_path / "theirs").mkdir()
+    assert objection(place) == ""
+    os.chown(tmp_path / "theirs", nobody, -1)
+    assert "more belongs to nobody" in objection(place)
+
+
+@pytest.mark.usefixtures("alarm")
+def test_links_that_lead_back_keep_nobody_busy(place: Path) -> None:
+    templates = place / "templates"
+    (templates / "itself").symlink_to("itself")
+    (templates / "one").symlink_to("two")
+    (templates / "two").symlink_to("one")
+    assert "there are more than 40 links on the way to it" in objection(place)
+    for name in ("itself", "one", "two"):
+        (templates / name).unlink()
+    for number in range(12):  # each directory would be in all the others
+        (templates / f"back{number}").symlink_to(("..", ".", "sub")[number % 3])
+        (templates / f"sub/back{number}").symlink_to("..")
+    assert objection(place) == ""
+    (templates / "sub/db.sh").chmod(0o777)
+    assert "db.sh is writable by everybody" in objection(place)
+
+
+@pytest.mark.usefixtures("alarm")
+def test_templates_that_are_too_deep_or_too_many_are_refused(place: Path, tmp_path: Path) -> None:
+    templates = place / "templates"
+    deep = templates.joinpath("sub", *"x" * (trust.MAX_LEVELS - 1))
+    deep.mkdir(parents=True)
+    assert objection(place) == ""
+    (deep / "x").mkdir()
+    assert f"{deep / 'x'} is more than {trust.MAX_LEVELS} directories deep" in objection(place)
+    shutil.rmtree(templates / "sub/x")
+    many = tmp_path / "many"
+    many.mkdir()
+    (templates / "many").symlink_to(many)
+    assert objection(place) == ""
+    for number in range(trust.MAX_DIRECTORIES):
+        (many / str(number)).mkdir()
+    assert f"{templates} has more than {trust.MAX_DIRECTORIES} directories in it" in objection(place)
+    home = tmp_path / "home"
+    allow(home, place)
+    assert objection(place, HOME=str(home)) == ""
+
+
+@as_root
 def test_a_project_that_a_link_of_another_account_leads_to_is_refused(place: Path, tmp_path: Path) -> None:
     (tmp_path / "way").symlink_to(place)
     assert objection(tmp_path / "way") == ""

@@ -126,7 +126,7 @@ def test_what_they_are(stack: Project) -> None:
         "PGPASSWORD": secret["db_password"],
         "PGDATABASE": "nina",
         "PGREQUIREAUTH": "scram-sha-256",
-        "API_URL": f"http://localhost:{stack.api_port}",
+        "API_URL": f"http://127.0.0.1:{stack.api_port}",
         "OF_MINE": "a b",
         "NINAIVALAIGAL_DATABASE_URL": f"{server}:{stack.pgb_port}/nina",
         "DATABASE_URL": f"{server}:{stack.pgb_port}/nina",

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from devstack.errors import UsageError
 from devstack.files import load_json
 from devstack.health.findings import Findings, Probe, fastest
-from devstack.health.records import Check, slow
+from devstack.health.records import LOCALHOST, Check, slow
 from devstack.metrics.application import Requests
 from devstack.metrics.sampling import sample_application
 from devstack.services import NotReady
@@ -30,6 +30,33 @@ def probe_application(api: Api) -> Probe:
         findings.add(answer)
         if answer.verdict != "unhealthy":
             findings.extend(_extras(api, findings))
+
+    return probe
+
+
+def probe_localhost(api: Api, pid: int) -> Probe:
+    """Look at ``::1``, which the name ``localhost`` may lead to as well. Another account can listen there while the
+    application has 127.0.0.1.
+
+    :param pid: of the application.
+    """
+
+    def probe(findings: Findings) -> None:
+        if api.bind != "127.0.0.1":
+            return
+        with findings.waiting_for("what listens on ::1"):
+            stranger = api.context.host.stranger_on_ipv6(api.port, pid)
+        findings.add(
+            Check(
+                name=LOCALHOST,
+                text="nothing else listens on ::1",
+                **slow(
+                    stranger is not None,
+                    f"localhost may lead to another program: {stranger}",
+                    f"use {api.address}; end what listens there, or set api.port; then inv dev.up",
+                ),
+            )
+        )
 
     return probe
 

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from msgspec.structs import replace
 
 from devstack.errors import StackError
-from devstack.health.application import probe_application
+from devstack.health.application import probe_application, probe_localhost
 from devstack.health.blame import blame
 from devstack.health.database import probe_data, probe_database, probe_disk
 from devstack.health.findings import Findings, Probe, run_all
@@ -18,7 +18,7 @@ from devstack.health.process import Process, check_process, check_run, memory_li
 from devstack.health.records import Check, Health, Remedy, ServiceHealth, together, worst
 from devstack.runtimes import Crash, ServiceState, Usage
 from devstack.services import Service
-from devstack.settings import database_url, shown_host
+from devstack.settings import database_url, reachable_address
 from devstack.stack import Stack
 
 
@@ -80,7 +80,7 @@ def _plan(stack: Stack, states: Mapping[str, ServiceState]) -> list[tuple[str, P
     probes: dict[str, list[Probe]] = {
         db.name: [probe_database(db)],
         pgb.name: [probe_configuration(pgb), probe_console(pgb), probe_backend(pgb)],
-        api.name: [probe_application(api)],
+        api.name: [probe_application(api), probe_localhost(api, states[api.name].pid)],
     }
     running = [(name, probe) for name, some in probes.items() if states[name].running for probe in some]
     data: list[Probe] = [probe_data(stack)]
@@ -151,5 +151,5 @@ def _endpoints(stack: Stack) -> dict[str, str]:
     found = {"api": stack.api.address, "health": stack.api.address + s.api.health_path}
     if s.api.metrics_path:
         found["metrics"] = stack.api.address + s.api.metrics_path
-    url = database_url("postgresql", s.db.user, "***", shown_host(s.db.bind), s.db.port, s.db.name)
+    url = database_url("postgresql", s.db.user, "***", reachable_address(s.db.bind), s.db.port, s.db.name)
     return {**found, "database": url}

@@ -17,6 +17,9 @@ Remedy = Literal["", "start", "resume", "restart", "settle", "reload", "unpause"
 EXPOSURE = "exposure"
 """Name of the check whose value is whether others than this machine can reach a service."""
 
+LOCALHOST = "localhost"
+"""Name of the check whether the name ``localhost`` may lead to another program than the application."""
+
 
 class Check(Struct, frozen=True, kw_only=True):
     """One thing that was looked at. A verdict that is not healthy has a cause and a fix."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from devstack import console
 from devstack.errors import addressed
-from devstack.health.records import EXPOSURE, Check, Health, ServiceHealth, Verdict
+from devstack.health.records import EXPOSURE, LOCALHOST, Check, Health, ServiceHealth, Verdict
 
 TITLES = {"db": ("🗄️ ", "Database"), "pgb": ("🔄", "PgBouncer"), "api": ("🚀", "API Server")}
 # each takes two columns on every terminal; those with a variation selector, as ⚠️ has, do not
@@ -51,18 +51,25 @@ def summary(health: Health, *, plain: bool, details: bool = False) -> list[str]:
         title += f" ({health.environment})"
     lines = [console.paint(style.icon("🏥") + title, "bold"), style.rule, ""]
     lines += [style.icon("📊") + "SYSTEM STATUS"]
-    lines += style.tree([_service(service, style, details) for service in health.services])
+    lines += style.tree([_service(service, health, style, details) for service in health.services])
     lines += ["", style.icon("📈") + "PERFORMANCE METRICS", *style.tree([[line] for line in _performance(health)])]
-    endpoints = [[f"{ENDPOINTS[name]}: {url}"] for name, url in health.endpoints.items()]
+    endpoints = [[f"{ENDPOINTS[name]}: {_named(url, health)}"] for name, url in health.endpoints.items()]
     lines += ["", style.icon("🔗") + "ENDPOINTS", *style.tree(endpoints)]
     return lines
 
 
-def _service(service: ServiceHealth, style: Style, details: bool) -> list[str]:
+def _named(address: str, health: Health) -> str:
+    """Return an address as the specification shows it: by the name ``localhost``, unless that may lead elsewhere."""
+    check = health.service("api").check(LOCALHOST)
+    return address if check and not check.well else address.replace("127.0.0.1:", "localhost:")
+
+
+def _service(service: ServiceHealth, health: Health, style: Style, details: bool) -> list[str]:
     icon, title = TITLES[service.service]
     word = console.paint(service.verdict.upper(), COLOURS[service.verdict])
     mark = style.icon(MARKS[service.verdict])
-    lines = [f"{style.icon(icon)}{title} ({service.name}): {mark}{word} ({service.address})"]
+    address = _named(service.address, health) if service.service == "api" else service.address
+    lines = [f"{style.icon(icon)}{title} ({service.name}): {mark}{word} ({address})"]
     if service.verdict != "healthy":
         lines += _labelled("because" if service.because_of else "cause", service.cause)
         lines += _labelled("fix", addressed(service.fix))

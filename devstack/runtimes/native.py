@@ -10,11 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from devstack.paths import Paths
-from devstack.runtimes import Crash, EngineError, File, ServiceSpec, ServiceState, Status, Step
-from devstack.runtimes.launcher import launcher
+from devstack.runtimes import Crash, EngineError, File, ServiceSpec, ServiceState, Status, Step, unprivileged
+from devstack.runtimes.launcher import HEADER, launcher
 from devstack.shell import Command, Request, argv, chain, post, sh
 from devstack.templates import CHECKOUT, Templates, render
 
@@ -59,12 +60,25 @@ class Native:
     name = "native"
     contained = False
 
-    def __init__(self, paths: Paths, templates: Templates | Path, python: str, account: str, is_root: bool) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        templates: Templates | Path,
+        python: str,
+        account: str,
+        is_root: bool,
+        environ: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """
+        :param account: the services' account, if this is root.
+        :param environ: the environment of the commands; the services' account gets a part of it.
+        """
         self.paths = paths
         self.templates = templates
         self.python = python
         self.account = account
         self.is_root = is_root
+        self.kept = unprivileged.kept(environ)
 
     @property
     def socket(self) -> Path:
@@ -121,10 +135,28 @@ class Native:
             self.paths.config / "services" / f"{spec.name}.xml", self.render("supervisor-run.xml", name=spec.name)
         )
         return [
-            *(File(self.launcher(p.name), self.launch_script(p), account=p.own_account) for p in programs),
+            *(file for program in programs for file in self._launchers(program)),
             File(self.paths.config / "services" / f"{spec.name}.conf", conf),
             request,
             post(self.socket, URL, request.content, file=request.path),
+        ]
+
+    def _launchers(self, spec: ServiceSpec) -> Sequence[File]:
+        """The scripts of a service. Supervisor would change the account first and its environment never, so what it
+        starts for the services' account is a script of root's, which does both and goes on in one of the account's."""
+        if not (spec.own_account and self.is_root):
+            return [File(self.launcher(spec.name), self.launch_script(spec), account=spec.own_account)]
+        own = self.paths.config / f"{spec.name}-account.sh"
+        change = sh(
+            "exec $python -I -S $script $account /bin/sh $own",
+            python=self.python,
+            script=unprivileged.__file__,
+            account=self.account,
+            own=own,
+        )
+        return [
+            File(own, self.launch_script(spec), account=True),
+            File(self.launcher(spec.name), f"{HEADER}\n{change}\n"),
         ]
 
     def _program(self, spec: ServiceSpec) -> str:
@@ -132,7 +164,6 @@ class Native:
             "supervisor-service.conf",
             name=spec.name,
             launcher=_ini(str(self.launcher(spec.name)).replace("\\", r"\\")),  # a word in double quotes
-            user=f"user = {self.account}\n" if spec.own_account and self.is_root else "",
             stop_signal=spec.stop_signal,
             stop_seconds=str(spec.stop_seconds),
             # Supervisor expands a log's name twice: supervisor/options.py, processes_from_section
@@ -216,12 +247,17 @@ class Native:
 
     def as_account(self, command: Command, folder: Path | None = None) -> Command:
         """Return the command under the services' account, in a directory that it may enter, or one that is its own
-        below others that it may not."""
+        below others that it may not. Of our environment it gets what a service gets."""
         if not self.is_root:
             return command
         return chain(
             sh("cd $folder", folder=folder or self.paths.state),
-            sh("su -s /bin/sh $account -c $command", account=self.account, command=str(command)),
+            sh(
+                "env -i $kept su -s /bin/sh $account -c $command",
+                kept=[f"{name}={value}" for name, value in self.kept.items()],
+                account=self.account,
+                command=str(command),
+            ),
         )
 
 

@@ -20,7 +20,7 @@ from devstack.inherited import POSTGRES_VARIABLES, without_foreign
 from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
 from devstack.services.configuration import items_of
-from devstack.settings import URL_VARIABLE, Settings, database_url, reachable_address, shown_host, with_port
+from devstack.settings import URL_VARIABLE, Settings, database_url, reachable_address, with_port
 from devstack.shell import Command, sh
 
 ANSWER_BYTES = 16 << 20
@@ -93,8 +93,8 @@ class Api:
 
     @property
     def address(self) -> str:
-        """The URL for a browser on this machine."""
-        return f"http://{with_port(shown_host(self.bind), self.port)}"
+        """The URL on this machine."""
+        return f"http://{with_port(reachable_address(self.bind), self.port)}"
 
     @property
     def folder(self) -> Path:

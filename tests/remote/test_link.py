@@ -192,7 +192,7 @@ def test_a_tunnel_leads_there_and_comes_back_by_itself(tunnelled: Remote) -> Non
     assert "no tunnel to box" in up.inv("remote.tunnel", "--status", expect=1).stdout
     assert "there is no tunnel to box" in up.inv("dev.exec", "--", "true", expect=1).stderr
     shown = up.inv("remote.tunnel").stdout
-    assert all(f"localhost:{port}" in shown for port in (up.db_port, up.pgb_port, up.api_port))
+    assert all(f"127.0.0.1:{port}" in shown for port in (up.db_port, up.pgb_port, up.api_port))
     state = json.loads(up.inv("remote.tunnel", "--status", "--json").stdout)
     pid = state["pid"]
     assert state["up"]

@@ -564,7 +564,8 @@ class Host:
             probe.settimeout(0.2)
             if probe.connect_ex(("::1", port)) == 0:
                 holder = _holder("::1", port, self._believed(), at=("::1", "::"))
-                return None if holder.pid in {process.pid for process in _trees([pid])} else holder
+                ours = {process.pid for process in _trees([pid])} if pid else set()
+                return None if holder.pid in ours else holder
         return None
 
     def _believed(self) -> set[int]:

@@ -214,14 +214,15 @@ def test_the_definition_of_a_service(is_root: bool) -> None:
 
 
 def test_what_supervisor_starts_for_another_account_is_a_script_of_root_s_that_changes_it() -> None:
-    made = files(native(is_root=True).run(DB))
+    made = files(native(is_root=True, environ={"PATH": "/bin", "LC_ALL": "C.UTF-8", **CANARY}).run(DB))
     assert made["/state/config/nv-db-account.sh"].content == files(native().run(DB))["/state/config/nv-db.sh"].content
     assert made["/state/config/nv-db-account.sh"].account
     launcher = made["/state/config/nv-db.sh"]
     assert (launcher.mode, launcher.account) == (0o600, False)
     assert launcher.content == (
         "# Rendered by nv-devstack at every start.\n"
-        f"exec '/opt/my py/bin/python' -I -S {ROOT}/devstack/runtimes/unprivileged.py postgres"
+        "exec env -i PATH=/bin LC_ALL=C.UTF-8 '/opt/my py/bin/python' -I -S"
+        f" {ROOT}/devstack/runtimes/unprivileged.py postgres"
         f" /bin/sh {QUOTED}/state/config/nv-db-account.sh'\n"
     )
 
@@ -368,7 +369,7 @@ def variables(program: str) -> dict[str, str]:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root")
-def test_a_program_of_another_account_gets_nothing_of_root_s_environment_but_what_is_listed(tmp_path: Path) -> None:
+def test_a_program_of_another_account_gets_nothing_of_root_s_environment_but_what_is_listed() -> None:
     given = {"PATH": os.environ["PATH"], **CANARY, **PASSED_ON}
     expected = {"PATH": os.environ["PATH"], **PASSED_ON}
     tool = native(is_root=True, environ=given)
@@ -382,7 +383,9 @@ def test_a_program_of_another_account_gets_nothing_of_root_s_environment_but_wha
 
     words = [sys.executable, "-I", "-S", unprivileged.__file__, "nobody", "/bin/sh", "-c"]
     show = "cat /proc/self/environ; id -un >&2; id -G >&2; umask >&2"
-    done = subprocess.run([*words, show], env=given, cwd="/", capture_output=True, text=True, check=True, umask=0o077)
+    done = subprocess.run(
+        [*words, show], env=expected, cwd="/", capture_output=True, text=True, check=True, umask=0o077
+    )
     seen = variables(done.stdout)
     seen.pop("PWD", None)  # the shell's own
     assert seen == {**expected, "HOME": pwd.getpwnam("nobody").pw_dir}

@@ -78,7 +78,7 @@ class Native:
         self.python = python
         self.account = account
         self.is_root = is_root
-        self.kept = unprivileged.kept(environ)
+        self._kept = [f"{name}={value}" for name, value in unprivileged.kept(environ).items()]
 
     @property
     def socket(self) -> Path:
@@ -142,13 +142,15 @@ class Native:
         ]
 
     def _launchers(self, spec: ServiceSpec) -> Sequence[File]:
-        """The scripts of a service. Supervisor would change the account first and its environment never, so what it
-        starts for the services' account is a script of root's, which does both and goes on in one of the account's."""
+        """The scripts of a service. Supervisor would change the account and keep the environment, which the account
+        could read in /proc/PID/environ. So it starts a script of root's, which drops the environment, and only then
+        changes the account and goes on in a script of the account's."""
         if not (spec.own_account and self.is_root):
             return [File(self.launcher(spec.name), self.launch_script(spec), account=spec.own_account)]
         own = self.paths.config / f"{spec.name}-account.sh"
         change = sh(
-            "exec $python -I -S $script $account /bin/sh $own",
+            "exec env -i $kept $python -I -S $script $account /bin/sh $own",
+            kept=self._kept,
             python=self.python,
             script=unprivileged.__file__,
             account=self.account,
@@ -254,7 +256,7 @@ class Native:
             sh("cd $folder", folder=folder or self.paths.state),
             sh(
                 "env -i $kept su -s /bin/sh $account -c $command",
-                kept=[f"{name}={value}" for name, value in self.kept.items()],
+                kept=self._kept,
                 account=self.account,
                 command=str(command),
             ),

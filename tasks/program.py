@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from devstack import __version__
+from devstack.settings import project_of
 from tasks import ns
 from tasks.commandline import StackProgram
 from tasks.process import own
@@ -21,11 +22,15 @@ class Nv(StackProgram):
         name = self.typed_name
         super().__init__(version=__version__, namespace=ns, name=name, binary=name, binary_names=[name])
 
+    def find_project(self) -> Path | None:
+        """Return the nearest project's directory; None if there is none."""
+        return project_of(Path.cwd())
+
     def parse_collection(self) -> None:
         # as in tasks.py: what Invoke turns off would be compiled anew at every command
         sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
         state = state_of(self.config)
-        state.work_in(Path.cwd())
+        state.work_in(self.find_project())
         # what is not trusted is not read either; the executor says so, where it is not only about the tasks' help
         if state.has_root:
             # a Program with tasks of its own reads no file of the project by itself

@@ -18,7 +18,7 @@ from invoke import Config, Context
 
 from devstack.errors import UsageError
 from devstack.files import read_regular
-from devstack.settings import PROJECT_FILES, Entry, project_of
+from devstack.settings import PROJECT_FILES, Entry
 from tasks.problems import problem_of
 
 if TYPE_CHECKING:
@@ -118,9 +118,9 @@ class RunState:
 
     # project
 
-    def work_in(self, folder: Path) -> None:
-        """Have the nearest project of a directory."""
-        self._root = project_of(folder)
+    def work_in(self, root: Path | None) -> None:
+        """Take the project's directory; None if there is none."""
+        self._root = root
 
     @property
     def has_root(self) -> bool:

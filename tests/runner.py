@@ -1,6 +1,6 @@
-"""Commands in the process of the tests: a tenth of the time that a process of its own takes, and as much apart.
+"""Commands in the process of the tests, which costs a fraction of a process of its own and keeps them as much apart.
 
-The program is this checkout's, whatever tasks the directory has; the project is the nearest one above the directory.
+The program is this checkout's, whatever tasks and templates the directory lacks.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ from tests.conftest import Project
 
 
 class Inv(Nv):
-    """``nv``, called ``inv``."""
+    """``nv``, called ``inv``: its project is the directory that it is called in, whatever is there."""
 
     typed_name = "inv"
+
+    def find_project(self) -> Path:
+        return Path.cwd()
 
 
 def run(
@@ -36,6 +39,7 @@ def run(
         os.environ.clear()
         os.environ.update(env)
         os.chdir(directory)
+        os.execvpe = _refuse  # type: ignore[assignment]
         sys.argv = [program.typed_name, *args]
         sys.stdin, sys.stdout, sys.stderr = nothing, out, err
         try:
@@ -58,12 +62,16 @@ def inv(project: Project, *args: str, expect: int = 0, **env: str) -> subprocess
     return done
 
 
+def _refuse(*_: object) -> None:
+    raise AssertionError("the tests would become this command: run it in a process of its own")
+
+
 @contextlib.contextmanager
 def _restored() -> Iterator[None]:
     """Have what belongs to the process afterwards as it was before."""
     environ, directory = dict(os.environ), os.getcwd()
     kept = {name: getattr(sys, name) for name in ("argv", "stdin", "stdout", "stderr", "excepthook", "path")}
-    bytecode, path = sys.dont_write_bytecode, list(sys.path)
+    execvpe, bytecode, path = os.execvpe, sys.dont_write_bytecode, list(sys.path)
     handlers: dict[Any, Any] = {number: signal.getsignal(number) for number in signal.valid_signals()}
     root = logging.root
     logs = root.level, [(handler, list(handler.filters)) for handler in root.handlers]
@@ -72,6 +80,7 @@ def _restored() -> Iterator[None]:
     finally:
         for name, value in kept.items():
             setattr(sys, name, value)
+        os.execvpe = execvpe
         sys.dont_write_bytecode, sys.path[:] = bytecode, path
         os.chdir(directory)
         os.environ.clear()

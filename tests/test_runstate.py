@@ -147,7 +147,13 @@ def test_two_commands_for_two_projects_do_not_see_each_other(projects: tuple[Pat
     assert "a setting is wrong" in wrong.stderr
     again = run("db.status", directory=two, env=surroundings(two))
     assert (again.stdout, again.stderr) == (second.stdout, "")
-    assert "system-info" in run("system-info", "--nonesuch", directory=two, env=surroundings(two)).stderr
+
+
+def test_each_command_looks_at_the_ports_and_directories_of_its_own_project(projects: tuple[Path, Path]) -> None:
+    texts = [run("system-info", directory=root, env=surroundings(root)).stdout for root in projects]
+    for root, other, text in zip(projects, reversed(projects), texts, strict=True):
+        assert str(root / "state") in text
+        assert str(other) not in text
 
 
 def test_commands_are_named_as_each_user_types_them(projects: tuple[Path, Path]) -> None:

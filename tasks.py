@@ -1,4 +1,4 @@
-"""Hand over to the package ``tasks/``, which owns the root collection."""
+"""Hand over to the package ``tasks/``, which owns the root collection. Only ``inv`` and ``fab`` read this file."""
 
 # Invoke's loader takes tasks.py and registers it as "tasks", which would hide the folder of that name
 # (a package beats a module in a normal import): take this module's place back, then import the package.
@@ -13,5 +13,8 @@ sys.modules.pop(__name__, None)
 sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
 from tasks import ns  # noqa: E402
+from tasks.process import adopt  # noqa: E402
+
+adopt(ns)
 
 __all__ = ["ns"]

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from colorama import Fore, Style, just_fix_windows_console
 
 from devstack.escapes import UNSAFE, safe
+from devstack.wording import wording
 
 just_fix_windows_console()
 
@@ -111,13 +112,12 @@ def note(text: str) -> None:
     print(spoken(safe(text)), file=sys.stderr, flush=True)
 
 
-program = "inv"
-"""What the user types; ``nv`` where it is installed as a program of its own."""
 COMMAND = re.compile(r"\binv (?=-|health\b|metrics\b|system-info\b|(?:dev|db|pgb|api|data)\.)")
 
 
 def spoken(text: str) -> str:
     """Text whose commands are those that the user types: they are written for ``inv``."""
+    program = wording().program
     return text if program == "inv" else COMMAND.sub(f"{program} ", text)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from invoke.exceptions import Exit
 
 from devstack.escapes import safe
+from devstack.wording import wording
 
 FAILED = 1
 """Exit code: the thing asked for failed or is unhealthy."""
@@ -17,21 +18,17 @@ USAGE = 2
 COMMAND = re.compile(
     r"(NV_ENV=\S+ (?:\w+=\S+ )*)?\binv (?!dev\.list)((?:dev|db|pgb|api|data)\.[a-z_]+|health|metrics)\b(?! -e )"
 )
-_environment: list[str] = []
-
-
-def speak_for(environment: str) -> None:
-    """Have the commands that mend something name the environment: typed as they are they would be for another one."""
-    _environment[:] = [environment] if environment else []
 
 
 def addressed(text: str) -> str:
     """A text with commands in it, each for the environment that this command is for."""
 
-    def add(match: re.Match[str]) -> str:
-        return match[0] if match[1] else f"inv {match[2]} -e {_environment[0]}"
+    environment = wording().environment
 
-    return COMMAND.sub(add, text) if _environment else text
+    def add(match: re.Match[str]) -> str:
+        return match[0] if match[1] else f"inv {match[2]} -e {environment}"
+
+    return COMMAND.sub(add, text) if environment else text
 
 
 def labelled(rows: Sequence[tuple[str, str]]) -> str:

@@ -16,6 +16,7 @@ from devstack import console
 from devstack.errors import StackError, UsageError
 from devstack.files import read_regular
 from devstack.masking import hide_url_passwords
+from devstack.wording import wording
 
 
 def removed() -> StackError:
@@ -67,7 +68,7 @@ class StackLock:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(self._holder, flags, 0o600), "w") as file:
             # a URL among the words may have a password
-            file.write(f"{os.getpid()} {hide_url_passwords(' '.join([console.program, *sys.argv[1:]]))}\n")
+            file.write(f"{os.getpid()} {hide_url_passwords(' '.join([wording().program, *sys.argv[1:]]))}\n")
         return waited
 
     def _take(self, timeout: float) -> None:

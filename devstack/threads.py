@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextvars import copy_context
 
 
 def run_at_once(jobs: Iterable[Callable[[], object]], seconds: float) -> None:
@@ -13,7 +14,7 @@ def run_at_once(jobs: Iterable[Callable[[], object]], seconds: float) -> None:
     What hangs is left behind and ends with this process: jobs leave their answers where the caller can see them, and
     raise nothing.
     """
-    threads = [threading.Thread(target=job, daemon=True) for job in jobs]
+    threads = [threading.Thread(target=copy_context().run, args=(job,), daemon=True) for job in jobs]
     deadline = time.monotonic() + seconds
     for thread in threads:
         thread.start()

@@ -66,7 +66,7 @@ AREAS = (
     Area(
         "Settings",
         "[settings.md](settings.md) says where they come from; the line `from` of the message says it of this one.",
-        ("devstack/settings.py", "devstack/templates.py", "tasks/session.py"),
+        ("devstack/settings.py", "devstack/templates.py", "tasks/problems.py", "tasks/runstate.py"),
     ),
     Area(
         "Restores",

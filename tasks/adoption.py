@@ -11,7 +11,7 @@ from invoke import Context
 
 from devstack import console
 from devstack.adoption.findings import Findings
-from tasks import session
+from tasks.runstate import CHECKOUT, state_of
 
 
 def init(c: Context, given: str, *, app: str, force: bool, as_json: bool) -> None:
@@ -20,7 +20,7 @@ def init(c: Context, given: str, *, app: str, force: bool, as_json: bool) -> Non
     from devstack.adoption.document import document
     from devstack.adoption.survey import Survey
 
-    environ = session.environment()
+    environ = state_of(c).environ
     dry = bool(c.config.run.dry)
     with writing.opened(given, Path.cwd(), environ) as project:
         if not dry:
@@ -48,7 +48,7 @@ def _show(found: Findings, root: Path) -> None:
     for one in found.missing:
         console.out(f"\n{console.paint('not found', 'warn')}: {one.what}\nfix: {one.fix}")
     cd = "" if root == Path.cwd() else f"cd {shlex.quote(str(root))} && "
-    install = "" if shutil.which("nv") else "pipx install " + shlex.quote(str(session.CHECKOUT)) + "; "
+    install = "" if shutil.which("nv") else "pipx install " + shlex.quote(str(CHECKOUT)) + "; "
     known = any(one.path == "api.app" for one in found.settings)
     first = "" if known else "set api.app and api.dir in invoke.yaml; "
     console.out(f"\nnext: {first}{install}{cd}nv dev.up")

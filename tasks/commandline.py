@@ -10,73 +10,40 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
-from functools import partial
+import traceback
+from collections.abc import Collection as AnyOf
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
 from typing import Any
 
-import invoke.main
-from invoke import Collection, Config, Exit, Program
+from invoke import Collection, Exit, Program
 from invoke.exceptions import ParseError
 from invoke.parser import Parser, ParseResult
 from invoke.parser.argument import Argument
 from invoke.util import helpline
 
 from devstack import console
-from devstack.errors import UsageError
+from devstack.errors import FAILED, UsageError
 from devstack.masking import hide_url_passwords
-from tasks import session
-from tasks.tolerated import are_tolerant
-
-running: list[StackProgram] = []
-"""The program that reads this command: Invoke's own, or one with a name of its own."""
-
-
-def take_over() -> None:
-    """Have ``inv`` be a :class:`StackProgram` from here on.
-
-    Invoke prints what its parser has no idea of and ends with 1 before any hook of ours is asked. Its program is one
-    object that is made before it reads this collection; what it does next are methods meant to be overridden
-    (https://docs.pyinvoke.org/en/stable/concepts/library.html), so it gets the class that it would have had.
-    What goes wrong before that, such as ``inv -f`` without a file, is still said in Invoke's words.
-    """
-    invoke.main.program.__class__ = StackProgram
-    config = getattr(invoke.main.program, "config", None)
-    if config is not None:  # it reads the project's settings next
-        object.__setattr__(config, "load_project", partial(_load_project, config))
-    if fab := sys.modules.get("fabric.main"):
-
-        class StackFab(StackProgram, fab.Fab):  # type: ignore[name-defined,misc]
-            """``fab -c tasks -H HOST``. Fabric's own configuration is in files of other names: the project's is read
-            instead, and what Fabric's flags say wins over it."""
-
-            def execute(self) -> None:
-                self.config = session.configuration(
-                    {**object.__getattribute__(self.config, "_overrides")},
-                    runtime=self.args.config.value,
-                    ssh_config_path=self.args["ssh-config"].value,
-                )
-                super().execute()
-
-        fab.program.__class__ = StackFab
+from devstack.wording import worded
+from tasks.executor import StackExecutor
+from tasks.problems import problem_of
+from tasks.runstate import RunState, StackConfig, state_of
 
 
-def _load_project(config: Config, merge: bool = True) -> None:
-    session.load_project(config, partial(type(config).load_project, config, merge))
+def _mask(record: Any) -> bool:
+    """Hide URLs' passwords in what ``--debug`` logs: each word of the command line, and the settings."""
+    record.msg, record.args = hide_url_passwords(record.getMessage()), None
+    return True
 
 
 def _mask_debug_logs() -> None:
-    """Hide URLs' passwords in what ``--debug`` logs from here on: each word of the command line, and the settings.
-
-    With ``INVOKE_DEBUG`` Invoke logs the command line before it reads any code of ours.
-    """
+    """Mask what is logged from here on. With ``INVOKE_DEBUG`` Invoke logs the command line before it reads any code of
+    ours."""
     import logging
 
-    def mask(record: logging.LogRecord) -> bool:
-        record.msg, record.args = hide_url_passwords(record.getMessage()), None
-        return True
-
     for handler in logging.root.handlers:
-        handler.addFilter(mask)
+        handler.addFilter(_mask)
 
 
 class _Parser(Parser):
@@ -90,10 +57,59 @@ class _Parser(Parser):
 
 
 class StackProgram(Program):
-    """What differs from Invoke: wrong input is exit code 2 with the nearest right one, and lists have headings."""
+    """What differs from Invoke: wrong input is exit code 2 with the nearest right one, lists have headings, and each
+    typed task runs whole."""
+
+    typed_name = "inv"
+    """What the user types."""
+    owns_process = False
+    """Whether the process ends with this command."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(executor_class=StackExecutor, config_class=StackConfig, **kwargs)
+
+    def run(self, argv: list[str] | None = None, exit: bool = True) -> None:  # noqa: A002
+        try:
+            super().run(argv, exit)
+        except Exception as error:
+            self.explain(type(error), error, error.__traceback__)
+
+    def explain(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """Say what Invoke lets through in two lines, with ``--debug`` by its traceback; the last resort."""
+        if issubclass(kind, KeyboardInterrupt):
+            raise SystemExit(130)
+        if issubclass(kind, BrokenPipeError):  # the reader of a pipe has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(141)
+        if any(flag in (self.argv or sys.argv) for flag in ("--debug", "-d")):
+            traceback.print_exception(kind, error, trace)
+            raise SystemExit(FAILED)
+        with self._worded() as state:
+            problem = problem_of(error, state.root if state.has_root else None)
+            console.note(problem.text())
+        raise SystemExit(problem.code)
+
+    @contextlib.contextmanager
+    def _worded(self) -> Iterator[RunState]:
+        """Word commands as the user types them; gives the state of the command."""
+        config = getattr(self, "config", None)  # which can be what is wrong
+        state = state_of(config) if config else RunState(os.environ)
+        with worded(program=self.typed_name, environment=state.environment):
+            yield state
+
+    def take_path(self, tasks: AnyOf[str]) -> None:
+        """Make ``dev.init PATH`` a flag: Invoke has no argument without one that may be left out."""
+        given = self.core.unparsed
+        if "dev.init" not in given:
+            return
+        for at in range(given.index("dev.init") + 1, len(given)):
+            if given[at] in tasks:
+                return
+            if not given[at].startswith("-") and given[at - 1] not in ("--path", "--app", "--env", "-e"):
+                given[at] = f"--path={given[at]}"
+                return
 
     def parse_tasks(self) -> None:
-        running[:] = [self]
         _mask_debug_logs()
         try:
             super().parse_tasks()
@@ -121,7 +137,8 @@ class StackProgram(Program):
         text = io.StringIO()
         with contextlib.redirect_stdout(text):
             super().print_task_help(name)
-        print(console.spoken(text.getvalue()), end="")
+        with self._worded():
+            print(console.spoken(text.getvalue()), end="")
 
     def no_tasks_given(self) -> None:
         """``inv`` alone: a screen that says what there is."""
@@ -135,27 +152,17 @@ class StackProgram(Program):
             print("\n".join(listing(self.collection)))
 
     def execute(self) -> None:
-        from tasks import forwarding
-
-        gc.freeze()
-        gc.enable()  # tasks.py has turned it off
-        if session.has_root() and (problem := session.not_loaded() or session.distrust()):
-            raise problem
-        session.tolerate(are_tolerant(self.tasks))
-        session.clean_environment(os.environ)
-        tasks, hosts = list(self.tasks), forwarding.take_hosts(self)
-        try:
-            for host in hosts or [""]:
-                self.tasks: Any = list(tasks)
-                if host:
-                    forwarding.name_host(host)
-                if forwarding.host_of(self.config):
-                    forwarding.execute(self, super().execute)
-                else:
-                    super().execute()
-        finally:
-            # the process ends: that nothing is looked through for cycles once more saves a command 25 ms
+        if self.owns_process:
             gc.freeze()
+            gc.enable()  # tasks.py has turned it off
+        state_of(self.config).words = self.argv[self.argv.index("--") + 1 :] if "--" in self.argv else []
+        try:
+            with worded(program=self.typed_name):
+                super().execute()
+        finally:
+            if self.owns_process:
+                # that nothing is looked through for cycles once more saves a command 25 ms
+                gc.freeze()
 
     @property
     def _inv(self) -> str:
@@ -164,6 +171,10 @@ class StackProgram(Program):
 
     def _explained(self, error: ParseError) -> UsageError:
         """What the parser could not take, in the form of our errors."""
+        with self._worded():
+            return self._understood(error)
+
+    def _understood(self, error: ParseError) -> UsageError:
         said, name = str(error), (error.context.name if error.context else None) or ""
         if token := re.fullmatch(r"No idea what '(.*)' is!", said, re.DOTALL):
             return self._flag(token[1], name) if token[1].startswith("-") else self._task(token[1], name)

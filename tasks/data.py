@@ -7,6 +7,7 @@ from invoke import Context, Exit, task
 from devstack import console
 from devstack.errors import FAILED, UsageError
 from tasks import filling, hooks, inventory, lifecycle, moving, replacement, session
+from tasks.runstate import state_of
 
 AS_SUPERUSER = (
     "restore also what is not the owner's, as it was: the dump's functions, checks and triggers run as superuser"
@@ -215,7 +216,7 @@ def restore(
     if merge and (found.kind == "schema" or found.layout == "cluster"):
         raise UsageError(f"{found.name} has no rows to merge", fix="name a full or a data backup")
     stack.quiet = True
-    replacement.chosen.append(replacement.Restore(found, merge, not no_safety_backup, json))
+    state_of(c).restore = replacement.Restore(found, merge, not no_safety_backup, json)
     if no_safety_backup:
         console.note("no backup is made of what is there: --no-safety-backup")
 
@@ -229,7 +230,6 @@ def undo(c: Context, json: bool = False) -> None:
     """Put back the database that the last restore replaced."""
     stack = replacement.begin(c, changes=True, running=False)
     stack.quiet = True
-    replacement.undoing.append(json)
 
 
 @task(

@@ -11,6 +11,7 @@ from invoke import Context, Exit
 from devstack import console
 from devstack.errors import FAILED, UsageError
 from tasks import inventory, report, session
+from tasks.runstate import state_of
 
 if TYPE_CHECKING:
     from devstack.environments import Environment
@@ -86,7 +87,7 @@ def remove(c: Context, *, yes: bool, no_backup: bool) -> None:
     from devstack import removal, reset
     from devstack.environments import known
 
-    name = session.named()
+    name = state_of(c).env
     looked = session.stack(c, looking=True)
     there = [entry.env for entry in known(looked)]
     if not name:

@@ -5,56 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from invoke import Argument, Call, Collection, Task
-
-from tasks import session
-
-
-class EnvironmentFlag(Argument):
-    """Tells the session what it was given: a pre-task sees no flag of the task that it runs before, and has to
-    know the environment all the same."""
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        super().__init__(names=names, help="the environment, as NV_ENV=NAME names it")
-
-    def set_value(self, value: Any, cast: bool = True) -> None:
-        super().set_value(value, cast)
-        session.name_environment(value)
-
-    @property
-    def value(self) -> None:
-        """Nothing, whatever was given: Invoke runs a task once only if it is called with the same values each time,
-        and pre-tasks are called without."""
-
-    @value.setter
-    def value(self, given: Any) -> None:
-        self.set_value(given)
+from invoke import Argument, Collection, Task
 
 
 class EnvironmentTask(Task[Any]):
-    """A task with the flag, which its body does not see."""
+    """A task with the flag, which its body does not see: the executor takes it for the whole command."""
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        kept = dict(self.help)  # Invoke takes the flags' help out as it is asked for; the next command wants it too
         own = super().get_arguments(ignore_unknown_help)
+        self.help = kept
         taken = {name for argument in own for name in argument.names}
-        return [*own, EnvironmentFlag(("env",) if "e" in taken else ("env", "e"))]
+        names = ("env",) if "e" in taken else ("env", "e")
+        return [*own, Argument(names=names, help="the environment, as NV_ENV=NAME names it")]
 
-    def __call__(self, *args: Any, env: None = None, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, env: str | None = None, **kwargs: Any) -> Any:
         return super().__call__(*args, **kwargs)
 
 
 def offer(root: Collection) -> None:
     """Have every task of a collection take the flag."""
-    tasks = list(_tasks(root))
-    for task in tasks:
+    for task in _tasks(root):
         task.__class__ = EnvironmentTask
-    for task in tasks:
-        task.pre, task.post = _as_named(task.pre), _as_named(task.post)
-
-
-def _as_named(chain: Any) -> list[Any]:
-    """Tasks that run before or after another one, called as Invoke calls those that are named on the command line."""
-    return [Call(one, kwargs={"env": None}) if isinstance(one, EnvironmentTask) else one for one in chain]
 
 
 def _tasks(collection: Collection) -> Iterator[Task[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,14 @@ from devstack import console
 from devstack.errors import StackError, UsageError
 from devstack.files import load_json, read_regular
 from devstack.remote.agent import RECORD
-from tasks import session
+from tasks.runstate import state_of
 
 if TYPE_CHECKING:
     from devstack.data.catalogue import Backup
     from devstack.remote.backups import Exchange
     from devstack.remote.project import Remote
     from devstack.settings import Settings
+    from tasks.executor import StackExecutor
 
 HERE = {
     *("data.list", "data.pin", "data.unpin"),
@@ -37,17 +38,16 @@ MAKE_BACKUPS = {
 NO_FILES = {"data.backup": "output", "dev.bundle": "output", "dev.images": "save"}
 """Flags that name a file to write, which would be written there."""
 
-_host: list[str] = []
-
 
 def host_of(config: Any) -> str:
     """The host that the stack is on; empty where it is this machine. Cheap where nothing names one."""
-    environ = session.environment()
-    if not session.has_root() or (session.root() / RECORD).exists():
+    state = state_of(config)
+    environ = state.environ
+    if not state.has_root or (state.root / RECORD).exists():
         return ""  # this is the host, whose settings came along
-    named = bool(environ.get("INVOKE_STACK_HOST") or environ.get("NV_HOST") or _host)
+    named = bool(environ.get("INVOKE_STACK_HOST") or environ.get("NV_HOST") or state.host)
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        named = named or "_HOST" in read_regular(session.root() / ".env").decode("utf-8")
+        named = named or "_HOST" in read_regular(state.root / ".env").decode("utf-8")
     section = config.get("stack")
     if not named and not (hasattr(section, "get") and section.get("host")):
         return ""
@@ -62,9 +62,10 @@ def settings_of(config: Any) -> Settings:
     from devstack.settings import Entry, from_invoke
     from devstack.tolerance import Memory, tolerant_settings
 
-    root, environ = session.root(), session.environment()
-    given = [*session.given(), *(Entry("stack.host", host, "the flag -H", True) for host in _host)]
-    if tolerance := session.tolerance():
+    state = state_of(config)
+    root, environ = state.root, state.environ
+    given = [*state.given, *([Entry("stack.host", state.host, "the flag -H", True)] if state.host else [])]
+    if tolerance := state.tolerance:
         # what runs on a host is recorded there, and the command judges the settings there again
         return tolerant_settings(config, root, environ, given, tolerance, Memory(lambda _: root / "none", list))
     return from_invoke(config, root, environ, given)
@@ -83,11 +84,6 @@ def hosted(config: Any) -> Settings:
     return settings
 
 
-def name_host(host: str) -> None:
-    """Take the host of ``fab -H``."""
-    _host[:] = [host]
-
-
 @contextlib.contextmanager
 def remote(config: Any) -> Iterator[Remote]:
     """The project on its host.
@@ -99,19 +95,19 @@ def remote(config: Any) -> Iterator[Remote]:
     from devstack.remote.link import connect
     from devstack.remote.project import Remote, sent_of
 
-    settings, environ = hosted(config), session.environment()
+    settings, environ = hosted(config), state_of(config).environ
     with ThreadPoolExecutor(1) as beside:
         looked = beside.submit(sent_of, settings)
         link = connect(
             settings.stack.host, config, timeout=settings.remote.connect_timeout, silence=settings.remote.silence
         )
     try:
-        yield Remote(link, settings, environ, state_of(settings), looked)
+        yield Remote(link, settings, environ, state_directory(settings, environ), looked)
     finally:
         link.close()
 
 
-def state_of(settings: Settings) -> Path:
+def state_directory(settings: Settings, environ: Mapping[str, str]) -> Path:
     """Return the project's directory of state here.
 
     :raises UsageError: somebody else could exchange what is in it.
@@ -120,34 +116,33 @@ def state_of(settings: Settings) -> Path:
     from devstack.host import Host
     from devstack.paths import paths_of
 
-    xdg = {name: value for name, value in session.environment().items() if name.startswith("XDG_")}
+    xdg = {name: value for name, value in environ.items() if name.startswith("XDG_")}
     paths = paths_of(settings, home=Path.home(), xdg=xdg, uid=os.getuid())
-    friends = {*trust.uids(session.environment()), settings.root.stat().st_uid}
+    friends = {*trust.uids(environ), settings.root.stat().st_uid}
     Host(friends=friends).check_places(paths)
     return paths.state.parent
 
 
-def tunnel_of(settings: Settings) -> Path:
+def tunnel_of(settings: Settings, environ: Mapping[str, str]) -> Path:
     """The file in which the environment's tunnel says how it is."""
-    return state_of(settings) / settings.stack.env / "tunnel.json"
+    return state_directory(settings, environ) / settings.stack.env / "tunnel.json"
 
 
-def execute(program: Any, run_here: Callable[[], None]) -> None:
+def execute(executor: StackExecutor, tasks: Sequence[Any]) -> None:
     """Run the tasks of a command, those of the stack on its host.
 
     :raises Exit: one of them has failed there.
     """
     with contextlib.ExitStack() as stack:
         host: list[Remote] = []
-        for where, contexts in _groups(list(program.tasks)):
+        for where, contexts in _groups(tasks):
             if where != "there":
-                program.tasks = contexts
-                run_here()
+                executor.execute_here(contexts)
             if where == "here" or (where == "both" and _value(contexts[0], "json")):
                 continue
             if not host:
-                host.append(stack.enter_context(remote(program.config)))
-            if code := _there(host[0], program, contexts):
+                host.append(stack.enter_context(remote(executor.config)))
+            if code := _there(host[0], executor.args, contexts, state_of(executor.config).env):
                 raise Exit(code=code)
 
 
@@ -166,18 +161,22 @@ def _groups(contexts: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
         yield place, group
 
 
-def _there(host: Remote, program: Any, contexts: list[Any]) -> int:
-    """Run tasks on the host; the exit code."""
-    core = [f"--{name}" for name in ("debug", "dry", "echo") if program.args[name].value]
-    file = program.args.config.value
+def _there(host: Remote, args: Any, contexts: list[Any], env: str) -> int:
+    """Run tasks on the host; the exit code.
+
+    :param args: parsed flags of the program itself.
+    :param env: environment that the command names.
+    """
+    core = [f"--{name}" for name in ("debug", "dry", "echo") if args[name].value]
+    file = args.config.value
     options: dict[str, Any] = {"folder": _folder(host), "settings": Path(file).read_text() if file else ""}
-    if contexts[0].name in MAKE_BACKUPS and not program.args.dry.value:
+    if contexts[0].name in MAKE_BACKUPS and not args.dry.value:
         with _backups(host, contexts[0]) as changes:
-            return host.run([*core, *words_of(contexts[0], changes)], **options)
+            return host.run([*core, *words_of(contexts[0], env, changes)], **options)
     for context in contexts:
         if context.name == "data.seed":
             _check_sent(host, _value(context, "path"))
-    words = [word for context in contexts for word in words_of(context)]
+    words = [word for context in contexts for word in words_of(context, env)]
     if contexts[-1].name == "db.shell":
         options.update(given=True, raw=True)  # it reads what is piped into it, or has the terminal
     if contexts[-1].name == "dev.watch":
@@ -207,7 +206,7 @@ def _folder(host: Remote) -> str:
     return "."
 
 
-def words_of(context: Any, changes: dict[str, Any] | None = None) -> list[str]:
+def words_of(context: Any, env: str, changes: dict[str, Any] | None = None) -> list[str]:
     """A parsed task as words again. ``changes`` are values by the name of the flag; None leaves it out.
 
     :raises UsageError: a flag makes no sense for a stack that is not here.
@@ -219,7 +218,7 @@ def words_of(context: Any, changes: dict[str, Any] | None = None) -> list[str]:
             f"--{flag} names a file here, and the stack is on another host",
             fix="leave it out: it is made in the project's folder there",
         )
-    words = [name, *([f"--env={session.named()}"] if session.named() else [])]
+    words = [name, *([f"--env={env}"] if env else [])]
     for argument in context.args.values():
         flag = argument.names[0].replace("_", "-")
         value = changes[flag] if flag in changes else _given(argument)
@@ -385,7 +384,8 @@ def json_of(config: Any, words: Sequence[str]) -> Any:
     :raises Exit: it failed there, and has said why.
     """
     file = object.__getattribute__(config, "_runtime_path")
-    env = [f"--env={session.named()}"] if session.named() else []
+    state = state_of(config)
+    env = [f"--env={state.env}"] if state.env else []
     with remote(config) as host:
         code, printed = host.output([*words, *env], settings=Path(file).read_text() if file else "")
     if code:
@@ -403,7 +403,7 @@ def check_tunnel(config: Any) -> None:
     from devstack.remote import tunnel as tunnels
 
     settings = settings_of(config)
-    tunnel = tunnels.read(tunnel_of(settings))
+    tunnel = tunnels.read(tunnel_of(settings, state_of(config).environ))
     if tunnel is None or tunnel.host != settings.stack.host:
         raise StackError(
             f"there is no tunnel to {settings.stack.host}",
@@ -423,10 +423,7 @@ def variables(config: Any, *, direct: bool) -> dict[str, str]:
     return from_host(found, settings_of(config))
 
 
-def take_hosts(program: Any) -> list[str]:
-    """The hosts of ``fab -H``; none for another program. Fabric's executor is not to see them: what runs here is not
-    to run its commands there."""
-    if "hosts" not in program.args:
-        return []
-    given, program.args["hosts"]._value = program.args["hosts"].value, None
-    return [host for host in (given or "").split(",") if host]
+def hosts_of(executor: StackExecutor) -> list[str]:
+    """The hosts of ``fab -H``; none for another program."""
+    args = executor.args
+    return [host for host in (args["hosts"].value or "").split(",") if host] if "hosts" in args else []

@@ -10,6 +10,7 @@ from msgspec import Struct
 from devstack import console
 from devstack.errors import UsageError
 from tasks import inventory, replacement, session
+from tasks.runstate import state_of
 
 if TYPE_CHECKING:
     from devstack.data.address import Address
@@ -37,7 +38,7 @@ def address(c: Context, url: str) -> Address | None:
     from devstack.data import elsewhere
     from devstack.data.address import address_of
 
-    found, stack = address_of(url, session.environment()), session.stack(c)
+    found, stack = address_of(url, state_of(c).environ), session.stack(c)
     if not elsewhere.is_own(stack, found):
         return found
     console.note(f"{found} is this environment's own database: all goes on as without --url")

@@ -7,6 +7,7 @@ from invoke import Context, Exit, task
 from devstack import console
 from devstack.errors import FAILED, UsageError
 from tasks import diagnosis, forwarding, session, tunnelling
+from tasks.runstate import state_of
 
 
 @task(help={"json": "the answer as JSON"})
@@ -14,7 +15,7 @@ def check(c: Context, json: bool = False) -> None:
     """Show what the host has and lacks."""
     from devstack.remote.check import survey
 
-    session.say_wrong(forwarding.hosted(c.config))
+    session.say_wrong(state_of(c), forwarding.hosted(c.config))
     with forwarding.remote(c.config) as host:
         code = diagnosis.show_system(survey(host), as_json=json, where=f"on {host.link.host}")
     if code:
@@ -52,7 +53,7 @@ def tunnel(c: Context, status: bool = False, stop: bool = False, json: bool = Fa
     """Have the stack's ports on loopback here."""
     if status and stop:
         raise UsageError("--status and --stop exclude each other", fix="give one of them")
-    session.say_wrong(forwarding.hosted(c.config))
+    session.say_wrong(state_of(c), forwarding.hosted(c.config))
     code = (
         tunnelling.status(c, as_json=json)
         if status

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from devstack import console
 from tasks import inventory, report, session
+from tasks.runstate import state_of
 
 if TYPE_CHECKING:
     from devstack.data.catalogue import Backup
@@ -37,10 +38,10 @@ class Restore(Struct):
             inventory.made(stack, made)
 
 
-chosen: list[Restore] = []
-"""What `data.restore` is to do: a task gets no flags of the one that it runs after."""
-undoing: list[bool] = []
-"""Whether `data.undo` is to answer in JSON."""
+def _wanted(c: Context) -> Restore:
+    wanted = state_of(c).restore
+    assert wanted
+    return wanted
 
 
 def begin(c: Context, *, changes: bool = False, running: bool = True) -> Stack:
@@ -62,7 +63,7 @@ def safety_backup(c: Context) -> None:
     """Back up what is there, before it is changed; where it is replaced by a new database, while that is filled."""
     from devstack.data import restore
 
-    stack, wanted = session.stack(c), chosen[-1]
+    stack, wanted = session.stack(c), _wanted(c)
     if stack.context.dry:
         console.out(f"# back up database {stack.settings.db.name}, labelled {restore.SAFETY}")
         return
@@ -78,7 +79,7 @@ def switch_over(c: Context) -> None:
     """Restore beside the database in use, and switch; or merge."""
     from devstack.data import cluster, merge, restore
 
-    stack, wanted = session.stack(c), chosen[-1]
+    stack, wanted = session.stack(c), _wanted(c)
     if stack.context.dry:
         console.out(f"# restore {wanted.source.path} into a new database, compare it with its manifest, switch to it")
     elif wanted.merge:
@@ -101,4 +102,4 @@ def switch_back(c: Context) -> None:
     if stack.context.dry:
         console.out("# switch back to the database that the last restore put aside")
     else:
-        inventory.undone(restore.undo(begin(c, changes=True)), as_json=undoing[-1])
+        inventory.undone(restore.undo(begin(c, changes=True)), as_json=state_of(c).flags["json"])

@@ -12,6 +12,7 @@ from invoke import Context
 from devstack import console, trust
 from devstack.errors import FAILED, StackError
 from tasks import forwarding
+from tasks.runstate import state_of
 
 if TYPE_CHECKING:
     from devstack.remote.tunnel import Forward, Tunnel
@@ -98,7 +99,7 @@ def _show(found: Tunnel, *, as_json: bool, word: str) -> int:
 
 def _where(c: Context) -> tuple[Settings, Path]:
     settings = forwarding.hosted(c.config)
-    return settings, forwarding.tunnel_of(settings)
+    return settings, forwarding.tunnel_of(settings, state_of(c).environ)
 
 
 def _forwards(c: Context, settings: Settings) -> list[Forward]:

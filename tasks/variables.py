@@ -11,7 +11,8 @@ from devstack import console
 from devstack import variables as given
 from devstack.errors import StackError, UsageError
 from devstack.inherited import LIBPQ_VARIABLES
-from tasks import commandline, forwarding, session
+from tasks import forwarding, session
+from tasks.runstate import state_of
 
 FORMATS = ("shell", "dotenv", "json")
 
@@ -20,6 +21,7 @@ def show(c: Context, form: str, *, direct: bool) -> None:
     """Print them, secrets and all: they are what is asked for."""
     if form not in FORMATS:
         raise UsageError(f"--format {form!r} is not known", fix=f"one of {', '.join(FORMATS)}")
+    state = state_of(c)
     if forwarding.host_of(c.config):  # a shell evaluates them here
         found = forwarding.variables(c.config, direct=direct)
     else:
@@ -29,7 +31,7 @@ def show(c: Context, form: str, *, direct: bool) -> None:
     elif form == "dotenv":
         text = "\n".join(given.dotenv_lines(found))
     else:
-        gone = [name for name in LIBPQ_VARIABLES if name in session.environment() and name not in found]
+        gone = [name for name in LIBPQ_VARIABLES if name in state.environ and name not in found]
         text = "\n".join(given.shell_lines(found, gone))
     print(text, flush=True)  # as it is: no word of a value is a command of ours
 
@@ -39,19 +41,19 @@ def run(c: Context, *, direct: bool) -> None:
 
     :raises StackError: it is not there, or can't be run.
     """
-    words = session.words()
+    state = state_of(c)
+    words = state.words
     if not words:
         raise UsageError("dev.exec has no command", why="it is what follows --", fix="inv dev.exec -- python -m pytest")
-    named = [one.name for one in commandline.running[0].tasks]
-    if later := named[named.index("dev.exec") + 1 :]:
+    if later := state.typed[state.typed.index("dev.exec") + 1 :]:
         raise UsageError(f"{later[0]} would never run", why="dev.exec becomes its command", fix="put dev.exec last")
     if forwarding.host_of(c.config):
         forwarding.check_tunnel(c.config)
-        env = given.elsewhere(forwarding.variables(c.config, direct=direct), session.environment())
+        env = given.elsewhere(forwarding.variables(c.config, direct=direct), state.environ)
         interpreter = "python"
     else:
         stack = session.stack(c, looking=True)
-        env = given.surroundings(stack, session.environment(), direct=direct)
+        env = given.surroundings(stack, state.environ, direct=direct)
         interpreter = stack.api.interpreter
     if c.config.run.dry:
         from devstack.shell import argv

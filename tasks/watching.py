@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from invoke import Context
 
 from devstack import console
-from devstack.errors import StackError
 from tasks import session
+from tasks.problems import problem_of
 
 if TYPE_CHECKING:
     from devstack.watch import Watched
@@ -50,7 +50,7 @@ def _apply(c: Context, watched: Watched, *, said: bool) -> None:
         if said and not did:
             console.out("no running service is concerned")
     except Exception as error:
-        problem = error if isinstance(error, StackError) else session.problem_of(error, error.__traceback__)
+        problem = problem_of(error, watched.stack.settings.root)
         console.note(problem.text())
         down = [watched.stack.service(label).name for label in ("db", "pgb", "api") if label in watched.owed]
         rest = f"but for {', '.join(down)}, everything" if down else "everything"

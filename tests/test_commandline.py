@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.runner import run
+
 ROOT = Path(__file__).resolve().parent.parent
 
 DRIVER = """
@@ -28,6 +30,12 @@ def run(line):
 
 print(json.dumps([run(line) for line in json.loads(sys.argv[1])]))
 """
+
+
+def run_here(*args: str) -> tuple[int, str, str]:
+    """A command line in this process: code, output, errors."""
+    done = run(*args, directory=ROOT, env={**os.environ, "COLUMNS": "80"})
+    return done.returncode, done.stdout, done.stderr
 
 
 def run_all(lines: list[list[str]]) -> list[tuple[int, str, str]]:
@@ -79,8 +87,8 @@ MISTAKES = {
 
 
 def test_what_is_mistyped_is_named_with_what_comes_near_and_exit_code_2() -> None:
-    answers = run_all([line.split() for line in MISTAKES])
-    for (line, expected), (code, out, err) in zip(MISTAKES.items(), answers, strict=True):
+    for line, expected in MISTAKES.items():
+        code, out, err = run_here(*line.split())
         assert (code, out) == (2, ""), line
         shown = err.splitlines()
         assert [got[: len(want)] for got, want in zip(shown, expected, strict=False)] == expected, line
@@ -156,7 +164,7 @@ def test_invoke_s_other_lists_are_as_they_were(args: list[str]) -> None:
 
 
 def test_the_help_of_a_task_says_what_a_flag_is_when_it_is_not_given() -> None:
-    ((code, out, err),) = run_all([["--help", "dev.load"]])
+    code, out, err = run_here("--help", "dev.load")
     assert (code, err) == (0, "")
     text = " ".join(out.split())
     assert "requests a second, at most 1000 (50 if not given)" in text

@@ -299,12 +299,12 @@ def test_every_task_takes_the_flag() -> None:
 
 def test_the_flag_is_for_the_whole_command_and_wins(checkout: Checkout) -> None:
     said = checkout.inv("--dry", "db.start", "pgb.start", "-ea", NV_ENV="b", INVOKE_STACK_ENV="c").stdout
-    assert said.count("# wait until nv-a-db answers") == 1
+    assert said.count("# wait until nv-a-db answers") == 2  # each task of the line runs with those before it
     assert said.count("# wait until nv-a-pgbouncer answers") == 1
     assert "nv-b-" not in said
     assert "nv-c-" not in said
     again = checkout.inv("--dry", "db.start", "-e", "a", "pgb.start", "--env", "a").stdout
-    assert again.count("# wait until nv-a-db answers") == 1
+    assert again.count("# wait until nv-a-db answers") == 2
     two = checkout.inv("db.start", "-e", "a", "pgb.start", "-e", "b", expect=2).stderr
     assert "one command is for one environment, not for a and b" in two
     bad = checkout.inv("db.start", "-e", "Bad_", expect=2, NV_ENV="also bad").stderr

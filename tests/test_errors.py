@@ -164,7 +164,10 @@ def test_a_template_is_filled_in(tmp_path: Path) -> None:
 
 
 def test_what_a_stream_can_t_have_is_shown_escaped() -> None:
-    script = "import tasks; from devstack import console; console.out('nüna 🏥'); console.note('ü')"
+    script = (
+        "from tasks.process import have_streams; from devstack import console; have_streams();"
+        "console.out('nüna 🏥'); console.note('ü')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=Path(__file__).resolve().parent.parent,

@@ -23,7 +23,8 @@ from devstack.adoption import writing
 from devstack.adoption.findings import Findings
 from devstack.adoption.survey import Survey
 from devstack.errors import UsageError
-from tasks import adoption, session
+from tasks import adoption
+from tasks.runstate import RunState, StackConfig
 from tests.conftest import ROOT, Project
 
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to act as two users")
@@ -240,25 +241,22 @@ def test_a_link_within_the_project_is_followed(place: Path, tmp_path: Path) -> N
 
 
 @as_root
-def test_settings_that_are_exchanged_after_they_were_judged_were_never_loaded(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(session, "_root", [place])
-    monkeypatch.setattr(session, "_distrusted", [])
+def test_settings_that_are_exchanged_after_they_were_judged_were_never_loaded(place: Path, tmp_path: Path) -> None:
+    state = RunState({}, place)
     (tmp_path / "target").write_text("")
     link = chain(place / "invoke.yaml", tmp_path / "nobody", tmp_path / "target")
     loaded: list[bool] = []
-    session.load_project(Config(), lambda: loaded.append(True))
+    state.load_project(Config(), lambda: loaded.append(True))
     (place / "invoke.yaml").unlink()
     (place / "invoke.yaml").write_text("")
-    assert session.distrust() is None
-    problem = session.not_loaded()
+    assert state.distrust() is None
+    problem = state.untrusted
     assert problem is not None
     assert f"{link} is a link that belongs to nobody" in problem.why
     assert loaded == []
-    session.load_project(Config(), lambda: loaded.append(True))
+    state.load_project(Config(), lambda: loaded.append(True))
     assert loaded == [True]
-    assert session.not_loaded() is None
+    assert state.untrusted is None
 
 
 @as_root
@@ -340,7 +338,7 @@ def init(capsys: pytest.CaptureFixture[str]) -> Init:
     """Run dev.init in this process, so that a test can do what another user does meanwhile."""
 
     def run(folder: Path, *, force: bool = False, dry: bool = False) -> str:
-        config = Config(overrides={"run": {"dry": dry}})
+        config = StackConfig(overrides={"run": {"dry": dry}})
         adoption.init(Context(config), str(folder), app="", force=force, as_json=False)
         return capsys.readouterr().out
 
@@ -485,7 +483,7 @@ def test_a_project_of_another_user_without_settings_is_refused_until_it_is_allow
     assert f"{adopted} belongs to nobody" in caught.value.text()
     assert not (adopted / "invoke.yaml").exists()
     allow(tmp_path / "home", adopted)
-    monkeypatch.setitem(session._environ, "HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     init(adopted, dry=dry)
     assert (adopted / "invoke.yaml").exists() != dry
 

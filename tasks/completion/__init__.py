@@ -55,13 +55,14 @@ def answer(c: Context, shell: str) -> str:
     """
     if shell != "table":
         return script(shell, programs())
-    from tasks import commandline, session
+    from tasks import ns
+    from tasks.runstate import state_of
 
-    asked = commandline.running[0]
-    # the parser's: Invoke takes the flags' help out of the tasks when it makes them
-    contexts = {"": asked.initial_context, **asked.parser.contexts}
-    root = session.root() if session.has_root() else Path.cwd()
-    return table(asked.collection, contexts, c.config, root, session.environment())
+    state = state_of(c)
+    assert state.core
+    contexts = {"": state.core[0], **{str(context.name): context for context in ns.to_contexts()}}
+    root = state.root if state.has_root else Path.cwd()
+    return table(ns, contexts, c.config, root, state.environ)
 
 
 def script(shell: str, programs: list[str]) -> str:

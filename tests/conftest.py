@@ -352,6 +352,27 @@ class Project:
                     found.append(process)
         return found
 
+    def run(self) -> dict[str, object]:
+        """What tells one run of the stack from the next: its processes, and what they were started with."""
+        started = [process for process in self.processes() if "supervisor.supervisord" in _words(process)]
+        for supervisor in list(started):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                started += supervisor.children()
+        found: dict[str, object] = {}
+        for process in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                frozen = process.status() == psutil.STATUS_STOPPED
+                found[str(process.pid)] = (process.create_time(), frozen)
+        files = [self.state / "secrets.json", *(self.state / "config").rglob("*")]
+        return found | {str(path): path.read_bytes() for path in files if path.is_file()}
+
+    def answers(self) -> bool:
+        """Whether each service answers a real request."""
+        with contextlib.suppress(Exception):
+            direct, pooled = self.query("SELECT 1"), self.query("SELECT 1", self.pgb_port)
+            return direct == pooled == [(1,)] and self.http("/health")[0] == 200
+        return False
+
     def listening(self) -> list[int]:
         return [port for port in (self.db_port, self.pgb_port, self.api_port) if _answers(port)]
 

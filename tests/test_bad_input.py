@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Project, wait_for
+from tests.conftest import Project, directory_of_its_own, ended, wait_for
 
 
 def write_yaml(project: Project, old: str, new: str) -> None:
@@ -260,16 +260,11 @@ def squat(project: Project, tmp_path: Path) -> Path:
 
 
 def test_a_folder_whose_name_is_not_utf_8_is_refused_with_the_reason(workspace: Path, cache: Path) -> None:
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    project = Project(folder, cache, root=folder / os.fsdecode(b"caf\xe9"))
-    try:
+    name = os.fsdecode(b"caf\xe9")
+    with directory_of_its_own(workspace) as folder, ended(Project(folder, cache, root=folder / name)) as project:
         parts = in_form(project.inv("dev.up", expect=2).stderr)
         assert parts["cause"].startswith("the name is not UTF-8")
         assert project.processes() == []
-    finally:
-        project.end()
-        shutil.rmtree(folder)
 
 
 def test_a_changed_password_is_repaired_on_every_side(project: Project) -> None:

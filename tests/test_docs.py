@@ -32,7 +32,8 @@ def test_the_pages_are_as_the_source_is() -> None:
     assert done.returncode == 0, f"{done.stderr}renew them: {RENEW}"
 
 
-def test_a_page_that_is_not_is_named_with_the_command_that_renews_it(project: Project) -> None:
+def test_a_page_that_is_not_is_named_with_the_command_that_renews_it(tmp_path: Path, cache: Path) -> None:
+    project = Project(tmp_path, cache, also=("docs", "scripts", "Makefile"))
     folder = project.root / "docs"
     text = (folder / "tasks/db.md").read_text()
     (folder / "tasks/db.md").write_text(text + "more\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +20,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from tests.conftest import ROOT, Project, wait_for
+from tests.conftest import ROOT, Project, directory_of_its_own, ended, wait_for
 from tests.data.test_reset import KILLED_AT
 
 PORTS = ("INVOKE_DB_PORT", "INVOKE_PGB_PORT", "INVOKE_API_PORT")
@@ -57,14 +56,8 @@ class Checkout(Project):
 
 
 def _checkout(workspace: Path, cache: Path) -> Iterator[Checkout]:
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    made = Checkout(folder, cache)
-    try:
+    with directory_of_its_own(workspace) as folder, ended(Checkout(folder, cache)) as made:
         yield made
-    finally:
-        made.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from tests.conftest import Project, wait_for
+from tests.conftest import Project, directory_of_its_own, ended, wait_for
 
 
 def health(project: Project, **env: str) -> dict[str, Any]:
@@ -598,22 +598,19 @@ async def app(scope, receive, send):
 @pytest.fixture(scope="module")
 def other(workspace: Path, cache: Path) -> Iterator[Project]:
     """A stack with an application that has a health path and nothing else, and behaves as a file says."""
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    project = Project(folder, cache)
-    (folder / "app").mkdir()
-    (folder / "app" / "kettle.py").write_text(APPLICATION)
-    (folder / "app" / "wanted.json").write_text('{"seconds": 0, "status": 200}')
-    project.env.update(
-        {"INVOKE_API_DIR": str(folder / "app"), "INVOKE_API_APP": "kettle:app", "INVOKE_API_HEALTH_PATH": "/up"}
-    )
-    project.env |= {"RELOAD_ON_CHANGE": "false", "INVOKE_PGB_DEFAULT_POOL_SIZE": "1"}
-    try:
+    with directory_of_its_own(workspace) as folder, ended(Project(folder, cache)) as project:
+        (folder / "app").mkdir()
+        (folder / "app" / "kettle.py").write_text(APPLICATION)
+        (folder / "app" / "wanted.json").write_text('{"seconds": 0, "status": 200}')
+        project.env |= {
+            "INVOKE_API_DIR": str(folder / "app"),
+            "INVOKE_API_APP": "kettle:app",
+            "INVOKE_API_HEALTH_PATH": "/up",
+            "RELOAD_ON_CHANGE": "false",
+            "INVOKE_PGB_DEFAULT_POOL_SIZE": "1",
+        }
         project.inv("dev.up")
         yield project
-    finally:
-        project.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Project, free_ports
+from tests.conftest import ROOT, Project, directory_of_its_own, ended, free_ports
 
 SHOP = {
     "pyproject.toml": """
@@ -177,15 +177,9 @@ class Stranger(Project):
 
 @pytest.fixture(scope="module")
 def shop(workspace: Path, cache: Path, nv: Path) -> Iterator[Stranger]:
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    made = Stranger(folder, cache, nv)
-    make_environment(made.root / ".venv")
-    try:
+    with directory_of_its_own(workspace) as folder, ended(Stranger(folder, cache, nv)) as made:
+        make_environment(made.root / ".venv")
         yield made
-    finally:
-        made.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_without_a_file_of_settings_it_says_how_to_come_by_one(shop: Stranger) -> None:

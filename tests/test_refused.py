@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
-import tempfile
 import venv
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Project
-
-
-@pytest.fixture(scope="module")
-def stack(workspace: Path, cache: Path) -> Iterator[Project]:
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    made = Project(folder, cache)
-    try:
-        made.inv("dev.up")
-        yield made
-    finally:
-        made.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def refused(stack: Project, *command: str, says: str, **env: str) -> None:

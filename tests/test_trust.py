@@ -177,12 +177,17 @@ def test_a_link_within_the_project_is_followed(place: Path, tmp_path: Path) -> N
     assert "there are more than 40 links" in objection(place)
 
 
+@pytest.fixture
+def worked_in(place: Path) -> Iterator[None]:
+    """A session whose project is that of the test."""
+    session.work_in(place)
+    yield
+    session.work_in(ROOT)
+
+
 @as_root
-def test_settings_that_are_exchanged_after_they_were_judged_were_never_loaded(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(session, "_root", [place])
-    monkeypatch.setattr(session, "_distrusted", [])
+@pytest.mark.usefixtures("worked_in")
+def test_settings_that_are_exchanged_after_they_were_judged_were_never_loaded(place: Path, tmp_path: Path) -> None:
     (tmp_path / "target").write_text("")
     link = chain(place / "invoke.yaml", tmp_path / "nobody", tmp_path / "target")
     loaded: list[bool] = []

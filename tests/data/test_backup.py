@@ -21,7 +21,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from tests.conftest import ROOT, wait_for
+from tests.conftest import ROOT, Rounds, wait_for
 from tests.data import manifests
 from tests.data.conftest import Data
 
@@ -206,17 +206,20 @@ def test_the_counts_are_of_the_dump_s_own_snapshot_whoever_writes_meanwhile(data
     assert counts[0] < counts[1]
 
 
-def test_a_backup_killed_at_any_moment_leaves_no_wrong_file_and_no_obstacle(data: Data) -> None:
+@pytest.mark.campaign
+def test_a_backup_killed_at_any_moment_leaves_no_wrong_file_and_no_obstacle(
+    data: Data, chance: random.Random, rounds: Rounds
+) -> None:
     data.sql(FILL)
     began = time.monotonic()
     kept = data.backup()
     usual = time.monotonic() - began
     before, shape = data.files(), data.print_of()
     left = 0
-    for _ in range(6):
-        process = data.popen("data.backup", "--format", random.choice(["sql", "custom", "directory"]))
+    for _ in rounds(60):
+        process = data.popen("data.backup", "--format", chance.choice(["sql", "custom", "directory"]))
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(random.uniform(0.3, usual * 1.2))
+            process.wait(chance.uniform(0.3, usual * 1.2))
         process.kill()
         process.communicate()
         left += len(list(data.backups.glob(".nv-*")))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Rounds
 from tests.data.conftest import Data
 
 
@@ -112,7 +113,10 @@ def test_another_schema_is_refused(data: Data, change: str, says: str) -> None:
     assert data.databases() == ["nina"]
 
 
-def test_a_merge_killed_at_any_moment_has_added_all_or_nothing(data: Data) -> None:
+@pytest.mark.campaign
+def test_a_merge_killed_at_any_moment_has_added_all_or_nothing(
+    data: Data, chance: random.Random, rounds: Rounds
+) -> None:
     data.sql(
         "SET ROLE nina; CREATE TABLE bulk (id int PRIMARY KEY, t text);"
         " INSERT INTO bulk SELECT g, md5(g::text) FROM generate_series(1, 50000) g"
@@ -121,10 +125,10 @@ def test_a_merge_killed_at_any_moment_has_added_all_or_nothing(data: Data) -> No
     full = data.rows_of(sequences=False)
     data.sql("DELETE FROM bulk WHERE id % 2 = 0; DELETE FROM vectors")
     less = data.rows_of(sequences=False)
-    for _ in range(4):
+    for _ in rounds(40):
         process = data.popen("data.restore", "--merge", "--file", path.name, "--no-safety-backup")
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(random.uniform(0.4, 2.2))
+            process.wait(chance.uniform(0.4, 2.2))
         process.kill()
         process.communicate()
         data.inv("dev.up")

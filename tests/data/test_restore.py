@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import wait_for
+from tests.conftest import Rounds, wait_for
 from tests.data import manifests
 from tests.data.conftest import Data
 from tests.data.test_backup import FILL, small_disk
@@ -305,8 +305,9 @@ def states(data: Data, old: str, new: str) -> str:
     return "old" if content == old else "new"
 
 
+@pytest.mark.campaign
 def test_a_restore_killed_at_any_moment_leaves_the_old_or_the_new_database_and_the_next_command_works(
-    data: Data,
+    data: Data, chance: random.Random, rounds: Rounds
 ) -> None:
     data.sql("CREATE TABLE IF NOT EXISTS bulk AS SELECT g, md5(g::text) FROM generate_series(1, 60000) g")
     new = data.rows_of()
@@ -318,7 +319,8 @@ def test_a_restore_killed_at_any_moment_leaves_the_old_or_the_new_database_and_t
     assert data.rows_of() == old
     seen, cut = set(), 0
     journal = data.state / "journal.json"
-    for after in (0.0, *(random.uniform(0, 1.5) for _ in range(4))):
+    for number in rounds(50):
+        after = chance.uniform(0, 1.5) if number else 0.0
         process = data.popen("data.restore", "--file", path.name, "--no-safety-backup")
         while process.poll() is None and not journal.exists():
             time.sleep(0.005)
@@ -327,7 +329,7 @@ def test_a_restore_killed_at_any_moment_leaves_the_old_or_the_new_database_and_t
         process.kill()
         process.communicate()
         cut += journal.exists()
-        data.inv(random.choice(["dev.up", "data.backup"]))
+        data.inv(chance.choice(["dev.up", "data.backup"]))
         assert not journal.exists()
         seen.add(states(data, old, new))
         assert data.query("SELECT 1", data.pgb_port) == [(1,)]

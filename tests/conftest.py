@@ -156,6 +156,8 @@ LONGEST = ("engines", "test_health_faults.py", "data")
 """Files and folders whose tests take longest: they begin first, so that nobody waits for them in the end."""
 
 
+NEEDED = {"hosts": {"box", "beside"}, "engines": {"engine", "podman", "docker", "apple"}}
+"""Markers, and the fixtures whose tests get them."""
 COLLECTED = pytest.StashKey[dict[str, set[str]]]()
 """The markers of every test that was collected, also of those that are deselected then."""
 
@@ -166,12 +168,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         parts = item.path.relative_to(Path(__file__).parent).parts
         return next((number for number, name in enumerate(LONGEST) if name in parts), len(LONGEST))
 
-    config.stash[COLLECTED] = {item.nodeid: {mark.name for mark in item.iter_markers()} for item in items}
     items.sort(key=rank)  # stable: within each, the order stays
     for item in items:
+        for marker, fixtures in NEEDED.items():
+            if fixtures & set(getattr(item, "fixturenames", ())):
+                item.add_marker(marker)
         if item.get_closest_marker("engines"):
             # what the first of them waits for: an engine, and images built from nothing
             item.add_marker(pytest.mark.timeout(900))
+    config.stash[COLLECTED] = {item.nodeid: {mark.name for mark in item.iter_markers()} for item in items}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -377,23 +382,38 @@ class Project:
         return [port for port in (self.db_port, self.pgb_port, self.api_port) if _answers(port)]
 
     def end(self) -> None:
-        """Take the stack down, whatever state it is in; what does not go is killed by its process id."""
+        """Take the stack down, whatever state it is in, and without order: nobody needs its data any more."""
         for command in self.commands:
             if command.poll() is None:
                 command.kill()
                 command.communicate()
-        # whose end stops the services in order; a command for it would take more of the processor than most tests
-        supervisors = [process for process in self.processes() if "supervisor.supervisord" in _words(process)]
-        for supervisor in supervisors:
-            with contextlib.suppress(psutil.Error):
-                supervisor.terminate()
-                supervisor.send_signal(signal.SIGCONT)  # a test may have frozen it
-        psutil.wait_procs(supervisors, timeout=60)
         left = self.processes()
-        for process in left:
+        # the supervisor first, which would start the others again
+        for process in sorted(left, key=lambda process: "supervisor.supervisord" not in _words(process)):
+            with contextlib.suppress(psutil.Error):
+                # PostgreSQL gives its shared memory back, which it would leave behind if it was killed
+                process.send_signal(signal.SIGQUIT if process.name() == "postgres" else signal.SIGKILL)
+                process.send_signal(signal.SIGCONT)  # a test may have frozen it
+        for process in _left(left, 10):
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGKILL)
-        psutil.wait_procs(left, timeout=10)
+        _left(left, 10)
+
+
+def _left(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait for processes to end; those that have not. A zombie has: its new parent may take a second to notice."""
+    deadline = time.monotonic() + seconds
+    while processes := [process for process in processes if _lives(process)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    return processes
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _words(process: psutil.Process) -> list[str]:

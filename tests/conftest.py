@@ -169,7 +169,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return next((number for number, name in enumerate(LONGEST) if name in parts), len(LONGEST))
 
     items.sort(key=rank)  # stable: within each, the order stays
+    tried: set[str] = set()
     for item in items:
+        if item.get_closest_marker("variations"):
+            name = item.nodeid.partition("[")[0]
+            if name in tried:
+                item.add_marker("slow")
+            tried.add(name)
         for marker, fixtures in NEEDED.items():
             if fixtures & set(getattr(item, "fixturenames", ())):
                 item.add_marker(marker)

@@ -51,6 +51,7 @@ def test_a_configured_folder_that_will_not_do_is_refused_rather_than_passed_over
     assert "has no postgres, initdb, psql" in refused.stderr
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("app", "shown"),
     [
@@ -70,6 +71,7 @@ def test_a_broken_application_shows_the_logs_last_lines_and_where_it_is(project:
     project.inv("dev.up")
 
 
+@pytest.mark.slow
 def test_only_the_lines_of_this_start_are_shown(project: Project) -> None:
     project.inv("dev.up", expect=1, INVOKE_API_APP="api.first_wrong:app")
     second = project.inv("dev.up", expect=1, INVOKE_API_APP="api.second_wrong:app")
@@ -77,6 +79,7 @@ def test_only_the_lines_of_this_start_are_shown(project: Project) -> None:
     assert "api.first_wrong" not in second.stderr
 
 
+@pytest.mark.slow
 def test_a_setting_that_the_application_refuses_leaves_the_running_one_alone(project: Project) -> None:
     project.inv("dev.up")
     before = project.pids()
@@ -135,6 +138,7 @@ def test_a_malformed_dotenv_line(project: Project) -> None:
     assert f"{project.root / '.env'}:2 is malformed" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_parameter_that_pgbouncer_refuses_shows_its_words_and_the_running_one_goes_on(project: Project) -> None:
     project.inv("dev.up")
     before = project.pids()
@@ -147,6 +151,7 @@ def test_a_parameter_that_pgbouncer_refuses_shows_its_words_and_the_running_one_
     assert project.pids() == before
 
 
+@pytest.mark.slow
 def test_a_parameter_that_postgresql_refuses(project: Project) -> None:
     refused = project.inv("db.start", expect=1, INVOKE_DB_PARAMETERS='{"bogus_key": 1}')
     assert 'unrecognized configuration parameter "bogus_key"' in refused.stderr
@@ -155,6 +160,7 @@ def test_a_parameter_that_postgresql_refuses(project: Project) -> None:
     project.inv("db.start")
 
 
+@pytest.mark.slow
 def test_data_of_another_major_version_are_refused_before_anything_starts(project: Project) -> None:
     project.inv("db.start")
     project.inv("db.stop")
@@ -173,6 +179,7 @@ def test_data_of_another_major_version_are_refused_before_anything_starts(projec
 HOSTILE = ['sp ace quo\'te "double"', "$(touch PWN) `touch PWN` back\\slash", "semi;colon # p%rc:e@n/t? பெயர்-ü"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_names_and_passwords_work_on_every_side(project: Project, text: str) -> None:
     env: dict[str, Any] = {
@@ -203,6 +210,7 @@ NASTY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "state"), NASTY, ids=["substitutions", "everything else"])
 def test_folders_of_any_name_work_and_are_executed_by_nobody(
     workspace: Path, cache: Path, name: str, state: str, tmp_path: Path
@@ -267,6 +275,7 @@ def test_a_folder_whose_name_is_not_utf_8_is_refused_with_the_reason(workspace: 
         assert project.processes() == []
 
 
+@pytest.mark.slow
 def test_a_changed_password_is_repaired_on_every_side(project: Project) -> None:
     project.inv("dev.up")
     made = project.http("/memories", {"content": "kept"})[1]["id"]
@@ -291,6 +300,7 @@ def test_a_password_changed_behind_our_back_is_repaired(project: Project) -> Non
     assert project.query("SELECT 1", project.pgb_port) == [(1,)]
 
 
+@pytest.mark.slow
 def test_lost_secrets_are_made_anew_and_the_volume_follows(project: Project) -> None:
     project.inv("dev.up")
     project.http("/memories", {"content": "kept"})
@@ -338,6 +348,7 @@ def in_form(stderr: str) -> dict[str, str]:
     return parts
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("content", "what", "why"),
     [
@@ -363,6 +374,7 @@ def test_an_invoke_yaml_that_is_none(project: Project, content: bytes | None, wh
     assert why in parts["cause"]
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("content", ["", "# nothing\n", "db:\n"])
 def test_an_empty_invoke_yaml_is_all_defaults(project: Project, content: str) -> None:
     (project.root / "invoke.yaml").write_text(content)
@@ -383,6 +395,7 @@ def test_arguments_that_invoke_trips_over(project: Project, args: tuple[str, ...
     assert why in parts["cause"]
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("name", ["pg_hba.conf", "supervisord.conf", "supervisor-service.conf", "pgbouncer.ini"])
 @pytest.mark.parametrize("damage", ["missing", "unknown name"])
 def test_a_damaged_template_is_named(project: Project, name: str, damage: str) -> None:
@@ -396,6 +409,7 @@ def test_a_damaged_template_is_named(project: Project, name: str, damage: str) -
     assert parts["fix"].endswith(f"git checkout templates/{name}")
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("path", "task"),
     [
@@ -429,12 +443,14 @@ def test_a_file_in_the_place_of_the_folder_of_logs(project: Project) -> None:
     assert "move it away" in parts["fix"]
 
 
+@pytest.mark.faults
 def test_a_log_of_commands_that_can_not_be_written_stops_nothing_and_is_said_once(project: Project) -> None:
     (project.root / "logs/devstack.log").mkdir(parents=True)
     done = project.inv("db.start")
     assert done.stderr == f"{project.root / 'logs/devstack.log'} can't be written: Is a directory\n"
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("redirection", "code", "stderr"),
     [
@@ -478,6 +494,7 @@ def small_disk(project: Project) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.faults
 def test_a_disk_that_is_too_small_and_then_full(project: Project, small_disk: Path) -> None:
     env: dict[str, Any] = {"INVOKE_STACK_STATE_DIR": str(small_disk)}
     parts = in_form(project.inv("db.start", expect=1, **env).stderr)
@@ -495,6 +512,7 @@ def test_a_disk_that_is_too_small_and_then_full(project: Project, small_disk: Pa
     assert "free some space on it" in info.stdout
 
 
+@pytest.mark.faults
 def test_a_disk_that_is_read_only(project: Project, small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     env: dict[str, Any] = {"INVOKE_STACK_STATE_DIR": str(small_disk)}

@@ -32,6 +32,7 @@ def test_the_pages_are_as_the_source_is() -> None:
     assert done.returncode == 0, f"{done.stderr}renew them: {RENEW}"
 
 
+@pytest.mark.slow
 def test_a_page_that_is_not_is_named_with_the_command_that_renews_it(tmp_path: Path, cache: Path) -> None:
     project = Project(tmp_path, cache, also=("docs", "scripts", "Makefile"))
     folder = project.root / "docs"

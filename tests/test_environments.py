@@ -74,6 +74,7 @@ def checkout(workspace: Path, cache: Path) -> Iterator[Checkout]:
     yield from _checkout(workspace, cache)
 
 
+@pytest.mark.slow
 def test_ten_at_once_are_healthy_each_with_names_and_ports_of_its_own(ten: Checkout) -> None:
     # on a busy machine some do not answer within the list's own bound
     wait_for(lambda: {one["health"] for one in ten.listed().values()} == {"healthy"}, 60)
@@ -90,6 +91,7 @@ def test_ten_at_once_are_healthy_each_with_names_and_ports_of_its_own(ten: Check
         assert f"nv-{env}-db" in found[env]["services"]
 
 
+@pytest.mark.slow
 def test_the_data_of_one_are_not_those_of_another(ten: Checkout) -> None:
     for env in TEN[:2]:
         ten.inv("db.shell", "-e", env, "--command", f"CREATE TABLE mine AS SELECT '{env}'::text AS env")
@@ -100,6 +102,7 @@ def test_the_data_of_one_are_not_those_of_another(ten: Checkout) -> None:
     assert len(secrets) == 10
 
 
+@pytest.mark.slow
 def test_the_list_says_what_each_takes_in_memory_and_on_disk(ten: Checkout) -> None:
     found = ten.listed()
     for env in TEN:
@@ -123,6 +126,7 @@ def test_the_list_says_what_each_takes_in_memory_and_on_disk(ten: Checkout) -> N
     assert lines[-1].startswith("10 environments, 10 running, ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_memory_is_that_of_every_process_counted_once(ten: Checkout) -> None:
     env = TEN[3]
@@ -140,6 +144,7 @@ def _share(pid: int) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_what_is_up_is_left_as_it_is_and_keeps_its_ports(ten: Checkout) -> None:
     ports = ten.ports(TEN[4])
     assert ten.inv("dev.up", "-e", TEN[4]).stdout.count("already running") == 3
@@ -151,6 +156,7 @@ def test_what_is_up_is_left_as_it_is_and_keeps_its_ports(ten: Checkout) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_ten_go_down_at_once_and_their_ports_stay_theirs(ten: Checkout) -> None:
     before = {env: ten.ports(env) for env in TEN}
     ten.at_once("dev.down", TEN)
@@ -308,6 +314,7 @@ def test_the_flag_is_for_the_whole_command_and_wins(checkout: Checkout) -> None:
     assert list(checkout.state_base.glob("*/*")) == []
 
 
+@pytest.mark.slow
 def test_what_mends_something_is_for_the_environment_too(checkout: Checkout) -> None:
     assert "fix:   inv db.start -e a\n" in checkout.inv("db.shell", "-e", "a", expect=1).stderr
     assert "fix:   inv db.start -e a\n" in checkout.inv("db.shell", expect=1, NV_ENV="a").stderr
@@ -316,6 +323,7 @@ def test_what_mends_something_is_for_the_environment_too(checkout: Checkout) -> 
     assert "make one: inv data.backup -e a\n" in checkout.inv("data.list", "-e", "a").stdout
 
 
+@pytest.mark.slow
 def test_hooks_are_for_the_environment_of_the_flag(checkout: Checkout) -> None:
     hook = 'echo "for $NV_ENV $DATABASE_URL"; exit 3'
     said = checkout.inv("dev.up", "-e", "a", expect=1, INVOKE_HOOKS_PRE_UP=hook, INVOKE_STACK_ENV="b")
@@ -349,6 +357,7 @@ def test_an_environment_is_removed_for_good_and_its_backup_stays(checkout: Check
     assert "kept" in checkout.inv("db.shell", "-e", "a", "--command", "TABLE mark").stdout
 
 
+@pytest.mark.faults
 def test_who_waited_for_an_environment_that_was_removed_hears_so(checkout: Checkout) -> None:
     checkout.begin("-e", "a")
     state = checkout.of("a")
@@ -363,6 +372,7 @@ def test_who_waited_for_an_environment_that_was_removed_hears_so(checkout: Check
     wait_for(lambda: not state.exists())
 
 
+@pytest.mark.faults
 def test_a_removal_that_is_cut_off_can_be_done_again(checkout: Checkout) -> None:
     checkout.inv("db.start", "-e", "a")
     command = [checkout.python, "-c", KILLED_AT, "os.remove", "40", "dev.remove", "-e", "a", "--yes", "--no-backup"]

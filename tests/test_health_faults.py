@@ -311,6 +311,7 @@ MATRIX: dict[str, tuple[Callable[[Project], None], str, str, str, str, dict[str,
 }
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("fault", MATRIX)
 def test_a_fault_is_named_with_cause_and_fix_and_what_follows_from_it_and_is_mended(stack: Project, fault: str) -> None:
     inject, whose, verdict, cause, fix, consequences, mended = MATRIX[fault]
@@ -358,6 +359,7 @@ def _mend(stack: Project) -> None:
     stack.popen("dev.restart").communicate(timeout=120)
 
 
+@pytest.mark.faults
 def test_a_database_whose_connections_are_all_taken_says_by_whom(stack: Project) -> None:
     import psycopg2
 
@@ -376,6 +378,7 @@ def test_a_database_whose_connections_are_all_taken_says_by_whom(stack: Project)
     wait_for(lambda: well(stack))
 
 
+@pytest.mark.faults
 def test_open_transactions_and_waiting_queries_are_degraded_and_named(stack: Project) -> None:
     impatient = {"INVOKE_HEALTH_TRANSACTION_SECONDS": "0.2", "INVOKE_HEALTH_LOCK_SECONDS": "0.2"}
     stack.query("CREATE TABLE IF NOT EXISTS locked (id int); SELECT 1")
@@ -415,6 +418,7 @@ connection.cursor().execute("LOCK TABLE locked")
 """
 
 
+@pytest.mark.faults
 def test_a_data_folder_that_is_moved_away_is_found_again(stack: Project) -> None:
     data, away = stack.data, stack.data.with_name("away")
     data.rename(away)
@@ -432,6 +436,7 @@ def test_a_data_folder_that_is_moved_away_is_found_again(stack: Project) -> None
     assert well(stack)
 
 
+@pytest.mark.faults
 def test_a_service_is_not_stopped_for_a_port_that_somebody_else_has(stack: Project) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -461,6 +466,7 @@ def test_thresholds_are_settings(stack: Project) -> None:
     assert "memory_mb" in stack.inv("dev.heal", INVOKE_API_MEMORY_MB="8").stdout
 
 
+@pytest.mark.faults
 def test_a_url_of_the_application_s_own_that_has_another_password_is_named(stack: Project) -> None:
     url = f"postgresql://nina:wrong@localhost:{stack.pgb_port}/nina"
     found = health(stack, INVOKE_API_ENV=json.dumps({"MY_URL": url}))
@@ -471,12 +477,14 @@ def test_a_url_of_the_application_s_own_that_has_another_password_is_named(stack
     assert "wrong" not in json.dumps(found).replace("nothing is wrong", "")
 
 
+@pytest.mark.faults
 def test_settings_that_changed_since_the_start_are_named(stack: Project) -> None:
     found = health(stack, INVOKE_PGB_DEFAULT_POOL_SIZE="21")
     assert found["pgb"]["verdict"] == "degraded"
     assert {"settings", "config"} <= {check["name"] for check in found["pgb"]["checks"] if check["cause"]}
 
 
+@pytest.mark.faults
 def test_a_supervisor_that_hangs_makes_everything_unknown(stack: Project) -> None:
     supervisord = psutil.Process(int((stack.state / "run" / "supervisord.pid").read_text()))
     supervisord.suspend()
@@ -491,6 +499,7 @@ def test_a_supervisor_that_hangs_makes_everything_unknown(stack: Project) -> Non
     assert "kill -CONT" in found["db"]["fix"]
 
 
+@pytest.mark.faults
 def test_watching_heals_again_and_again_until_it_is_told_to_stop(stack: Project) -> None:
     said = stack.folder / "healer"
     with said.open("w") as stream:
@@ -518,6 +527,7 @@ def test_watching_heals_again_and_again_until_it_is_told_to_stop(stack: Project)
     assert said.read_text().count("started") == 1
 
 
+@pytest.mark.faults
 def test_what_another_command_is_at_is_looked_at_again_before_it_is_repaired(stack: Project) -> None:
     with FileLock(stack.state / "lock"):
         supervisorctl(stack, "stop", f"{API}:*")
@@ -530,6 +540,7 @@ def test_what_another_command_is_at_is_looked_at_again_before_it_is_repaired(sta
     assert (healer.returncode, out) == (0, "everything is healthy\n"), err
 
 
+@pytest.mark.faults
 def test_a_watcher_that_could_not_repair_is_in_nobody_s_way(stack: Project) -> None:
     app = stack.root / "api" / "main.py"
     source = app.read_text()
@@ -613,6 +624,7 @@ def other(workspace: Path, cache: Path) -> Iterator[Project]:
         yield project
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("wanted", "verdict", "cause", "fix"),
     [
@@ -657,6 +669,7 @@ def test_an_application_is_judged_by_its_health_path_alone_if_it_has_nothing_els
         assert other.inv("dev.heal").stdout == "everything is healthy\n"
 
 
+@pytest.mark.faults
 def test_a_pool_that_an_idle_client_holds_is_named(other: Project) -> None:
     (other.root.parent / "app" / "wanted.json").write_text('{"seconds": 0, "status": 200}')
     well(other)
@@ -686,6 +699,7 @@ def small_disk(workspace: Path) -> Iterator[Path]:
     folder.rmdir()
 
 
+@pytest.mark.faults
 def test_a_disk_that_is_nearly_full_and_one_that_is(small_disk: Path, project: Project) -> None:
     project.state_base = small_disk
     project.env["INVOKE_STACK_STATE_DIR"] = str(small_disk)

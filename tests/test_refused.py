@@ -64,12 +64,14 @@ SETTINGS = {
 }
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("fault", SETTINGS)
 def test_a_restart_checks_every_setting_before_it_stops_anything(stack: Project, fault: str) -> None:
     env, says = SETTINGS[fault]
     refused(stack, "dev.restart", says=says, **env)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "env", "says"),
     [
@@ -89,6 +91,7 @@ def test_a_service_before_the_refused_one_is_not_restarted_either(
     assert stack.query("SELECT count(*) FROM kept") == [(0,)]
 
 
+@pytest.mark.slow
 def test_an_interpreter_without_uvicorn_is_named_before_the_application_is_stopped(
     stack: Project, tmp_path: Path
 ) -> None:
@@ -99,6 +102,7 @@ def test_an_interpreter_without_uvicorn_is_named_before_the_application_is_stopp
     refused(stack, "api.start", says="No module named uvicorn", INVOKE_API_PYTHON=python)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["db", "pgb", "api"])
 def test_a_port_that_somebody_else_has_is_named_before_anything_is_stopped(stack: Project, label: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -106,6 +110,7 @@ def test_a_port_that_somebody_else_has_is_named_before_anything_is_stopped(stack
         refused(stack, "dev.restart", says=f"port {port} of ", **{f"INVOKE_{label.upper()}_PORT": port})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "line", "says"),
     [
@@ -132,6 +137,7 @@ def test_a_template_that_can_not_be_used_is_named_before_anything_is_stopped(
     assert (stack.state / "config/pg_hba.conf").read_text() == rules
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_cluster_is_not_restored_for_what_could_not_be_started_again(stack: Project) -> None:
     stack.inv("data.backup", "--incremental")
     (made,) = json.loads(stack.inv("data.list", "--json").stdout)["backups"]

@@ -17,6 +17,7 @@ CANARY = "canary-4711-passphrase"
 JWT = "canary-jwt-secret-0815"
 
 
+@pytest.mark.slow
 def test_no_secret_in_ps_output_logs_or_readable_files(project: Project) -> None:
     seen: set[str] = set()
     done = threading.Event()

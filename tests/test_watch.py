@@ -80,6 +80,7 @@ def test_another_port_of_pgbouncer_restarts_it_and_the_application_alone(watched
     assert watched.http("/health")[0] == 200
 
 
+@pytest.mark.slow
 def test_what_pgbouncer_can_reload_interrupts_nobody(watched: Watched) -> None:
     before, said = watched.pids(), watched.said()
     client = watched.connect(watched.pgb_port)
@@ -107,6 +108,7 @@ def test_a_change_of_a_template_is_applied(watched: Watched) -> None:
     assert after == before
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [
@@ -129,6 +131,7 @@ def test_an_edit_that_can_not_be_used_is_said_and_changes_nothing_until_it_is_me
     assert watched.pids() == pids
 
 
+@pytest.mark.slow
 def test_what_is_refused_for_a_later_service_restarts_no_earlier_one(watched: Watched) -> None:
     pids, said = watched.pids(), watched.said()
     text = (watched.root / "invoke.yaml").read_text()
@@ -143,6 +146,7 @@ def test_what_is_refused_for_a_later_service_restarts_no_earlier_one(watched: Wa
     assert watched.pids() == pids
 
 
+@pytest.mark.slow
 def test_settings_that_a_service_does_not_come_up_with_are_taken_back(watched: Watched) -> None:
     said = watched.said()
     watched.edit("invoke.yaml", "max_connections: 100 ", "max_connections: 90 # ")
@@ -161,6 +165,7 @@ def test_settings_that_a_service_does_not_come_up_with_are_taken_back(watched: W
     assert watched.query("SHOW work_mem") == [("5MB",)]
 
 
+@pytest.mark.slow
 def test_a_variable_of_the_application_restarts_it_alone(watched: Watched) -> None:
     before, said = watched.pids(), watched.said()
     (watched.root / ".env").write_text("COLOUR=blue\n")
@@ -170,6 +175,7 @@ def test_a_variable_of_the_application_restarts_it_alone(watched: Watched) -> No
     assert after == before
 
 
+@pytest.mark.slow
 def test_a_new_password_reaches_the_database_pgbouncer_and_the_application(watched: Watched) -> None:
     said = watched.said()
     watched.edit("invoke.yaml", "# password: ", "password: quite-another-one # ")

@@ -57,6 +57,7 @@ def test_missing_rows_come_back_and_those_that_are_there_stay(data: Data) -> Non
     assert [name for name in data.databases() if name != "nina"] == []
 
 
+@pytest.mark.slow
 def test_sequences_go_past_what_the_backup_had_given_out(data: Data) -> None:
     data.sql(
         "INSERT INTO people (email) SELECT 'x' || g FROM generate_series(1, 50) g; SELECT nextval('free_sequence')"
@@ -74,6 +75,7 @@ def test_sequences_go_past_what_the_backup_had_given_out(data: Data) -> None:
     data.sql("INSERT INTO people (email) VALUES ('next@example.org')")
 
 
+@pytest.mark.slow
 def test_rows_that_would_refer_to_nothing_are_refused_and_nothing_is_changed(data: Data) -> None:
     data.backup()
     data.sql("""
@@ -88,6 +90,7 @@ def test_rows_that_would_refer_to_nothing_are_refused_and_nothing_is_changed(dat
     assert data.databases() == ["nina"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -138,6 +141,7 @@ def test_a_merge_killed_at_any_moment_has_added_all_or_nothing(
     assert data.rows_of(sequences=False) == full
 
 
+@pytest.mark.slow
 def test_what_guards_a_table_is_paused_and_back_afterwards_and_another_role_s_table_is_left_out(data: Data) -> None:
     data.sql("""
         SET ROLE nina;

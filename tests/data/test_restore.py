@@ -49,6 +49,7 @@ def same_afterwards(request: pytest.FixtureRequest) -> object:
     assert [name for name in rich.databases() if not name.startswith("nina_old_")] == ["nina"]
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("layout", ["sql", "custom", "directory"])
 def test_a_round_trip_is_exact_and_so_is_the_way_back(rich: Data, layout: str) -> None:
     before = rich.print_of()
@@ -82,6 +83,7 @@ ALTER LARGE OBJECT 424242 OWNER TO postgres;
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sql", "custom", "directory"])
 def test_what_takes_a_superuser_is_said_left_out_and_restored_where_that_is_asked_for(data: Data, layout: str) -> None:
     data.sql(PRIVILEGED)
@@ -113,6 +115,7 @@ def test_what_takes_a_superuser_is_said_left_out_and_restored_where_that_is_aske
     assert data.print_of(owners=True) == before
 
 
+@pytest.mark.slow
 def test_what_postgresql_refuses_the_owner_is_said_with_the_way_on(data: Data) -> None:
     data.sql("CREATE FUNCTION fast(text) RETURNS int LANGUAGE internal STRICT IMMUTABLE AS 'textlen'")
     before = data.print_of()
@@ -228,6 +231,7 @@ def test_flags_that_contradict_each_other_are_refused(rich: Data, flags: list[st
     rich.refused("data.restore", *flags, says=says, code=2)
 
 
+@pytest.mark.slow
 def test_rows_alone_do_not_go_into_an_empty_database(data: Data) -> None:
     path = data.backup("--data-only")
     data.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION nina")
@@ -256,6 +260,7 @@ def test_a_foreign_dump_is_restored_as_the_application_s_role(data: Data, tmp_pa
     assert data.rows_of() == rows
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     "line",
     [
@@ -284,6 +289,7 @@ def test_commands_in_a_foreign_dump_are_not_obeyed(rich: Data, line: str, tmp_pa
     assert rich.databases() == databases
 
 
+@pytest.mark.slow
 def test_a_name_that_hides_a_command_is_harmless(data: Data) -> None:
     data.sql(
         'CREATE TABLE "x\n\\! touch PWN\n" (a int); COMMENT ON TABLE "x\n\\! touch PWN\n" IS E\'\\n\\\\! touch PWN\';'
@@ -368,6 +374,7 @@ STEPS = {
 }
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("command", "step"),
     [
@@ -409,6 +416,7 @@ MERGING = {
 }
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("step", MERGING)
 def test_a_merge_killed_at_a_step_has_added_all_or_nothing(data: Data, step: str) -> None:
     module, name, after, expected = MERGING[step]
@@ -475,6 +483,7 @@ def test_one_is_chosen_on_a_terminal(data: Data) -> None:
     data.refused("data.restore", "--choose", "--json", says="exclude each other", code=2)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("after", [0.0, 0.3])
 def test_when_postgres_is_killed_during_a_restore_the_old_database_is_there(data: Data, after: float) -> None:
     data.sql(f"ALTER TABLE fast SET LOGGED; {FILL}")  # a crash empties an unlogged one
@@ -495,6 +504,7 @@ def test_when_postgres_is_killed_during_a_restore_the_old_database_is_there(data
     assert data.sql("SELECT count(*) FROM bulk") == "200000"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 def test_clients_wait_a_moment_and_see_the_new_rows(data: Data, mode: str) -> None:
     import psycopg2
@@ -540,6 +550,7 @@ def test_clients_wait_a_moment_and_see_the_new_rows(data: Data, mode: str) -> No
         data.inv("dev.up")
 
 
+@pytest.mark.slow
 def test_a_backup_waits_for_a_restore_and_a_restore_for_another(data: Data) -> None:
     data.sql(FILL)
     path = data.backup("--no-verify")
@@ -559,6 +570,7 @@ def test_a_backup_waits_for_a_restore_and_a_restore_for_another(data: Data) -> N
     data.inv("data.verify", "--all")
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(os.getuid() != 0, reason="a small file system can be mounted by root alone")
 def test_a_disk_that_fills_during_a_restore_costs_nothing(fresh: Data, tmp_path: Path) -> None:
     with small_disk(fresh.folder / "small", "400m") as disk:
@@ -588,6 +600,7 @@ def test_the_sequence_of_the_specification(data: Data) -> None:
     assert data.http("/health")[0] == 200
 
 
+@pytest.mark.slow
 def test_hooks_run_around(data: Data) -> None:
     points = ["pre_backup", "post_backup", "pre_restore", "post_restore"]
     data.env.update({f"INVOKE_HOOKS_{point.upper()}": f'["echo {point} >> trace"]' for point in points})
@@ -610,6 +623,7 @@ def test_nothing_to_undo_is_said(data: Data) -> None:
     data.refused("data.undo", says="there is nothing to undo")
 
 
+@pytest.mark.slow
 def test_health_is_told_what_is_going_on(rich: Data) -> None:
     from types import SimpleNamespace
 
@@ -633,6 +647,7 @@ def test_health_is_told_what_is_going_on(rich: Data) -> None:
     assert restoring(paths) == ""  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="a small file system can be mounted by root alone")
 def test_when_what_is_there_can_not_be_backed_up_it_is_not_replaced(data: Data, tmp_path: Path) -> None:
     path = data.backup()
@@ -649,6 +664,7 @@ def test_when_what_is_there_can_not_be_backed_up_it_is_not_replaced(data: Data, 
     assert data.print_of() == before
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_the_database_in_use_and_no_other(data: Data, number: signal.Signals) -> None:
     data.sql(FILL)

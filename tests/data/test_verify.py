@@ -61,6 +61,7 @@ def whole(stack: Stack, backup: Backup) -> bool:
     return True
 
 
+@pytest.mark.variations
 def test_cut_off_anywhere_it_is_damaged(opened: Stack, backup: Backup) -> None:
     file = largest(backup)
     content = file.read_bytes()
@@ -115,6 +116,7 @@ def test_a_directory_with_a_file_too_many_or_too_few_is_damaged(opened: Stack, f
     assert not whole(opened, made)
 
 
+@pytest.mark.slow
 def test_a_proof_by_restore_leaves_no_database_when_it_fails(filled: Data) -> None:
     path = filled.backup()
     databases = filled.databases()
@@ -142,6 +144,7 @@ program.run(["inv", *sys.argv[1:]])
 """``inv``, whose first write of some size has one bit that is another one on the disk."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sql", "custom"])
 def test_a_bit_that_flips_on_its_way_to_the_disk_fails_the_backup(filled: Data, layout: str) -> None:
     before = filled.files()

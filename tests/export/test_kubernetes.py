@@ -289,6 +289,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(("words", "env", "said"), REFUSED)
 def test_what_has_no_place_in_a_cluster_is_refused(
     exporter: Exporter, words: tuple[str, ...], env: dict[str, str], said: str, tmp_path: Path

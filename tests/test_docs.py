@@ -130,22 +130,6 @@ def test_each_task_and_flag_that_is_named_exists(page: Path, tasks: dict[str, li
     assert wrong == {}
 
 
-@pytest.mark.parametrize(
-    ("line", "wrong"),
-    [
-        ("inv dev.up --timing", []),
-        ("NV_ENV=review inv --dry dev.down dev.up", []),
-        ("inv dev.upp", ["dev.upp"]),
-        ("inv dev.up --nope=3", ["dev.up --nope"]),
-        ("inv data.backup dev.dwn", ["dev.dwn"]),
-        ("then `inv helth`", ["helth"]),
-        ("see inv data.list, inv data.restor --file NAME", ["data.restor"]),
-    ],
-)
-def test_what_does_not_exist_would_be_seen(line: str, wrong: list[str], tasks: dict[str, list[str]]) -> None:
-    assert unknown(line, tasks) == wrong
-
-
 @pytest.mark.parametrize("page", [*WRITTEN, *MADE], ids=lambda page: page.name)
 def test_each_make_target_that_is_named_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+): *##", (ROOT / "Makefile").read_text(), re.MULTILINE))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Project, free_ports, wait_for
+from tests.conftest import Project, directory_of_its_own, ended, free_ports, wait_for
 
 
 class Watched(Project):
@@ -52,16 +50,10 @@ class Watched(Project):
 
 @pytest.fixture(scope="module")
 def watched(workspace: Path, cache: Path) -> Iterator[Watched]:
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    made = Watched(folder, cache)
-    try:
+    with directory_of_its_own(workspace) as folder, ended(Watched(folder, cache)) as made:
         made.inv("dev.up")
         made.watch()
         yield made
-    finally:
-        made.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_another_port_of_pgbouncer_restarts_it_and_the_application_alone(watched: Watched) -> None:

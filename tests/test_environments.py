@@ -208,6 +208,7 @@ def test_checkouts_that_choose_at_the_same_moment_never_choose_the_same(workspac
     assert len(set(ports)) == len(ports)
 
 
+@pytest.mark.slow
 def test_two_checkouts_at_once_do_not_get_in_each_other_s_way(checkout: Checkout, workspace: Path, cache: Path) -> None:
     for other in _checkout(workspace, cache):
         both = [(one, one.popen("db.start", "-e", env)) for env in ("a", "b") for one in (checkout, other)]
@@ -273,6 +274,7 @@ def test_a_port_that_somebody_took_meanwhile_is_refused_with_what_to_do(checkout
     assert port not in checkout.ports("a").values()
 
 
+@pytest.mark.slow
 def test_a_dry_run_and_a_look_choose_nothing_for_good(checkout: Checkout) -> None:
     assert "nv-a-db" in checkout.inv("--dry", "db.start", "-e", "a").stdout
     checkout.inv("data.list", "-e", "a")

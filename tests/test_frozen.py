@@ -15,6 +15,8 @@ import pytest
 from tests.conftest import Project, running, wait_for
 from tests.test_health_faults import health, well
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture(scope="module")
 def stack(workspace: Path, cache: Path) -> Iterator[Project]:

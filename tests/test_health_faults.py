@@ -564,6 +564,7 @@ def test_a_watcher_that_could_not_repair_is_in_nobody_s_way(stack: Project) -> N
 # stacks of their own
 
 
+@pytest.mark.slow
 def test_a_stack_that_is_down_is_stopped_and_healed_only_where_there_are_data(project: Project) -> None:
     found = health(project)
     assert found["verdict"] == "stopped"

@@ -335,6 +335,7 @@ def run_task(project: Project, label: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@pytest.mark.slow
 def test_a_debugger_attaches_to_the_application_that_runs(stack: Project) -> None:
     (port,) = free_ports(1)
     ide(stack, "--vscode", INVOKE_API_DEBUG_PORT=str(port))

@@ -124,6 +124,7 @@ def test_a_connection_for_each_request_is_a_new_one(stack: Project) -> None:
     wait_for(lambda: stack.query(sessions)[0][0] >= before + 30)
 
 
+@pytest.mark.slow
 def test_statements_only_read_unless_told_otherwise(stack: Project) -> None:
     stack.inv("db.shell", "--command", "CREATE TABLE written (x int)")
     write = "INSERT INTO written VALUES (1)"
@@ -172,6 +173,7 @@ def test_a_path_that_fails_is_said_before_anything_is_measured(stack: Project) -
     assert "GET /nothing: /nothing answered 404" in said
 
 
+@pytest.mark.slow
 def test_what_does_not_run_is_left_out_unless_it_is_asked_for(project: Project) -> None:
     project.inv("db.start")
     done = load(project, "--rps", "10", "--seconds", "1")

@@ -148,6 +148,7 @@ def test_what_another_process_counted_is_not_compared() -> None:
 # the database, the pooler, the processes
 
 
+@pytest.mark.slow
 def test_what_reads_the_database_is_not_in_its_figures(stack: Project) -> None:
     # what others did before, PostgreSQL may count up to a minute later: once, not again and again
     for attempt in ("first", "second", "third"):

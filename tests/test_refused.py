@@ -147,6 +147,7 @@ def test_a_copy_of_the_cluster_is_not_restored_for_what_could_not_be_started_aga
     assert stack.query("SELECT count(*) FROM since") == [(0,)]
 
 
+@pytest.mark.slow
 def test_settings_that_are_right_are_applied(stack: Project) -> None:
     before = stack.pids()
     stack.inv("dev.restart", INVOKE_DB_PARAMETERS=parameters(work_mem="5MB"))
@@ -158,6 +159,7 @@ def test_settings_that_are_right_are_applied(stack: Project) -> None:
     assert not list((stack.state / "config").glob("*check*"))
 
 
+@pytest.mark.slow
 def test_a_restart_of_what_is_stopped_just_starts_it(stack: Project) -> None:
     stack.inv("dev.down")
     stack.inv("dev.restart")

@@ -48,6 +48,7 @@ def test_each_service_starts_only_after_the_one_before_is_ready(project: Project
     assert ready[1] < bouncer[1] < api
 
 
+@pytest.mark.slow
 def test_a_second_up_changes_nothing(project: Project) -> None:
     project.inv("dev.up")
     before = project.pids()
@@ -292,6 +293,7 @@ def test_values_of_the_application_s_own_variables_are_in_no_record(tmp_path: Pa
     assert applied.differences(now) == ["env TOKEN has changed", "env LOG_LEVEL is INFO, not DEBUG"]
 
 
+@pytest.mark.slow
 def test_no_message_shows_a_value_of_the_application_s_own_variables(stack: Project) -> None:
     (stack.root / ".env").write_text("KEY=${CALLERS}\n")
     first = stack.inv("dev.up", INVOKE_API_ENV='{"TOKEN": "canary-1"}', CALLERS="canary-2")

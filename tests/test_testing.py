@@ -223,6 +223,7 @@ def test_templates_of_data_of_nothing_and_seeds(suite: Suite) -> None:
     assert suite.lines() == ["kept memories None 1", "2", "None None seeded 1"]
 
 
+@pytest.mark.slow
 def test_variables_urls_and_the_way_through_the_pooler(suite: Suite) -> None:
     suite.write("""
         def test_it(nv_stack, nv_session_db, nv_databases):
@@ -287,6 +288,7 @@ def pytest_in(folder: Path, *args: str, env: dict[str, str]) -> subprocess.Compl
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_who_uses_no_fixture_notices_nothing(tmp_path: Path, project: Project) -> None:
     (tmp_path / "test_it.py").write_text(
         "import sys\n\ndef test_it():\n"
@@ -367,6 +369,7 @@ def all_(session: Session = Depends(get_session)):
 """
 
 
+@pytest.mark.slow
 def test_the_example_of_the_documentation(suite: Suite) -> None:
     page = (Path(__file__).parent.parent / "docs" / "testing.md").read_text()
     blocks = re.findall(r"```python\n# (\S+)\n(.*?)```", page, re.DOTALL)

@@ -364,6 +364,7 @@ def test_a_full_disk_leaves_earlier_backups_and_nothing_else(data: Data, tmp_pat
     del data.env["INVOKE_DATA_DIR"]
 
 
+@pytest.mark.slow
 def test_no_secret_is_shown_anywhere(data: Data) -> None:
     canary = data.secrets()["db_password"]
     seen: list[str] = []

@@ -212,6 +212,7 @@ def test_what_can_not_be_is_said(stack: Data) -> None:
     stack.inv("db.start")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="only root has an account to run programs under")
 def test_a_server_has_root_write_no_file_of_its_choice(stack: Data) -> None:
     """pg_basebackup names its files as the server says: it runs under the account that the server runs as."""

@@ -117,7 +117,7 @@ DAMAGES: list[tuple[Callable[[Path], None], str, str]] = [
 ]
 
 
-@pytest.mark.variations
+@pytest.mark.slow
 @pytest.mark.parametrize(("damage", "says", "fix"), DAMAGES)
 def test_a_backup_that_can_not_be_used_is_named_and_no_older_one_taken(
     data: Data, damage: Callable[[Path], None], says: str, fix: str

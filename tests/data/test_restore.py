@@ -128,6 +128,7 @@ def test_what_postgresql_refuses_the_owner_is_said_with_the_way_on(data: Data) -
     assert data.print_of() == before
 
 
+@pytest.mark.slow
 def test_latest_means_the_newest_full_one_that_no_restore_made(rich: Data) -> None:
     wanted = rich.backup()
     rich.backup("--schema-only")
@@ -186,6 +187,7 @@ def refusals(data: Data, folder: Path) -> dict[str, tuple[Path, str, bool]]:
     return made
 
 
+@pytest.mark.slow
 def test_what_can_not_be_restored_is_refused_before_anything_is_touched(rich: Data, tmp_path: Path) -> None:
     files, databases = rich.files(), rich.databases()
     for path, says, force in refusals(rich, tmp_path).values():
@@ -193,6 +195,7 @@ def test_what_can_not_be_restored_is_refused_before_anything_is_touched(rich: Da
     assert (rich.files(), rich.databases()) == (files, databases)
 
 
+@pytest.mark.slow
 def test_a_backup_that_is_not_as_its_manifest_says_is_refused_with_force_too(rich: Data, tmp_path: Path) -> None:
     import json
 
@@ -238,6 +241,7 @@ def test_rows_alone_do_not_go_into_an_empty_database(data: Data) -> None:
     data.refused("data.restore", "--file", path.name, says="their tables are not in database nina")
 
 
+@pytest.mark.slow
 def test_a_foreign_dump_is_restored_as_the_application_s_role(data: Data, tmp_path: Path) -> None:
     """Plain, compressed and custom, with what only a superuser might do left out."""
     data.sql("DROP TABLE of_the_superuser; DROP EXTENSION pg_trgm; SELECT lo_unlink(424242)")
@@ -461,6 +465,7 @@ def ask(data: Data, answer: bytes, *flags: str) -> tuple[int, str]:
     return code, said.decode()
 
 
+@pytest.mark.slow
 def test_one_is_chosen_on_a_terminal(data: Data) -> None:
     data.sql("DELETE FROM log; INSERT INTO log (what) VALUES ('first')")
     first = data.backup("--label", "the first")
@@ -590,6 +595,7 @@ def test_a_disk_that_fills_during_a_restore_costs_nothing(fresh: Data, tmp_path:
             fresh.popen("dev.down").communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_the_sequence_of_the_specification(data: Data) -> None:
     path = data.backup()
     data.inv("dev.down")

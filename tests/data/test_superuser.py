@@ -50,6 +50,7 @@ def roles(data: Data) -> list[str]:
     return data.sql("SELECT rolname FROM pg_roles WHERE rolsuper ORDER BY 1", "postgres").splitlines()
 
 
+@pytest.mark.slow
 def test_no_command_runs_the_application_s_code_as_the_superuser(trapped: Data) -> None:
     data = trapped
     dump = data.backup()

@@ -185,7 +185,7 @@ def victim(workspace: Path, cache: Path) -> Iterator[Victim]:
         yield made
 
 
-@pytest.mark.variations
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_a_dump_has_evaluated_can_do_no_more_than_the_owner(victim: Victim, layout: str) -> None:
     evil = EVIL.replace("CANARY", str(victim.canary))
@@ -441,7 +441,7 @@ def test_a_clusters_copy_that_is_not_signed_wants_a_word(victim: Victim, copied:
     victim.unharmed()
 
 
-@pytest.mark.variations
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["link", "fifo", "recovery.signal", "standby.signal", "log"])
 def test_a_clusters_copy_with_more_in_it_than_files_is_damaged(victim: Victim, copied: Path, what: str) -> None:
     if what == "link":
@@ -556,17 +556,18 @@ def test_a_folder_that_is_exchanged_while_it_is_read_stays_the_one_that_was_open
         contents_of(folder)
 
 
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
 def test_nothing_but_files_is_copied_or_sent(tmp_path: Path) -> None:
     folder = plain_folder(tmp_path / "dump")
     _send(folder, sent := io.BytesIO())
     sent.seek(0)
     with tarfile.open(fileobj=sent, mode="r|") as tar:
         assert [member.name for member in tar] == ["dump", "dump/1.dat", "dump/2.dat"]
-    for plant in (
-        lambda path: path.symlink_to("/etc/passwd"),
-        os.mkfifo,
-        lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
-    ):
+    for plant in (lambda path: path.symlink_to("/etc/passwd"), os.mkfifo, make_socket):
         path = folder / "3.dat"
         plant(path)
         with pytest.raises(NotPlain):

@@ -419,6 +419,7 @@ def test_what_is_no_address_is_refused_without_its_text(url: str, why: str) -> N
 # passwords
 
 
+@pytest.mark.slow
 def test_the_password_is_nowhere_but_in_a_file_of_ones_own(data: Data, shop: Server, tmp_path: Path) -> None:
     file = tmp_path / "url"
     file.write_text(f"{shop.url()}\nanother line\n")
@@ -738,6 +739,7 @@ SELECT 1;
     assert older == wanted.replace("SET transaction_timeout = 0;\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("alarm")
 @pytest.mark.parametrize(
     "text",

@@ -108,6 +108,7 @@ def test_kubernetes_own_kinds_are_valid(which: str, request: pytest.FixtureReque
     assert sorted(checked) == ["Deployment", "Secret", "Secret", "Service"]
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("which", ["usual", "everything"])
 @pytest.mark.parametrize("kind", ["Cluster", "Pooler"])
 @pytest.mark.parametrize("source", [published, kept])

@@ -43,7 +43,9 @@ cleanup-backups:  ## Remove old backups
 
 ##@ Project
 setup:            ## Set up what is missing on this machine; everything else does it too
-test:             ## Lint, then run the tests (ARGS goes to pytest)
+test:             ## Lint, then run each feature's tests, in minutes (ARGS goes to pytest)
+test-all:         ## Lint, then run all tests: faults, hosts, container engines too
+campaign:         ## Run all rounds of the random tests
 lint:             ## Check style and types
 bench:            ## Run the benchmarks
 lock:             ## Renew the locks of Python packages (ARGS=--upgrade takes newer ones)
@@ -59,7 +61,7 @@ cleanup-backups:  TASK = data.cleanup
 # a number sign in a function call is written differently before GNU make 4.3 and since
 HASH    := \#
 TARGETS := $(shell sed -n 's/^\([a-z-]*\): *$(HASH)$(HASH).*/\1/p' Makefile)
-PROJECT := setup setup-dev test lint bench lock docs help
+PROJECT := setup setup-dev test test-all campaign lint bench lock docs help
 PYTHON  := .venv/bin/python
 
 MAKEFLAGS += --no-print-directory
@@ -82,8 +84,15 @@ lint: setup-dev
 	@$(PYTHON) -m ruff format --check
 	@$(PYTHON) -m mypy
 
+# the markers are explained in pyproject.toml
 test: setup-dev lint
+	@$(PYTHON) -m pytest -m "not (faults or hosts or engines or campaign or slow)" $(ARGS)
+
+test-all: setup-dev lint
 	@$(PYTHON) -m pytest $(ARGS)
+
+campaign: setup-dev
+	@$(PYTHON) -m pytest -m "campaign or hypothesis" --campaign $(ARGS)
 
 bench: setup-dev
 	@$(PYTHON) -m benchmarks $(ARGS)

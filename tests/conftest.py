@@ -1,4 +1,4 @@
-"""Real stacks for the tests: a copy of the project, its own folders and ports, everything ended afterwards."""
+"""Real stacks for the tests: projects with directories and ports of their own, and everything ended afterwards."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import errno
 import itertools
 import json
 import os
+import random
+import re
 import secrets
 import shutil
 import signal
@@ -15,12 +17,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import hypothesis
 import psutil
 import pytest
 
@@ -33,21 +37,17 @@ ROOT = Path(__file__).resolve().parent.parent
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # and what they have started is taken down too when something with a time limit ends them
 signal.signal(signal.SIGTERM, signal.default_int_handler)
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "*.egg-info", ".*_cache", "logs", "backups", "results")
+PROJECT = ("invoke.yaml", "tasks.py", "templates", "api")
+"""What a project consists of."""
+PROGRAM = ("devstack", "tasks", "scripts/bootstrap.sh", "pyproject.toml", "requirements.lock", "README.md", "LICENSE")
+"""What it is run by, as it is sent to other hosts. It cannot be shared: a project is found by where its tasks are."""
+NO_BYTE_CODE = shutil.ignore_patterns("__pycache__")
 COMPILED = [ROOT / "api", ROOT / "devstack", ROOT / "tasks"]
 """What commands import."""
 
 
 CALM = {"INVOKE_HEALTH_API_RESPONSE_MS": "60000", "INVOKE_HEALTH_QUERY_MS": "60000"}
 """A slow machine is no fault of the stack's."""
-
-
-def left_out(folder: str, names: list[str]) -> set[str]:
-    """What a copy of the project does without, as :func:`shutil.copytree` asks for it."""
-    found = LEFT_OUT(folder, names)
-    if not any(Path(folder).is_relative_to(path) for path in COMPILED):
-        found.add("__pycache__")  # written to meanwhile, by other tests
-    return found
 
 
 def user_registry() -> Registry:
@@ -58,7 +58,7 @@ def user_registry() -> Registry:
 
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 """The number of this process among those that run tests at the same time."""
-FIRST = secrets.randbelow(2_000)
+FIRST = secrets.randbelow(2_000)  # not from the seed: a run with the seed of another one begins elsewhere too
 PORTS = itertools.cycle(12_000 + WORKER * 2_000 + (FIRST + number) % 2_000 for number in range(2_000))
 """Each process has its own: below those that the system gives out (32768 on Linux), each given out once a round.
 Another run of the tests at the same time begins elsewhere."""
@@ -86,10 +86,19 @@ def _is_free(family: int, address: str, port: int) -> bool:
     return True
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--campaign", action="store_true", help="run all rounds of the random tests, not a tenth of them")
+
+
+SEED = pytest.StashKey[int]()
+"""The seed of all chance in the tests."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile the sources once: each copy of the project takes the byte code along, as a project that is in use has it.
+    """Compile the sources once: each project takes the byte code along, as a project that is in use has it.
     Otherwise every command of the tests, of which there are thousands, would compile what it imports."""
-    if not hasattr(config, "workerinput"):
+    worker = getattr(config, "workerinput", None)
+    if worker is None:
         for path in COMPILED:
             compileall.compile_dir(path, quiet=1)
         with contextlib.suppress(ImportError):
@@ -97,28 +106,89 @@ def pytest_configure(config: pytest.Config) -> None:
 
             # after a Ctrl-C, what the tests have started is taken down: ten seconds are not enough for that
             NodeManager.EXIT_TIMEOUT = 120
+    given = os.environ.get("NV_TEST_SEED") or secrets.randbelow(1_000_000_000)
+    config.stash[SEED] = int(worker["seed"] if worker else given)
+    if config.getoption("hypothesis_seed", None) is None:
+        config.option.hypothesis_seed = config.stash[SEED]
+    hypothesis.settings.register_profile("part", print_blob=True)
+    hypothesis.settings.register_profile("campaign", print_blob=True, max_examples=1_000)
+    hypothesis.settings.load_profile("campaign" if config.getoption("campaign") else "part")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give a worker of pytest-xdist the seed of the run."""
+    node.workerinput["seed"] = node.config.stash[SEED]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Show the seed of a random test that failed."""
+    report = yield
+    if report.failed and ("chance" in getattr(item, "fixturenames", ()) or item.get_closest_marker("hypothesis")):
+        report.sections.append(("seed", f"NV_TEST_SEED={item.config.stash[SEED]} repeats it"))
+    return report
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> random.Random:
+    """The only source of random choices in tests: the same for the same seed and test. A failure shows the seed."""
+    return random.Random(f"{request.config.stash[SEED]} {request.node.nodeid}")
+
+
+class Rounds:
+    """How often a random test repeats what it does."""
+
+    def __init__(self, *, whole: bool) -> None:
+        self.whole = whole
+
+    def __call__(self, count: int) -> range:
+        """Return all of ``count`` rounds in a campaign, otherwise a tenth of them."""
+        return range(count if self.whole else max(1, count // 10))
+
+
+@pytest.fixture(scope="session")
+def rounds(pytestconfig: pytest.Config) -> Rounds:
+    return Rounds(whole=pytestconfig.getoption("campaign"))
 
 
 LONGEST = ("engines", "test_health_faults.py", "data")
 """Files and folders whose tests take longest: they begin first, so that nobody waits for them in the end."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+NEEDED = {"hosts": {"box", "beside"}, "engines": {"engine", "podman", "docker", "apple"}}
+"""Markers, and the fixtures whose tests get them."""
+COLLECTED = pytest.StashKey[dict[str, set[str]]]()
+"""The markers of every test that was collected, also of those that are deselected then."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     def rank(item: pytest.Item) -> int:
         parts = item.path.relative_to(Path(__file__).parent).parts
         return next((number for number, name in enumerate(LONGEST) if name in parts), len(LONGEST))
 
     items.sort(key=rank)  # stable: within each, the order stays
+    tried: set[str] = set()
     for item in items:
-        if not rank(item):
+        if item.get_closest_marker("variations"):
+            name = item.nodeid.partition("[")[0]
+            if name in tried:
+                item.add_marker("slow")
+            tried.add(name)
+        for marker, fixtures in NEEDED.items():
+            if fixtures & set(getattr(item, "fixturenames", ())):
+                item.add_marker(marker)
+        if item.get_closest_marker("engines"):
             # what the first of them waits for: an engine, and images built from nothing
             item.add_marker(pytest.mark.timeout(900))
+    config.stash[COLLECTED] = {item.nodeid: {mark.name for mark in item.iter_markers()} for item in items}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let those of the engines go first, as they all go to one process, and the run is as long as that takes."""
     with contextlib.suppress(PermissionError):  # only root may be sooner again
-        os.setpriority(os.PRIO_PROCESS, 0, 0 if "engines" in item.path.parts else 5)
+        os.setpriority(os.PRIO_PROCESS, 0, 0 if item.get_closest_marker("engines") else 5)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -137,16 +207,35 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 class Project:
-    """A copy of the project in a folder of its own, with ports and state of its own."""
+    """A project in a directory of its own, with ports and state of its own.
 
-    def __init__(self, folder: Path, cache: Path, *, root: Path | None = None, python: str = sys.executable) -> None:
+    :param also: what a test needs of the checkout beyond a project and its program, as paths in it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        cache: Path,
+        *,
+        root: Path | None = None,
+        python: str = sys.executable,
+        also: tuple[str, ...] = (),
+    ) -> None:
         self.folder = folder
         self.root = root or folder / "project"
         self.python = python
         self.commands: list[subprocess.Popen[str]] = []
         self.user: str | None = None
         """Whom to run as; None for whoever runs the tests."""
-        shutil.copytree(ROOT, self.root, ignore=left_out)
+        for name in (*PROJECT, *PROGRAM, *also):
+            source, target = ROOT / name, self.root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                # other byte code may be written at this moment, by other tests
+                ignore = None if source in COMPILED else NO_BYTE_CODE
+                shutil.copytree(source, target, ignore=ignore, dirs_exist_ok=True)
+            else:
+                shutil.copy2(source, target)
         self.state_base = folder / "state"
         self.db_port, self.pgb_port, self.api_port = free_ports(3)
         self.env = self.surroundings(cache)
@@ -192,7 +281,7 @@ class Project:
         self.inv("dev.ide", "--variables", *flags)
 
     def inv(self, *args: str, expect: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a task to its end; the exit code must be as expected."""
+        """Run a task to its end; the exit code must be as expected, and there is never a traceback of its own."""
         process = self.popen(*args, **env)
         try:
             stdout, stderr = process.communicate(timeout=120)
@@ -201,7 +290,8 @@ class Project:
             stdout, stderr = process.communicate()
             raise AssertionError(f"inv {args} did not end:\n{stdout}\n{stderr}") from None
         assert process.returncode == expect, f"inv {args} ended with {process.returncode}:\n{stdout}\n{stderr}"
-        assert "Traceback (most recent call last)" not in stderr or expect != 0
+        # at the beginning of a line: a log that is shown as evidence is indented
+        assert not re.search(r"^Traceback \(most recent call last\)", stderr, re.MULTILINE), stderr
         return subprocess.CompletedProcess(args, process.returncode, stdout, stderr)
 
     # what it made
@@ -273,27 +363,63 @@ class Project:
                     found.append(process)
         return found
 
+    def run(self) -> dict[str, object]:
+        """What tells one run of the stack from the next: its processes, and what they were started with."""
+        started = [process for process in self.processes() if "supervisor.supervisord" in _words(process)]
+        for supervisor in list(started):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                started += supervisor.children()
+        found: dict[str, object] = {}
+        for process in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                frozen = process.status() == psutil.STATUS_STOPPED
+                found[str(process.pid)] = (process.create_time(), frozen)
+        files = [self.state / "secrets.json", *(self.state / "config").rglob("*")]
+        return found | {str(path): path.read_bytes() for path in files if path.is_file()}
+
+    def answers(self) -> bool:
+        """Whether each service answers a real request."""
+        with contextlib.suppress(Exception):
+            direct, pooled = self.query("SELECT 1"), self.query("SELECT 1", self.pgb_port)
+            return direct == pooled == [(1,)] and self.http("/health")[0] == 200
+        return False
+
     def listening(self) -> list[int]:
         return [port for port in (self.db_port, self.pgb_port, self.api_port) if _answers(port)]
 
     def end(self) -> None:
-        """Take the stack down, whatever state it is in; what does not go is killed by its process id."""
+        """Take the stack down, whatever state it is in, and without order: nobody needs its data any more."""
         for command in self.commands:
             if command.poll() is None:
                 command.kill()
                 command.communicate()
-        # whose end stops the services in order; a command for it would take more of the processor than most tests
-        supervisors = [process for process in self.processes() if "supervisor.supervisord" in _words(process)]
-        for supervisor in supervisors:
-            with contextlib.suppress(psutil.Error):
-                supervisor.terminate()
-                supervisor.send_signal(signal.SIGCONT)  # a test may have frozen it
-        psutil.wait_procs(supervisors, timeout=60)
         left = self.processes()
-        for process in left:
+        # the supervisor first, which would start the others again
+        for process in sorted(left, key=lambda process: "supervisor.supervisord" not in _words(process)):
+            with contextlib.suppress(psutil.Error):
+                # PostgreSQL gives its shared memory back, which it would leave behind if it was killed
+                process.send_signal(signal.SIGQUIT if process.name() == "postgres" else signal.SIGKILL)
+                process.send_signal(signal.SIGCONT)  # a test may have frozen it
+        for process in _left(left, 10):
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGKILL)
-        psutil.wait_procs(left, timeout=10)
+        _left(left, 10)
+
+
+def _left(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait for processes to end; those that have not. A zombie has: its new parent may take a second to notice."""
+    deadline = time.monotonic() + seconds
+    while processes := [process for process in processes if _lives(process)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    return processes
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _words(process: psutil.Process) -> list[str]:
@@ -332,39 +458,61 @@ def alarm() -> Iterator[None]:
     signal.alarm(0)
 
 
-@pytest.fixture
-def project(workspace: Path, cache: Path, request: pytest.FixtureRequest) -> Iterator[Project]:
-    """A project of this test's own, nothing started yet."""
-    folder = Path(tempfile.mkdtemp(dir=workspace))
+P = TypeVar("P", bound=Project)
+
+
+@contextlib.contextmanager
+def directory_of_its_own(workspace: Path, prefix: str = "tmp") -> Iterator[Path]:
+    """Give out a directory that the services' account may enter, gone afterwards."""
+    folder = Path(tempfile.mkdtemp(dir=workspace, prefix=prefix))
     folder.chmod(0o755)
-    made = Project(folder, cache)
-    yield made
-    made.end()
+    yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def ended(project: P) -> Iterator[P]:
+    """Take a project's stack down afterwards."""
+    try:
+        yield project
+    finally:
+        project.end()
+
+
+@contextlib.contextmanager
+def running(workspace: Path, cache: Path, **env: str) -> Iterator[Project]:
+    """Run a stack, with variables of its own."""
+    with directory_of_its_own(workspace) as folder, ended(Project(folder, cache)) as made:
+        made.env |= env
+        made.inv("dev.up")
+        yield made
+
+
+@pytest.fixture
+def project(workspace: Path, cache: Path) -> Iterator[Project]:
+    """A project of this test's own, nothing started yet."""
+    with directory_of_its_own(workspace) as folder, ended(Project(folder, cache)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def stack(workspace: Path, cache: Path) -> Iterator[Project]:
     """A running stack that a module's tests share; they leave it running."""
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    made = Project(folder, cache)
-    try:
-        made.inv("dev.up")
+    with running(workspace, cache) as made:
         yield made
-    finally:
-        made.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_for(condition: Any, seconds: float = 20) -> Any:
-    """Poll until the condition gives something true; its value."""
-    import time
-
+def wait_for(condition: Callable[[], Any], seconds: float = 20) -> Any:
+    """Poll until the condition gives something true; its value. What it raises means: not yet."""
     deadline = time.monotonic() + seconds
     while True:
-        with contextlib.suppress(Exception):
-            if value := condition():
-                return value
-        assert time.monotonic() < deadline, f"not within {seconds} s"
+        last: object
+        error = None
+        try:
+            if last := condition():
+                return last
+        except Exception as raised:
+            last = error = raised
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s, at last: {last!r}") from error
         time.sleep(0.05)

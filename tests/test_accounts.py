@@ -59,6 +59,7 @@ def test_state_below_a_0700_home_is_refused_with_the_closed_folder(workspace: Pa
         shutil.rmtree(home)
 
 
+@pytest.mark.slow
 @as_root
 def test_the_services_have_an_account_of_their_own_and_data_from_before_keep_theirs_until_handed_over(
     project: Project, cache: Path
@@ -134,6 +135,7 @@ def test_without_the_account_another_is_taken_and_that_is_said(monkeypatch: pyte
     assert not Host("nobody").shares_account, "the settings name it"
 
 
+@pytest.mark.slow
 @as_root
 def test_an_ordinary_user_needs_no_root(workspace: Path) -> None:
     """The whole life of a stack under an unprivileged account, with the defaults for its folders."""

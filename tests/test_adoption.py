@@ -856,6 +856,7 @@ def test_a_loop_over_many_routers_is_followed(tmp_path: Path) -> None:
     assert settings(found)["api.health_path"] == "/health"
 
 
+@pytest.mark.variations
 @pytest.mark.usefixtures("alarm")
 @pytest.mark.parametrize(
     "content",

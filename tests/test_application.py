@@ -102,6 +102,7 @@ def test_it_runs_from_its_folder_with_its_interpreter_and_variables(project: Pro
     }
 
 
+@pytest.mark.slow
 def test_variables_alone_point_to_it_too(project: Project, application: Path) -> None:
     refused = project.inv(
         "dev.up",

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Project, wait_for
+from tests.conftest import Project, directory_of_its_own, ended, wait_for
 from tests.runner import inv
 
 
@@ -52,6 +52,7 @@ def test_a_configured_folder_that_will_not_do_is_refused_rather_than_passed_over
     assert "has no postgres, initdb, psql" in refused.stderr
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("app", "shown"),
     [
@@ -71,6 +72,7 @@ def test_a_broken_application_shows_the_logs_last_lines_and_where_it_is(project:
     project.inv("dev.up")
 
 
+@pytest.mark.slow
 def test_only_the_lines_of_this_start_are_shown(project: Project) -> None:
     project.inv("dev.up", expect=1, INVOKE_API_APP="api.first_wrong:app")
     second = project.inv("dev.up", expect=1, INVOKE_API_APP="api.second_wrong:app")
@@ -78,6 +80,7 @@ def test_only_the_lines_of_this_start_are_shown(project: Project) -> None:
     assert "api.first_wrong" not in second.stderr
 
 
+@pytest.mark.slow
 def test_a_setting_that_the_application_refuses_leaves_the_running_one_alone(project: Project) -> None:
     inv(project, "dev.up")
     before = project.pids()
@@ -136,6 +139,7 @@ def test_a_malformed_dotenv_line(project: Project) -> None:
     assert f"{project.root / '.env'}:2 is malformed" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_parameter_that_pgbouncer_refuses_shows_its_words_and_the_running_one_goes_on(project: Project) -> None:
     project.inv("dev.up")
     before = project.pids()
@@ -148,6 +152,7 @@ def test_a_parameter_that_pgbouncer_refuses_shows_its_words_and_the_running_one_
     assert project.pids() == before
 
 
+@pytest.mark.slow
 def test_a_parameter_that_postgresql_refuses(project: Project) -> None:
     refused = project.inv("db.start", expect=1, INVOKE_DB_PARAMETERS='{"bogus_key": 1}')
     assert 'unrecognized configuration parameter "bogus_key"' in refused.stderr
@@ -156,6 +161,7 @@ def test_a_parameter_that_postgresql_refuses(project: Project) -> None:
     project.inv("db.start")
 
 
+@pytest.mark.slow
 def test_data_of_another_major_version_are_refused_before_anything_starts(project: Project) -> None:
     project.inv("db.start")
     project.inv("db.stop")
@@ -174,6 +180,7 @@ def test_data_of_another_major_version_are_refused_before_anything_starts(projec
 HOSTILE = ['sp ace quo\'te "double"', "$(touch PWN) `touch PWN` back\\slash", "semi;colon # p%rc:e@n/t? பெயர்-ü"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_names_and_passwords_work_on_every_side(project: Project, text: str) -> None:
     env: dict[str, Any] = {
@@ -204,6 +211,7 @@ NASTY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "state"), NASTY, ids=["substitutions", "everything else"])
 def test_folders_of_any_name_work_and_are_executed_by_nobody(
     workspace: Path, cache: Path, name: str, state: str, tmp_path: Path
@@ -261,18 +269,14 @@ def squat(project: Project, tmp_path: Path) -> Path:
 
 
 def test_a_folder_whose_name_is_not_utf_8_is_refused_with_the_reason(workspace: Path, cache: Path) -> None:
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    project = Project(folder, cache, root=folder / os.fsdecode(b"caf\xe9"))
-    try:
+    name = os.fsdecode(b"caf\xe9")
+    with directory_of_its_own(workspace) as folder, ended(Project(folder, cache, root=folder / name)) as project:
         parts = in_form(project.inv("dev.up", expect=2).stderr)
         assert parts["cause"].startswith("the name is not UTF-8")
         assert project.processes() == []
-    finally:
-        project.end()
-        shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_a_changed_password_is_repaired_on_every_side(project: Project) -> None:
     project.inv("dev.up")
     made = project.http("/memories", {"content": "kept"})[1]["id"]
@@ -297,6 +301,7 @@ def test_a_password_changed_behind_our_back_is_repaired(project: Project) -> Non
     assert project.query("SELECT 1", project.pgb_port) == [(1,)]
 
 
+@pytest.mark.slow
 def test_lost_secrets_are_made_anew_and_the_volume_follows(project: Project) -> None:
     project.inv("dev.up")
     project.http("/memories", {"content": "kept"})
@@ -344,6 +349,7 @@ def in_form(stderr: str) -> dict[str, str]:
     return parts
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("content", "what", "why"),
     [
@@ -369,6 +375,7 @@ def test_an_invoke_yaml_that_is_none(project: Project, content: bytes | None, wh
     assert why in parts["cause"]
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("content", ["", "# nothing\n", "db:\n"])
 def test_an_empty_invoke_yaml_is_all_defaults(project: Project, content: str) -> None:
     (project.root / "invoke.yaml").write_text(content)
@@ -389,6 +396,7 @@ def test_arguments_that_invoke_trips_over(project: Project, args: tuple[str, ...
     assert why in parts["cause"]
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("name", ["pg_hba.conf", "supervisord.conf", "supervisor-service.conf", "pgbouncer.ini"])
 @pytest.mark.parametrize("damage", ["missing", "unknown name"])
 def test_a_damaged_template_is_named(project: Project, name: str, damage: str) -> None:
@@ -402,6 +410,7 @@ def test_a_damaged_template_is_named(project: Project, name: str, damage: str) -
     assert parts["fix"].endswith(f"git checkout templates/{name}")
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("path", "task"),
     [
@@ -435,12 +444,14 @@ def test_a_file_in_the_place_of_the_folder_of_logs(project: Project) -> None:
     assert "move it away" in parts["fix"]
 
 
+@pytest.mark.faults
 def test_a_log_of_commands_that_can_not_be_written_stops_nothing_and_is_said_once(project: Project) -> None:
     (project.root / "logs/devstack.log").mkdir(parents=True)
     done = project.inv("db.start")
     assert done.stderr == f"{project.root / 'logs/devstack.log'} can't be written: Is a directory\n"
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("redirection", "code", "stderr"),
     [
@@ -484,6 +495,7 @@ def small_disk(project: Project) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.faults
 def test_a_disk_that_is_too_small_and_then_full(project: Project, small_disk: Path) -> None:
     env: dict[str, Any] = {"INVOKE_STACK_STATE_DIR": str(small_disk)}
     parts = in_form(project.inv("db.start", expect=1, **env).stderr)
@@ -501,6 +513,7 @@ def test_a_disk_that_is_too_small_and_then_full(project: Project, small_disk: Pa
     assert "free some space on it" in info.stdout
 
 
+@pytest.mark.faults
 def test_a_disk_that_is_read_only(project: Project, small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     env: dict[str, Any] = {"INVOKE_STACK_STATE_DIR": str(small_disk)}

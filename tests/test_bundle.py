@@ -73,6 +73,7 @@ def dotenv_quote(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
+@pytest.mark.slow
 def test_no_secret_is_in_it_in_any_form(project: Project) -> None:
     (project.root / "api" / "leaky.py").write_text(LEAKY)
     url = f"postgresql://nina:{quote(SECRETS['url_password'], safe='')}@localhost:{project.db_port}/nina"
@@ -202,6 +203,7 @@ def test_the_listing_for_people(stack: Project) -> None:
     assert "\x1b" not in printed
 
 
+@pytest.mark.slow
 def test_it_goes_where_it_is_told_and_replaces_nothing(stack: Project, tmp_path: Path) -> None:
     _, listing = bundle(stack, "--output", str(tmp_path))
     assert Path(listing["path"]).parent == tmp_path
@@ -230,6 +232,7 @@ def test_it_works_without_any_state(project: Project) -> None:
     assert json.loads(files["versions.json"])["postgresql"] is None
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("name", ["nv-db", "nv-pgbouncer", "nv-api", "supervisord"])
 def test_it_works_with_one_frozen(project: Project, name: str) -> None:
     project.inv("dev.up")
@@ -257,6 +260,7 @@ def test_a_secret_too_short_to_be_found_leaves_out_what_might_hold_it(project: P
     assert json.loads(files["settings.json"])
 
 
+@pytest.mark.slow
 def test_a_launcher_or_userlist_that_somebody_edited_shows_nothing_of_it(project: Project) -> None:
     project.inv("db.start")
     config = project.state / "config"
@@ -276,6 +280,7 @@ def test_a_folder_that_can_not_be_written_to_is_an_error_with_a_way_out(project:
     assert "fix:   name a file elsewhere: inv dev.bundle --output FILE" in refused.stderr
 
 
+@pytest.mark.slow
 def test_two_at_once_make_two(stack: Project, tmp_path: Path) -> None:
     both = [stack.popen("dev.bundle", "--json", "--output", str(tmp_path)) for _ in range(2)]
     paths = {json.loads(process.communicate(timeout=60)[0])["path"] for process in both}
@@ -417,6 +422,7 @@ def test_a_known_secret_is_found_in_utf_16_that_was_read_as_utf_8(charset: str) 
 SECRETS_OF_OURS = st.text("abcdefghijkmnopqrstuvwxyzABCXYZ0123456789-_", min_size=12, max_size=40)
 
 
+@pytest.mark.slow
 @given(
     SECRETS_OF_OURS, st.text(max_size=50), st.text(max_size=50), st.integers(1, 11), st.sampled_from(["", "\n", "'\n'"])
 )
@@ -458,6 +464,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_no_text_makes_the_redactor_work_for_hours() -> None:
     """It takes 12 s of processor; where one pattern takes quadratic time, hours: the limit decides nothing else."""
     done = subprocess.run([sys.executable, "-c", ADVERSARY], cwd=ROOT, capture_output=True, text=True)

@@ -175,12 +175,14 @@ LINES = {
 }
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("shell", SHELLS)
 def test_tab_completes(checkout: Project, shell: str) -> None:
     after = all_completed(checkout, shell, list(LINES))
     assert dict(zip(LINES, after, strict=True)) == LINES
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_backups_are_those_of_the_environment(checkout: Project, shell: str) -> None:
     line = "inv data.restore --file "
@@ -188,6 +190,7 @@ def test_the_backups_are_those_of_the_environment(checkout: Project, shell: str)
     assert completed(checkout, shell, f"{line}oth") == f"{line}oth"
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_task_that_is_added_is_known_and_nothing_is_asked_otherwise(checkout: Project, shell: str) -> None:
     completed(checkout, shell, "inv dev.sta")
@@ -208,6 +211,7 @@ def test_a_task_that_is_added_is_known_and_nothing_is_asked_otherwise(checkout: 
         api.write_text(text)
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("shell", SHELLS)
 def test_while_the_tasks_are_broken_the_last_ones_are_offered(checkout: Project, shell: str) -> None:
     completed(checkout, shell, "inv dev.sta")
@@ -219,6 +223,7 @@ def test_while_the_tasks_are_broken_the_last_ones_are_offered(checkout: Project,
         api.write_text(text)
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("shell", SHELLS)
 def test_other_projects_are_invoke_s_own(checkout: Project, shell: str) -> None:
     other = checkout.folder / "other"
@@ -231,6 +236,7 @@ def test_other_projects_are_invoke_s_own(checkout: Project, shell: str) -> None:
         checkout.root = here
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_program_of_its_own_name_works_where_there_are_settings(checkout: Project, shell: str) -> None:
     adopted = checkout.folder / "adopted"

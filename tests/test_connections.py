@@ -127,6 +127,7 @@ NAMES_THEM = ("db.stats", "pgb.stats", "health", "dev.up")
 """The commands that look at the ports whatever the runtime says of the services."""
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_listener_in_the_place_of_a_stopped_stack_gets_no_password(stack: Project, shared: Path, kind: str) -> None:
     stack.inv("dev.down")
@@ -150,6 +151,7 @@ def is_named(listener: Listener, said: str) -> bool:
     return f"pid {listener.process.pid}" in said if os.getuid() == 0 else "port" in said
 
 
+@pytest.mark.slow
 def test_a_listener_in_the_place_of_pgbouncer_can_not_pass_a_login_on_to_the_database(
     stack: Project, shared: Path
 ) -> None:
@@ -170,6 +172,7 @@ def test_a_listener_in_the_place_of_pgbouncer_can_not_pass_a_login_on_to_the_dat
         assert f"pid {relay.process.pid}" in stack.inv("pgb.start", expect=1).stderr or os.getuid() != 0
 
 
+@pytest.mark.slow
 def test_pgbouncer_has_nothing_to_show_a_listener_in_the_place_of_the_database(stack: Project, shared: Path) -> None:
     stack.inv("pgb.start")
     conf = stack.state / "config" / "supervisord.conf"
@@ -188,6 +191,7 @@ def socket_of(stack: Project) -> Path:
     return Path(re.search(r"^file *= *(\S+)$", (stack.state / "config/supervisord.conf").read_text(), re.MULTILINE)[1])  # type: ignore[index]
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("kind", ["cleartext", "md5", "none"])
 def test_a_command_with_our_variables_shows_a_listener_nothing(stack: Project, shared: Path, kind: str) -> None:
     stack.inv("dev.down")
@@ -253,6 +257,7 @@ def test_the_default_application_shows_a_listener_nothing(shared: Path, kind: st
     assert api_login(url + "?require_auth=md5") == {}
 
 
+@pytest.mark.slow
 def test_an_external_server_gets_a_password_in_clear_only_if_the_url_says_so(stack: Project, shared: Path) -> None:
     (port,) = free_ports(1)
     url = f"postgresql://app:{SECRET}@127.0.0.1:{port}/shop"

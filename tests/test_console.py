@@ -321,7 +321,8 @@ def test_an_error_or_a_signal_gives_the_terminal_back() -> None:
     with on_terminal(count=9, lines=1, then="raise ValueError('broken')") as terminal:
         assert terminal.end() == 1
         assert terminal.text.index("display 0") < terminal.text.index(END) < terminal.text.index("ValueError: broken")
-    with on_terminal(count=9, lines=1, then="time.sleep(60)") as terminal:
+    # not one long sleep: a signal that comes a moment before it would be handled after it
+    with on_terminal(count=9, lines=1, then="while True: time.sleep(0.05)") as terminal:
         terminal.read_until("display 0")
         terminal.process.send_signal(signal.SIGTERM)
         assert terminal.end() == 128 + signal.SIGTERM

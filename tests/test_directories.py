@@ -317,6 +317,7 @@ def program_of_somebody(folder: Path, canary: Path) -> Path:
     return theirs(folder)
 
 
+@pytest.mark.variations
 @as_root
 @pytest.mark.parametrize("part", ["base", "state", "link"])
 def test_no_command_obeys_state_that_another_account_could_exchange(
@@ -449,6 +450,7 @@ def test_a_directory_that_was_there_keeps_its_mode_if_so_wished(tmp_path: Path, 
     assert mode(tmp_path / "new") == 0o755
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(("name", "setting"), [("logs", "stack.log_dir"), ("backups", "data.dir")])
 @pytest.mark.parametrize("words", [["db.start"], ["dev.bundle"], ["data.backup"], ["data.list"]])
 def test_no_command_follows_a_link_of_the_project_to_a_directory_elsewhere(

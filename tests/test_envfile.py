@@ -20,11 +20,11 @@ from devstack.files import MAX_BYTES
 from devstack.services.api import Api
 from devstack.settings import load, yaml_entries
 from devstack.variables import dotenv_lines
+from tests.conftest import Rounds
 from tests.test_settings import read
 
-SEED = int(os.environ.get("NV_TEST_SEED") or random.SystemRandom().randrange(10**9))
-"""NV_TEST_SEED repeats a run."""
-CASES = 1_000
+CASES = 10_000
+"""In a campaign; a tenth otherwise."""
 
 
 def values(content: str, environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -82,9 +82,10 @@ def line(chance: random.Random) -> str:
     return f"{chance.choice(['', '', 'export ', '  '])}{name}{between}{value}{chance.choice(['', ''])}\n"
 
 
-def test_a_file_gives_what_python_dotenv_gives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    print(f"NV_TEST_SEED={SEED}")
-    chance = random.Random(SEED)
+@pytest.mark.campaign
+def test_a_file_gives_what_python_dotenv_gives(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chance: random.Random, rounds: Rounds
+) -> None:
     environ = surroundings({"HOME": "/home/me", "USER": "me", "LOGNAME": "me", "OUTSIDE": "out", "BOTH": "${A}"})
     for name in set(os.environ) - set(environ):
         monkeypatch.delenv(name)
@@ -92,7 +93,7 @@ def test_a_file_gives_what_python_dotenv_gives(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setenv(name, value)
     compared = 0
     path = tmp_path / ".env"
-    for _ in range(CASES):
+    for _ in rounds(CASES):
         content = generated(chance)
         path.write_bytes(content.encode())
         found = read_env_file(path, environ)
@@ -101,7 +102,7 @@ def test_a_file_gives_what_python_dotenv_gives(monkeypatch: pytest.MonkeyPatch, 
         compared += 1
         expected = {name: value for name, value in dotenv_values(path).items() if value is not None}
         assert found.values == expected, content
-    assert compared > CASES / 3
+    assert compared > len(rounds(CASES)) / 3
 
 
 def test_what_the_stack_gives_wins_as_it_would_with_load_dotenv(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,10 +229,9 @@ def test_another_terminal_changes_no_configuration_of_the_application(tmp_path: 
 # writing
 
 
-def test_what_is_written_for_python_dotenv_is_read_as_it_was() -> None:
-    chance = random.Random(SEED)
-    print(f"NV_TEST_SEED={SEED}")
-    for _ in range(500):
+@pytest.mark.campaign
+def test_what_is_written_for_python_dotenv_is_read_as_it_was(chance: random.Random, rounds: Rounds) -> None:
+    for _ in rounds(5_000):
         letters = [*PIECES, *string.printable]
         given = {name: "".join(chance.choices(letters, k=chance.randrange(12))) for name in NAMES}
         text = "\n".join(dotenv_lines(given)) + "\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +20,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from tests.conftest import ROOT, Project, wait_for
+from tests.conftest import ROOT, Project, directory_of_its_own, ended, wait_for
 from tests.data.test_reset import KILLED_AT
 
 PORTS = ("INVOKE_DB_PORT", "INVOKE_PGB_PORT", "INVOKE_API_PORT")
@@ -57,14 +56,8 @@ class Checkout(Project):
 
 
 def _checkout(workspace: Path, cache: Path) -> Iterator[Checkout]:
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    made = Checkout(folder, cache)
-    try:
+    with directory_of_its_own(workspace) as folder, ended(Checkout(folder, cache)) as made:
         yield made
-    finally:
-        made.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +74,7 @@ def checkout(workspace: Path, cache: Path) -> Iterator[Checkout]:
     yield from _checkout(workspace, cache)
 
 
+@pytest.mark.slow
 def test_ten_at_once_are_healthy_each_with_names_and_ports_of_its_own(ten: Checkout) -> None:
     # on a busy machine some do not answer within the list's own bound
     wait_for(lambda: {one["health"] for one in ten.listed().values()} == {"healthy"}, 60)
@@ -97,6 +91,7 @@ def test_ten_at_once_are_healthy_each_with_names_and_ports_of_its_own(ten: Check
         assert f"nv-{env}-db" in found[env]["services"]
 
 
+@pytest.mark.slow
 def test_the_data_of_one_are_not_those_of_another(ten: Checkout) -> None:
     for env in TEN[:2]:
         ten.inv("db.shell", "-e", env, "--command", f"CREATE TABLE mine AS SELECT '{env}'::text AS env")
@@ -107,6 +102,7 @@ def test_the_data_of_one_are_not_those_of_another(ten: Checkout) -> None:
     assert len(secrets) == 10
 
 
+@pytest.mark.slow
 def test_the_list_says_what_each_takes_in_memory_and_on_disk(ten: Checkout) -> None:
     found = ten.listed()
     for env in TEN:
@@ -130,6 +126,7 @@ def test_the_list_says_what_each_takes_in_memory_and_on_disk(ten: Checkout) -> N
     assert lines[-1].startswith("10 environments, 10 running, ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_memory_is_that_of_every_process_counted_once(ten: Checkout) -> None:
     env = TEN[3]
@@ -147,6 +144,7 @@ def _share(pid: int) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_what_is_up_is_left_as_it_is_and_keeps_its_ports(ten: Checkout) -> None:
     ports = ten.ports(TEN[4])
     assert ten.inv("dev.up", "-e", TEN[4]).stdout.count("already running") == 3
@@ -158,6 +156,7 @@ def test_what_is_up_is_left_as_it_is_and_keeps_its_ports(ten: Checkout) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_ten_go_down_at_once_and_their_ports_stay_theirs(ten: Checkout) -> None:
     before = {env: ten.ports(env) for env in TEN}
     ten.at_once("dev.down", TEN)
@@ -209,6 +208,7 @@ def test_checkouts_that_choose_at_the_same_moment_never_choose_the_same(workspac
     assert len(set(ports)) == len(ports)
 
 
+@pytest.mark.slow
 def test_two_checkouts_at_once_do_not_get_in_each_other_s_way(checkout: Checkout, workspace: Path, cache: Path) -> None:
     for other in _checkout(workspace, cache):
         both = [(one, one.popen("db.start", "-e", env)) for env in ("a", "b") for one in (checkout, other)]
@@ -274,6 +274,7 @@ def test_a_port_that_somebody_took_meanwhile_is_refused_with_what_to_do(checkout
     assert port not in checkout.ports("a").values()
 
 
+@pytest.mark.slow
 def test_a_dry_run_and_a_look_choose_nothing_for_good(checkout: Checkout) -> None:
     assert "nv-a-db" in checkout.inv("--dry", "db.start", "-e", "a").stdout
     checkout.inv("data.list", "-e", "a")
@@ -315,6 +316,7 @@ def test_the_flag_is_for_the_whole_command_and_wins(checkout: Checkout) -> None:
     assert list(checkout.state_base.glob("*/*")) == []
 
 
+@pytest.mark.slow
 def test_what_mends_something_is_for_the_environment_too(checkout: Checkout) -> None:
     assert "fix:   inv db.start -e a\n" in checkout.inv("db.shell", "-e", "a", expect=1).stderr
     assert "fix:   inv db.start -e a\n" in checkout.inv("db.shell", expect=1, NV_ENV="a").stderr
@@ -323,6 +325,7 @@ def test_what_mends_something_is_for_the_environment_too(checkout: Checkout) -> 
     assert "make one: inv data.backup -e a\n" in checkout.inv("data.list", "-e", "a").stdout
 
 
+@pytest.mark.slow
 def test_hooks_are_for_the_environment_of_the_flag(checkout: Checkout) -> None:
     hook = 'echo "for $NV_ENV $DATABASE_URL"; exit 3'
     said = checkout.inv("dev.up", "-e", "a", expect=1, INVOKE_HOOKS_PRE_UP=hook, INVOKE_STACK_ENV="b")
@@ -356,6 +359,7 @@ def test_an_environment_is_removed_for_good_and_its_backup_stays(checkout: Check
     assert "kept" in checkout.inv("db.shell", "-e", "a", "--command", "TABLE mark").stdout
 
 
+@pytest.mark.faults
 def test_who_waited_for_an_environment_that_was_removed_hears_so(checkout: Checkout) -> None:
     checkout.begin("-e", "a")
     state = checkout.of("a")
@@ -370,6 +374,7 @@ def test_who_waited_for_an_environment_that_was_removed_hears_so(checkout: Check
     wait_for(lambda: not state.exists())
 
 
+@pytest.mark.faults
 def test_a_removal_that_is_cut_off_can_be_done_again(checkout: Checkout) -> None:
     checkout.inv("db.start", "-e", "a")
     command = [checkout.python, "-c", KILLED_AT, "os.remove", "40", "dev.remove", "-e", "a", "--yes", "--no-backup"]

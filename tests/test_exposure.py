@@ -67,6 +67,7 @@ def status(stack: Project, path: str, host: str) -> int:
         connection.close()
 
 
+@pytest.mark.slow
 def test_a_page_that_has_its_name_lead_here_reads_nothing(open_stack: Project) -> None:
     port = open_stack.api_port
     for host in ("evil.example", f"evil.example:{port}", "localhost.evil.example", "127.0.0.1.evil.example", ""):
@@ -84,6 +85,7 @@ def test_a_page_that_has_its_name_lead_here_reads_nothing(open_stack: Project) -
             assert status(open_stack, path, host) == 200, (path, host)
 
 
+@pytest.mark.slow
 def test_the_database_alone_can_be_opened_and_the_commands_reach_it_all_the_same(open_stack: Project) -> None:
     stack = open_stack
     env = {"INVOKE_STACK_BIND": "", "INVOKE_DB_BIND": "0.0.0.0", "INVOKE_API_HOSTS": "box.example"}

@@ -18,6 +18,7 @@ import pytest
 from tests.conftest import Project, wait_for
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("name", "check"), [("nv-db", "/memories"), ("nv-pgbouncer", "/memories"), ("nv-api", "/health")]
 )
@@ -30,6 +31,7 @@ def test_a_killed_service_comes_back_by_itself(stack: Project, name: str, check:
     stack.inv("dev.status")
 
 
+@pytest.mark.faults
 def test_a_service_that_failed_for_good_shows_so_and_hinders_neither_down_nor_up(project: Project) -> None:
     template = project.root / "templates" / "supervisor-service.conf"
     template.write_text(template.read_text().replace("startretries = 10", "startretries = 0"))
@@ -46,6 +48,7 @@ def test_a_service_that_failed_for_good_shows_so_and_hinders_neither_down_nor_up
     project.inv("dev.up", RELOAD_ON_CHANGE="false")
 
 
+@pytest.mark.faults
 def test_two_ups_at_once_both_succeed_and_make_one_stack(project: Project) -> None:
     both = [project.popen("dev.up"), project.popen("dev.up")]
     outputs = [process.communicate(timeout=120) for process in both]
@@ -59,6 +62,7 @@ def test_two_ups_at_once_both_succeed_and_make_one_stack(project: Project) -> No
     assert len(project.pids()) == 3
 
 
+@pytest.mark.faults
 def test_up_racing_down_ends_all_up_or_all_down(project: Project) -> None:
     project.inv("dev.up")
     for _ in range(3):
@@ -76,6 +80,7 @@ def _killed_up(project: Project, after: float) -> None:
     process.communicate()
 
 
+@pytest.mark.faults
 def test_up_killed_at_any_moment_is_put_right_by_the_next(project: Project) -> None:
     """From nothing: the unpacked PostgreSQL is there, the data folder not yet."""
     moments = random.Random(17)
@@ -92,6 +97,7 @@ def test_up_killed_at_any_moment_is_put_right_by_the_next(project: Project) -> N
     assert project.processes() == []
 
 
+@pytest.mark.faults
 def test_an_initdb_that_outlives_its_command_is_no_obstacle(project: Project) -> None:
     project.inv("db.start")
     project.inv("dev.down")
@@ -111,6 +117,7 @@ def test_an_initdb_that_outlives_its_command_is_no_obstacle(project: Project) ->
         writer.wait()
 
 
+@pytest.mark.faults
 def test_what_outlives_a_killed_supervisor_is_ended_by_the_next_up(project: Project) -> None:
     project.inv("dev.up")
     project.http("/memories", {"content": "still here"})
@@ -123,6 +130,7 @@ def test_what_outlives_a_killed_supervisor_is_ended_by_the_next_up(project: Proj
     wait_for(lambda: project.processes() == [])  # the watcher looks after its supervisor once a second
 
 
+@pytest.mark.faults
 def test_stale_pid_files_and_sockets_do_not_hinder_a_start(project: Project) -> None:
     project.inv("dev.up")
     project.inv("dev.down")
@@ -136,6 +144,7 @@ def test_stale_pid_files_and_sockets_do_not_hinder_a_start(project: Project) -> 
     assert project.http("/health")[0] == 200
 
 
+@pytest.mark.faults
 def test_a_lock_file_naming_another_living_program_is_removed_and_the_program_spared(project: Project) -> None:
     project.inv("db.start")
     project.inv("db.stop")
@@ -152,6 +161,7 @@ def test_a_lock_file_naming_another_living_program_is_removed_and_the_program_sp
         decoy.wait()
 
 
+@pytest.mark.faults
 def test_a_lock_file_naming_a_thread_is_removed(project: Project) -> None:
     project.inv("db.start")
     project.inv("db.stop")
@@ -178,6 +188,7 @@ def test_a_lock_file_naming_a_thread_is_removed(project: Project) -> None:
         decoy.stdout.close()
 
 
+@pytest.mark.faults
 def test_a_stop_during_crash_recovery_ends_at_once(project: Project) -> None:
     """PostgreSQL 18's fast shutdown does not end then: without the other signal this takes the stop's whole timeout."""
     project.inv("db.start")
@@ -196,6 +207,7 @@ def test_a_stop_during_crash_recovery_ends_at_once(project: Project) -> None:
     assert project.query("SELECT count(*) FROM kept") == [(200000,)]
 
 
+@pytest.mark.faults
 def test_an_empty_lock_file_is_removed(project: Project) -> None:
     project.inv("db.start")
     project.inv("db.stop")
@@ -203,6 +215,7 @@ def test_an_empty_lock_file_is_removed(project: Project) -> None:
     project.inv("db.start")
 
 
+@pytest.mark.faults
 def test_acknowledged_rows_survive_a_kill_of_everything(project: Project) -> None:
     project.inv("dev.up")
     ids = [project.http("/memories", {"content": f"row {i}"})[1]["id"] for i in range(20)]
@@ -228,6 +241,7 @@ def holder() -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("variable", "name", "path"),
     [
@@ -248,6 +262,7 @@ def test_a_taken_port_names_its_holder_and_the_setting(
     assert holder.poll() is None
 
 
+@pytest.mark.faults
 def test_a_port_taken_by_another_stack_is_not_taken_from_it(project: Project, stack: Project) -> None:
     before = stack.pids()
     refused = project.inv("db.start", expect=1, INVOKE_DB_PORT=str(stack.db_port))

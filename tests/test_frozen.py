@@ -4,48 +4,32 @@ touched."""
 from __future__ import annotations
 
 import contextlib
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.conftest import Project, wait_for
+from tests.conftest import Project, running, wait_for
 from tests.test_health_faults import health, well
+
+pytestmark = pytest.mark.faults
 
 
 @pytest.fixture(scope="module")
 def stack(workspace: Path, cache: Path) -> Iterator[Project]:
     """A stack with a reloader."""
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    made = Project(folder, cache)
-    made.env["RELOAD_ON_CHANGE"] = "true"
-    try:
-        made.inv("dev.up")
+    with running(workspace, cache, RELOAD_ON_CHANGE="true") as made:
         yield made
-    finally:
-        made.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
 def workers(workspace: Path, cache: Path) -> Iterator[Project]:
     """A stack whose application has two workers."""
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    made = Project(folder, cache)
-    made.env |= {"RELOAD_ON_CHANGE": "false", "INVOKE_API_WORKERS": "2"}
-    try:
-        made.inv("dev.up")
+    with running(workspace, cache, RELOAD_ON_CHANGE="false", INVOKE_API_WORKERS="2") as made:
         yield made
-    finally:
-        made.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def supervisord(project: Project) -> psutil.Process:

@@ -22,7 +22,7 @@ import pytest
 from filelock import FileLock
 
 from devstack.host import Host
-from tests.conftest import Project, wait_for
+from tests.conftest import Project, directory_of_its_own, ended, wait_for
 
 
 def health(project: Project, **env: str) -> dict[str, Any]:
@@ -312,6 +312,7 @@ MATRIX: dict[str, tuple[Callable[[Project], None], str, str, str, str, dict[str,
 }
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("fault", MATRIX)
 def test_a_fault_is_named_with_cause_and_fix_and_what_follows_from_it_and_is_mended(stack: Project, fault: str) -> None:
     inject, whose, verdict, cause, fix, consequences, mended = MATRIX[fault]
@@ -359,6 +360,7 @@ def _mend(stack: Project) -> None:
     stack.popen("dev.restart").communicate(timeout=120)
 
 
+@pytest.mark.faults
 def test_a_database_whose_connections_are_all_taken_says_by_whom(stack: Project) -> None:
     import psycopg2
 
@@ -377,6 +379,7 @@ def test_a_database_whose_connections_are_all_taken_says_by_whom(stack: Project)
     wait_for(lambda: well(stack))
 
 
+@pytest.mark.faults
 def test_open_transactions_and_waiting_queries_are_degraded_and_named(stack: Project) -> None:
     impatient = {"INVOKE_HEALTH_TRANSACTION_SECONDS": "0.2", "INVOKE_HEALTH_LOCK_SECONDS": "0.2"}
     stack.query("CREATE TABLE IF NOT EXISTS locked (id int); SELECT 1")
@@ -416,6 +419,7 @@ connection.cursor().execute("LOCK TABLE locked")
 """
 
 
+@pytest.mark.faults
 def test_a_data_folder_that_is_moved_away_is_found_again(stack: Project) -> None:
     data, away = stack.data, stack.data.with_name("away")
     data.rename(away)
@@ -433,6 +437,7 @@ def test_a_data_folder_that_is_moved_away_is_found_again(stack: Project) -> None
     assert well(stack)
 
 
+@pytest.mark.faults
 def test_a_service_is_not_stopped_for_a_port_that_somebody_else_has(stack: Project) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -490,6 +495,7 @@ def test_thresholds_are_settings(stack: Project) -> None:
     assert "memory_mb" in stack.inv("dev.heal", INVOKE_API_MEMORY_MB="8").stdout
 
 
+@pytest.mark.faults
 def test_a_url_of_the_application_s_own_that_has_another_password_is_named(stack: Project) -> None:
     url = f"postgresql://nina:wrong@localhost:{stack.pgb_port}/nina"
     found = health(stack, INVOKE_API_ENV=json.dumps({"MY_URL": url}))
@@ -500,12 +506,14 @@ def test_a_url_of_the_application_s_own_that_has_another_password_is_named(stack
     assert "wrong" not in json.dumps(found).replace("nothing is wrong", "")
 
 
+@pytest.mark.faults
 def test_settings_that_changed_since_the_start_are_named(stack: Project) -> None:
     found = health(stack, INVOKE_PGB_DEFAULT_POOL_SIZE="21")
     assert found["pgb"]["verdict"] == "degraded"
     assert {"settings", "config"} <= {check["name"] for check in found["pgb"]["checks"] if check["cause"]}
 
 
+@pytest.mark.faults
 def test_a_supervisor_that_hangs_makes_everything_unknown(stack: Project) -> None:
     supervisord = psutil.Process(int((stack.state / "run" / "supervisord.pid").read_text()))
     supervisord.suspend()
@@ -520,6 +528,7 @@ def test_a_supervisor_that_hangs_makes_everything_unknown(stack: Project) -> Non
     assert "kill -CONT" in found["db"]["fix"]
 
 
+@pytest.mark.faults
 def test_watching_heals_again_and_again_until_it_is_told_to_stop(stack: Project) -> None:
     said = stack.folder / "healer"
     with said.open("w") as stream:
@@ -547,6 +556,7 @@ def test_watching_heals_again_and_again_until_it_is_told_to_stop(stack: Project)
     assert said.read_text().count("started") == 1
 
 
+@pytest.mark.faults
 def test_what_another_command_is_at_is_looked_at_again_before_it_is_repaired(stack: Project) -> None:
     with FileLock(stack.state / "lock"):
         supervisorctl(stack, "stop", f"{API}:*")
@@ -559,6 +569,7 @@ def test_what_another_command_is_at_is_looked_at_again_before_it_is_repaired(sta
     assert (healer.returncode, out) == (0, "everything is healthy\n"), err
 
 
+@pytest.mark.faults
 def test_a_watcher_that_could_not_repair_is_in_nobody_s_way(stack: Project) -> None:
     app = stack.root / "api" / "main.py"
     source = app.read_text()
@@ -582,6 +593,7 @@ def test_a_watcher_that_could_not_repair_is_in_nobody_s_way(stack: Project) -> N
 # stacks of their own
 
 
+@pytest.mark.slow
 def test_a_stack_that_is_down_is_stopped_and_healed_only_where_there_are_data(project: Project) -> None:
     found = health(project)
     assert found["verdict"] == "stopped"
@@ -627,24 +639,22 @@ async def app(scope, receive, send):
 @pytest.fixture(scope="module")
 def other(workspace: Path, cache: Path) -> Iterator[Project]:
     """A stack with an application that has a health path and nothing else, and behaves as a file says."""
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    project = Project(folder, cache)
-    (folder / "app").mkdir()
-    (folder / "app" / "kettle.py").write_text(APPLICATION)
-    (folder / "app" / "wanted.json").write_text('{"seconds": 0, "status": 200}')
-    project.env.update(
-        {"INVOKE_API_DIR": str(folder / "app"), "INVOKE_API_APP": "kettle:app", "INVOKE_API_HEALTH_PATH": "/up"}
-    )
-    project.env |= {"RELOAD_ON_CHANGE": "false", "INVOKE_PGB_DEFAULT_POOL_SIZE": "1"}
-    try:
+    with directory_of_its_own(workspace) as folder, ended(Project(folder, cache)) as project:
+        (folder / "app").mkdir()
+        (folder / "app" / "kettle.py").write_text(APPLICATION)
+        (folder / "app" / "wanted.json").write_text('{"seconds": 0, "status": 200}')
+        project.env |= {
+            "INVOKE_API_DIR": str(folder / "app"),
+            "INVOKE_API_APP": "kettle:app",
+            "INVOKE_API_HEALTH_PATH": "/up",
+            "RELOAD_ON_CHANGE": "false",
+            "INVOKE_PGB_DEFAULT_POOL_SIZE": "1",
+        }
         project.inv("dev.up")
         yield project
-    finally:
-        project.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("wanted", "verdict", "cause", "fix"),
     [
@@ -689,6 +699,7 @@ def test_an_application_is_judged_by_its_health_path_alone_if_it_has_nothing_els
         assert other.inv("dev.heal").stdout == "everything is healthy\n"
 
 
+@pytest.mark.faults
 def test_a_pool_that_an_idle_client_holds_is_named(other: Project) -> None:
     (other.root.parent / "app" / "wanted.json").write_text('{"seconds": 0, "status": 200}')
     well(other)
@@ -718,6 +729,7 @@ def small_disk(workspace: Path) -> Iterator[Path]:
     folder.rmdir()
 
 
+@pytest.mark.faults
 def test_a_disk_that_is_nearly_full_and_one_that_is(small_disk: Path, project: Project) -> None:
     project.state_base = small_disk
     project.env["INVOKE_STACK_STATE_DIR"] = str(small_disk)

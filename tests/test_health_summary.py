@@ -254,6 +254,7 @@ def test_watching_redraws_in_place_and_ends_with_ctrl_c(stack: Project) -> None:
     assert normalised(stack, re.sub(r"\x1b\[\d*m", "", text.rpartition("\x1b[?25h")[2])).endswith(HEALTHY + "\n")
 
 
+@pytest.mark.slow
 def test_waiting_ends_as_soon_as_everything_is_healthy_and_not_much_later_than_told(stack: Project) -> None:
     stack.inv("api.stop")
     waiting = stack.popen("health", "--wait", "60")

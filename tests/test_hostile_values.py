@@ -1,7 +1,6 @@
 """Hostile names and values: each is refused with its setting and place, or arrives unchanged wherever it is used.
 
-A thousand cases that a seed makes, against the code that real commands run, without servers. ``NV_TEST_SEED`` repeats a
-run.
+Cases that a seed makes, against the code that real commands run, without servers.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
+import pytest
 from psycopg2.extensions import parse_dsn
 
 from devstack.container import ContainerContext
@@ -47,9 +47,10 @@ from devstack.settings import (
 )
 from devstack.shell import argv, sh
 from devstack.variables import dotenv_lines, shell_lines
+from tests.conftest import Rounds
 
-SEED = int(os.environ.get("NV_TEST_SEED") or random.SystemRandom().randrange(10**9))
-CASES = 1_000
+CASES = 10_000
+"""In a campaign; a tenth otherwise."""
 SECRET = "canary-Zq7"
 """Part of every secret: no error may show it."""
 
@@ -248,13 +249,12 @@ def _quoted(part: str) -> str:
     return quote(part, safe="", errors="surrogatepass")
 
 
-def test_a_hostile_value_is_refused_or_arrives_unchanged(tmp_path: Path) -> None:
-    print(f"NV_TEST_SEED={SEED}")
-    chance = random.Random(SEED)
+@pytest.mark.campaign
+def test_a_hostile_value_is_refused_or_arrives_unchanged(tmp_path: Path, chance: random.Random, rounds: Rounds) -> None:
     words: list[str] = []
     counts = {"taken": 0, "refused": 0}
     wrong: list[str] = []
-    for number in range(CASES):
+    for number in rounds(CASES):
         case = Case(chance)
         try:
             done, given = judge(case, tmp_path)
@@ -262,9 +262,9 @@ def test_a_hostile_value_is_refused_or_arrives_unchanged(tmp_path: Path) -> None
             counts[done] += 1
         except Exception as error:  # also an assertion: all that is wrong is shown
             wrong.append(f"case {number}: {case.place} {case.values!r}: {type(error).__name__}: {str(error)[:400]}")
-    assert not wrong, "\n".join([f"{len(wrong)} of {CASES}", *wrong[:20]])
+    assert not wrong, "\n".join([f"{len(wrong)} of {len(rounds(CASES))}", *wrong[:20]])
     check_shell(words)
-    assert min(counts.values()) > CASES / 10, counts
+    assert min(counts.values()) > len(rounds(CASES)) / 10, counts
 
 
 def judge(case: Case, folder: Path) -> tuple[str, list[str]]:
@@ -419,10 +419,9 @@ def check_shell(words: Iterable[str]) -> None:
         assert done.stdout.decode().split("\0")[:-1] == part
 
 
-def test_a_label_is_refused_or_kept_as_it_is() -> None:
-    print(f"NV_TEST_SEED={SEED}")
-    chance = random.Random(SEED)
-    for _ in range(CASES):
+@pytest.mark.campaign
+def test_a_label_is_refused_or_kept_as_it_is(chance: random.Random, rounds: Rounds) -> None:
+    for _ in rounds(CASES):
         request = Request(label=hostile(chance))
         try:
             request.check()
@@ -434,9 +433,9 @@ def test_a_label_is_refused_or_kept_as_it_is() -> None:
         assert "\n" not in request.label
 
 
-def test_a_yaml_file_of_hostile_texts_is_read_as_it_is_or_refused() -> None:
-    chance = random.Random(SEED)
-    for _ in range(100):
+@pytest.mark.campaign
+def test_a_yaml_file_of_hostile_texts_is_read_as_it_is_or_refused(chance: random.Random, rounds: Rounds) -> None:
+    for _ in rounds(1_000):
         value = "".join(chance.choices(string.printable, k=8))
         content = load_yaml(json.dumps({"db": {"name": value}}), "invoke.yaml")
         assert content == {"db": {"name": value}}

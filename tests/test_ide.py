@@ -166,6 +166,7 @@ def test_our_older_entries_are_replaced_and_those_of_others_stay(project: Projec
     assert file.read_text() == text.replace("nv-devstack: is everything", "mine: is everything")
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("file", "content", "place"),
     [
@@ -214,6 +215,7 @@ SOURCES = b"""<?xml version="1.0" encoding="UTF-8"?>
 """
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     "before",
     [
@@ -333,6 +335,7 @@ def run_task(project: Project, label: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@pytest.mark.slow
 def test_a_debugger_attaches_to_the_application_that_runs(stack: Project) -> None:
     (port,) = free_ports(1)
     ide(stack, "--vscode", INVOKE_API_DEBUG_PORT=str(port))
@@ -364,6 +367,7 @@ def test_a_debugger_attaches_to_the_application_that_runs(stack: Project) -> Non
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
 
 
+@pytest.mark.slow
 def test_the_application_starts_under_the_debugger_with_the_stack_s_variables(stack: Project) -> None:
     ide(stack, "--vscode")
     started = launch(stack, "nv: the application under the debugger")

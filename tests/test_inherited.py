@@ -56,6 +56,7 @@ def test_the_list_has_what_libpq_reads(stack: Project) -> None:
         assert names - {*LIBPQ_VARIABLES} == set(), library
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     "command",
     [
@@ -89,6 +90,7 @@ def test_a_command_of_the_persons_own_gets_ours_in_their_place(stack: Project) -
     assert "PYTHONWARNINGS=ignore" in seen
 
 
+@pytest.mark.slow
 def test_nothing_that_is_started_obeys_the_callers_variables_for_python(stack: Project, tmp_path: Path) -> None:
     """``PYTHONWARNINGS`` alone made a supervisor that answered nothing, and that no command could stop."""
     seen = tmp_path / "seen"

@@ -70,6 +70,7 @@ def test_the_answer_is_a_table_a_histogram_and_a_drawing(stack: Project) -> None
     assert path.exists()
 
 
+@pytest.mark.slow
 def test_who_waits_for_a_connection_has_waited_since_it_was_due(stack: Project) -> None:
     sql = "SELECT pg_sleep(0.2)"
     flags = ("--rps", "20", "--seconds", "2", "--connections", "1", "--only", "db")
@@ -100,6 +101,7 @@ def test_errors_are_counted_and_named(stack: Project) -> None:
     assert one["messages"] == {"division by zero": one["errors"]}
 
 
+@pytest.mark.slow
 def test_ctrl_c_shows_what_there_is_and_leaves_the_rest_out(stack: Project) -> None:
     process = stack.popen("dev.load", "--json", "--rps", "50", "--seconds", "300", "--sql", "SELECT 4711")
     begun = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%4711%' AND application_name = 'nv-devstack'"
@@ -113,6 +115,7 @@ def test_ctrl_c_shows_what_there_is_and_leaves_the_rest_out(stack: Project) -> N
     wait_for(lambda: stack.query(begun) == [(1,)] or stack.query(begun) == [(0,)])
 
 
+@pytest.mark.slow
 def test_a_connection_for_each_request_is_a_new_one(stack: Project) -> None:
     sessions = "SELECT sessions FROM pg_stat_database WHERE datname = 'nina'"
     before = stack.query(sessions)[0][0]
@@ -121,6 +124,7 @@ def test_a_connection_for_each_request_is_a_new_one(stack: Project) -> None:
     wait_for(lambda: stack.query(sessions)[0][0] >= before + 30)
 
 
+@pytest.mark.slow
 def test_statements_only_read_unless_told_otherwise(stack: Project) -> None:
     stack.inv("db.shell", "--command", "CREATE TABLE written (x int)")
     write = "INSERT INTO written VALUES (1)"
@@ -135,12 +139,14 @@ def test_statements_only_read_unless_told_otherwise(stack: Project) -> None:
     assert stack.query("SELECT count(*) FROM written") == [(13,)]  # one ahead, and each connection's first
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(("path", "bind"), [("db.bind", "0.0.0.0"), ("pgb.bind", "192.0.2.7"), ("api.bind", "::")])
 def test_a_stack_that_others_reach_is_refused(stack: Project, path: str, bind: str) -> None:
     said = stack.inv("dev.load", expect=2, **{variable_of(path): bind}).stderr
     assert f"dev.load is for a stack on this machine alone; {path} is {bind}" in said
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -167,6 +173,7 @@ def test_a_path_that_fails_is_said_before_anything_is_measured(stack: Project) -
     assert "GET /nothing: /nothing answered 404" in said
 
 
+@pytest.mark.slow
 def test_what_does_not_run_is_left_out_unless_it_is_asked_for(project: Project) -> None:
     project.inv("db.start")
     done = load(project, "--rps", "10", "--seconds", "1")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import COLLECTED
+
 ROOT = Path(__file__).parent.parent
 
 TASKS = {
@@ -24,7 +26,9 @@ TASKS = {
     "restore": "data.restore",
     "cleanup-backups": "data.cleanup",
 }
-PROJECT = {"setup", "test", "lint", "bench", "lock", "docs", "help"}
+PROJECT = {"setup", "test", "test-all", "campaign", "lint", "bench", "lock", "docs", "help"}
+LINT = [".venv/bin/python -m ruff check", ".venv/bin/python -m ruff format --check", ".venv/bin/python -m mypy"]
+QUICK = "not (faults or hosts or engines or campaign or slow)"
 SCRIPTS = {
     "nv-stack-start.sh": "dev.up",
     "nv-stack-stop.sh": "dev.down",
@@ -85,14 +89,13 @@ def test_each_target_sets_up_and_is_its_task(project: Path) -> None:
     ("target", "commands"),
     [
         ("setup", ["scripts/bootstrap.sh run"]),
+        ("test", ["scripts/bootstrap.sh dev", *LINT, f'.venv/bin/python -m pytest -m "{QUICK}" -k name']),
+        ("test-all", ["scripts/bootstrap.sh dev", *LINT, ".venv/bin/python -m pytest -k name"]),
         (
-            "test",
+            "campaign",
             [
                 "scripts/bootstrap.sh dev",
-                ".venv/bin/python -m ruff check",
-                ".venv/bin/python -m ruff format --check",
-                ".venv/bin/python -m mypy",
-                ".venv/bin/python -m pytest -k name",
+                '.venv/bin/python -m pytest -m "campaign or hypothesis" --campaign -k name',
             ],
         ),
         ("bench", ["scripts/bootstrap.sh dev", ".venv/bin/python -m benchmarks -k name"]),
@@ -101,6 +104,34 @@ def test_each_target_sets_up_and_is_its_task(project: Path) -> None:
 )
 def test_targets_of_the_project(project: Path, target: str, commands: list[str]) -> None:
     assert run("make", "-n", target, "ARGS=-k name", cwd=project).stdout.splitlines() == commands
+
+
+def selected(expression: str, markers: set[str]) -> bool:
+    """Whether ``-m`` takes a test: its expressions are Python's."""
+    names = set(re.findall(r"[a-z]+", expression)) - {"not", "or", "and"}
+    return bool(eval(expression, {}, {name: name in markers for name in names}))
+
+
+def expression(target: str) -> str:
+    """What the target gives to ``-m``; true if it selects nothing."""
+    called = run("make", "-n", target, cwd=ROOT).stdout.splitlines()[-1]
+    return next(iter(re.findall(r'-m "([^"]*)"', called)), "True")
+
+
+def test_each_test_is_in_test_all_and_without_a_marker_in_test(pytestconfig: pytest.Config) -> None:
+    left_out = {line.partition(":")[0] for line in pytestconfig.getini("markers")} & set(re.findall("[a-z]+", QUICK))
+    assert len(left_out) == 5
+    expressions = {target: expression(target) for target in ("test", "test-all", "campaign")}
+    collected = pytestconfig.stash[COLLECTED]
+    assert collected
+    for name, markers in collected.items():
+        assert selected(expressions["test-all"], markers), name
+        assert selected(expressions["test"], markers) == (not markers & left_out), name
+        assert "campaign" not in markers or selected(expressions["campaign"], markers), name
+
+
+def test_ci_runs_all_tests() -> None:
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1] == "exec make test-all ARGS=--durations=20"
 
 
 def test_make_passes_arguments_and_adds_nothing_to_the_output(project: Path) -> None:

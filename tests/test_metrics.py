@@ -148,6 +148,7 @@ def test_what_another_process_counted_is_not_compared() -> None:
 # the database, the pooler, the processes
 
 
+@pytest.mark.slow
 def test_what_reads_the_database_is_not_in_its_figures(stack: Project) -> None:
     # what others did before, PostgreSQL may count up to a minute later: once, not again and again
     for attempt in ("first", "second", "third"):
@@ -220,6 +221,7 @@ def test_processor_time_and_memory_of_each_service(stack: Project) -> None:
 # what is not there
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
@@ -251,6 +253,7 @@ nv-api stopped - - - -
 """
 
 
+@pytest.mark.slow
 def test_a_service_that_is_down_does_not_stop_the_rest(project: Project) -> None:
     nothing = project.inv("metrics", expect=1)
     assert normalised(nothing.stdout) == STOPPED
@@ -396,6 +399,7 @@ def watched(stack: Project) -> str:
     return "".join(lines[:-1])
 
 
+@pytest.mark.slow
 def test_in_a_pipe_screens_follow_one_another_without_escapes_and_in_ascii(watched: str) -> None:
     assert "\x1b" not in watched
     assert watched.isascii()
@@ -422,6 +426,7 @@ def test_a_sparkline_has_the_highest_value_full_and_a_blank_for_none(values: lis
     assert display.sparkline(values, display.PLAIN_BARS).isascii()
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("flags", "refused"),
     [

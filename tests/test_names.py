@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from hypothesis import Phase, example, given, note
-from hypothesis import settings as campaign
+from hypothesis import settings as setting
 from hypothesis import strategies as st
 
 from devstack.data import wal_check
@@ -152,8 +152,12 @@ class Case:
 
 
 # each example starts twenty programs: a failure shows its names and seed, and is not made smaller
-@campaign(
-    max_examples=40, deadline=None, print_blob=True, phases=[Phase.explicit, Phase.reuse, Phase.generate], database=None
+@pytest.mark.campaign
+@setting(
+    max_examples=setting().max_examples * 2 // 5,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    database=None,
 )
 @given(names=st.one_of(names_of(st.sampled_from(PLAIN)), names_of(st.one_of(st.sampled_from(PARTS), RAW))))
 @example(names=dict.fromkeys(KINDS, "$(touch $LC_CANARY)`touch $LC_CANARY`\\\\ '%(x)s'"))

@@ -572,7 +572,7 @@ def test_an_answer_to_something_else_than_the_five_calls_is_a_refusal() -> None:
 
 
 @pytest.fixture
-def engine() -> Iterator[ContainerContext]:
+def supervised() -> Iterator[ContainerContext]:
     """A context with a supervisord of its own; whatever it started is ended by its process id."""
     folder = Path(tempfile.mkdtemp(prefix="nv-", dir="/tmp"))
     home = folder / NASTY
@@ -606,152 +606,158 @@ def service(context: ContainerContext, script: str, **changed: Any) -> ServiceSp
 
 
 def test_a_real_supervisord_runs_a_service_brings_it_back_and_leaves_nothing(
-    engine: ContainerContext, monkeypatch: pytest.MonkeyPatch
+    supervised: ContainerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # as companies have it; the socket needs no proxy
-    assert engine.states(["nv-x"]) == {"nv-x": ServiceState("nv-x")}
-    assert not engine.engine_runs()
-    engine.start_engine()
-    assert engine.engine_runs()
-    pid_file = engine.runtime.engine_pid()
+    assert supervised.states(["nv-x"]) == {"nv-x": ServiceState("nv-x")}
+    assert not supervised.engine_runs()
+    supervised.start_engine()
+    assert supervised.engine_runs()
+    pid_file = supervised.runtime.engine_pid()
     assert pid_file is not None
     # it answers a moment before it writes this file
     supervisord = wait_for(lambda: psutil.Process(int(pid_file.read_text())))
 
-    engine.start(service(engine, 'echo "$GREETING in $(pwd)"; exec sleep 1000'))
-    state = wait_for(lambda: (s := engine.states(["nv-x"])["nv-x"]).status == "running" and s)
+    supervised.start(service(supervised, 'echo "$GREETING in $(pwd)"; exec sleep 1000'))
+    state = wait_for(lambda: (s := supervised.states(["nv-x"])["nv-x"]).status == "running" and s)
     process = psutil.Process(state.pid)
     wait_for(lambda: process.cmdline() == ["sleep", "1000"])
     assert process.ppid() == supervisord.pid
-    assert engine.log_tail("nv-x") == [f"it's 100% $HOME in {engine.paths.root}"]
+    assert supervised.log_tail("nv-x") == [f"it's 100% $HOME in {supervised.paths.root}"]
 
     began = time.time()
     process.kill()
-    again = wait_for(lambda: (s := engine.states(["nv-x"])["nv-x"]).running and s.pid not in (0, state.pid) and s)
+    again = wait_for(lambda: (s := supervised.states(["nv-x"])["nv-x"]).running and s.pid not in (0, state.pid) and s)
     assert psutil.Process(again.pid).ppid() == supervisord.pid
-    (crash,) = engine.crashes(["nv-x"], 0)["nv-x"]
+    (crash,) = supervised.crashes(["nv-x"], 0)["nv-x"]
     assert crash.how == "terminated by SIGKILL"
     assert began - 1 <= crash.when <= time.time()
 
     # another definition under the same name takes the place of the first
-    engine.start(service(engine, "echo another; exec sleep 1001"))
-    third = wait_for(lambda: (s := engine.states(["nv-x"])["nv-x"]).running and s.pid not in (0, again.pid) and s)
+    supervised.start(service(supervised, "echo another; exec sleep 1001"))
+    third = wait_for(lambda: (s := supervised.states(["nv-x"])["nv-x"]).running and s.pid not in (0, again.pid) and s)
     assert not psutil.pid_exists(again.pid)
-    assert len(engine.crashes(["nv-x"], 0)["nv-x"]) == 1  # what it is told to do is no crash
+    assert len(supervised.crashes(["nv-x"], 0)["nv-x"]) == 1  # what it is told to do is no crash
 
-    engine.stop("nv-x")
-    wait_for(lambda: engine.states(["nv-x"])["nv-x"].status == "stopped")
+    supervised.stop("nv-x")
+    wait_for(lambda: supervised.states(["nv-x"])["nv-x"].status == "stopped")
     assert not psutil.pid_exists(third.pid)
-    engine.stop("nv-x")  # stopped already is fine
+    supervised.stop("nv-x")  # stopped already is fine
 
-    engine.stop_engine()
-    assert not engine.engine_runs()
+    supervised.stop_engine()
+    assert not supervised.engine_runs()
     wait_for(lambda: not supervisord.is_running())
     assert not pid_file.exists()
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("umask", [0, 0o002])
-def test_logs_are_private_whatever_the_umask_and_what_was_there(engine: ContainerContext, umask: int) -> None:
-    (engine.paths.log / "supervisord.log").touch(0o666)
-    (engine.paths.log / "supervisord.log").chmod(0o666)
+def test_logs_are_private_whatever_the_umask_and_what_was_there(supervised: ContainerContext, umask: int) -> None:
+    (supervised.paths.log / "supervisord.log").touch(0o666)
+    (supervised.paths.log / "supervisord.log").chmod(0o666)
     before = os.umask(umask)
     try:
-        engine.start_engine()
-        engine.start(service(engine, "echo x; exec sleep 1000"))
+        supervised.start_engine()
+        supervised.start(service(supervised, "echo x; exec sleep 1000"))
     finally:
         os.umask(before)
-    wait_for(lambda: engine.log_tail("nv-x") == ["x"])
-    assert {path.name: path.stat().st_mode & 0o777 for path in engine.paths.log.glob("*.log")} == {
+    wait_for(lambda: supervised.log_tail("nv-x") == ["x"])
+    assert {path.name: path.stat().st_mode & 0o777 for path in supervised.paths.log.glob("*.log")} == {
         "supervisord.log": 0o600,
         "nv-x.log": 0o600,
         "devstack.log": 0o600,
     }
-    engine.stop_engine()
+    supervised.stop_engine()
 
 
-def test_a_service_that_ends_at_once_is_failed_with_the_engine_s_reason(engine: ContainerContext) -> None:
-    engine.start_engine()
+def test_a_service_that_ends_at_once_is_failed_with_the_engine_s_reason(supervised: ContainerContext) -> None:
+    supervised.start_engine()
     # a program that ended before the request was answered is a refused start too
     with contextlib.suppress(StackError):
-        engine.start(service(engine, "echo wrong >&2; exit 3"))
-    state = wait_for(lambda: (s := engine.states(["nv-x"])["nv-x"]).status == "failed" and s)
+        supervised.start(service(supervised, "echo wrong >&2; exit 3"))
+    state = wait_for(lambda: (s := supervised.states(["nv-x"])["nv-x"]).status == "failed" and s)
     assert "Exited too quickly" in state.detail
-    assert "wrong" in engine.log_tail("nv-x")
-    engine.stop("nv-x")
-    wait_for(lambda: engine.states(["nv-x"])["nv-x"].status == "stopped")
-    engine.stop_engine()
+    assert "wrong" in supervised.log_tail("nv-x")
+    supervised.stop("nv-x")
+    wait_for(lambda: supervised.states(["nv-x"])["nv-x"].status == "stopped")
+    supervised.stop_engine()
 
 
-def test_an_engine_that_hangs_is_not_taken_for_one_that_is_gone(engine: ContainerContext) -> None:
-    engine.start_engine()
-    pid_file = engine.runtime.engine_pid()
+@pytest.mark.faults
+def test_an_engine_that_hangs_is_not_taken_for_one_that_is_gone(supervised: ContainerContext) -> None:
+    supervised.start_engine()
+    pid_file = supervised.runtime.engine_pid()
     assert pid_file is not None
     supervisord = wait_for(lambda: psutil.Process(int(pid_file.read_text())))
     supervisord.suspend()
     try:
         with pytest.raises(StackError) as raised:
-            engine.states(["nv-x"])
+            supervised.states(["nv-x"])
     finally:
         supervisord.resume()
     assert raised.value.what == "the native runtime does not say what runs"
     assert raised.value.why == f"its supervisord (pid {supervisord.pid}) is frozen (SIGSTOP)"
     assert raised.value.fix == [f"inv dev.heal, or: kill -CONT {supervisord.pid}"]
-    engine.stop_engine()
+    supervised.stop_engine()
 
 
-def test_the_usage_of_a_service_is_that_of_all_its_processes(engine: ContainerContext) -> None:
-    engine.start_engine()
+@pytest.mark.slow
+def test_the_usage_of_a_service_is_that_of_all_its_processes(supervised: ContainerContext) -> None:
+    supervised.start_engine()
     burn = f"{sys.executable} -c 'b = bytearray(40_000_000); [i * i for i in range(10**6)]; input()'"
-    engine.start(service(engine, f"sleep 1000 | {burn} & sleep 1000 | {burn}"))
+    supervised.start(service(supervised, f"sleep 1000 | {burn} & sleep 1000 | {burn}"))
 
     def usage() -> Usage | None:
-        found = engine.usage(engine.states(["nv-x"])).get("nv-x", Usage())
+        found = supervised.usage(supervised.states(["nv-x"])).get("nv-x", Usage())
         return found if found.memory > 80_000_000 and found.processes >= 5 and found.cpu > 0.02 else None
 
     assert not wait_for(usage).frozen
-    process = psutil.Process(engine.states(["nv-x"])["nv-x"].pid)
+    process = psutil.Process(supervised.states(["nv-x"])["nv-x"].pid)
     process.suspend()
-    assert engine.usage(engine.states(["nv-x"]))["nv-x"].frozen
+    assert supervised.usage(supervised.states(["nv-x"]))["nv-x"].frozen
     process.resume()
-    engine.stop("nv-x")
-    wait_for(lambda: engine.usage(engine.states(["nv-x"])) == {})
-    engine.stop_engine()
+    supervised.stop("nv-x")
+    wait_for(lambda: supervised.usage(supervised.states(["nv-x"])) == {})
+    supervised.stop_engine()
 
 
-def test_an_engine_that_is_shutting_down_says_so(engine: ContainerContext) -> None:
-    engine.start_engine()
-    engine.start(service(engine, "trap '' TERM; echo up; sleep 1000", stop_seconds=2))
-    wait_for(lambda: "up" in engine.log_tail("nv-x"))
-    engine.perform(engine.runtime.engine_stop(), "shut down")
+@pytest.mark.faults
+def test_an_engine_that_is_shutting_down_says_so(supervised: ContainerContext) -> None:
+    supervised.start_engine()
+    supervised.start(service(supervised, "trap '' TERM; echo up; sleep 1000", stop_seconds=2))
+    wait_for(lambda: "up" in supervised.log_tail("nv-x"))
+    supervised.perform(supervised.runtime.engine_stop(), "shut down")
     with pytest.raises(StackError) as raised:
-        engine.states(["nv-x"])
+        supervised.states(["nv-x"])
     assert raised.value.why == "SHUTDOWN_STATE"
 
 
-def test_a_stop_right_after_a_start_waits_until_the_engine_is_gone(engine: ContainerContext) -> None:
+@pytest.mark.slow
+def test_a_stop_right_after_a_start_waits_until_the_engine_is_gone(supervised: ContainerContext) -> None:
     for _ in range(5):
-        engine.start_engine()
-        engine.stop_engine()
-        assert not (engine.paths.run / "supervisord.pid").exists()
-        assert not (engine.paths.run / "supervisor.sock").exists()
-        assert engine.states(["nv-x"]) == {"nv-x": ServiceState("nv-x")}
-        assert not engine.engine_runs()
+        supervised.start_engine()
+        supervised.stop_engine()
+        assert not (supervised.paths.run / "supervisord.pid").exists()
+        assert not (supervised.paths.run / "supervisor.sock").exists()
+        assert supervised.states(["nv-x"]) == {"nv-x": ServiceState("nv-x")}
+        assert not supervised.engine_runs()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("frozen", [False, True])
 def test_an_engine_that_does_not_end_is_an_error_not_passed_over(
-    engine: ContainerContext, monkeypatch: pytest.MonkeyPatch, frozen: bool
+    supervised: ContainerContext, monkeypatch: pytest.MonkeyPatch, frozen: bool
 ) -> None:
-    engine.start_engine()
-    pid_file = engine.paths.run / "supervisord.pid"
+    supervised.start_engine()
+    pid_file = supervised.paths.run / "supervisord.pid"
     supervisord = wait_for(lambda: psutil.Process(int(pid_file.read_text())))
     if frozen:
         pid_file.unlink()  # so that it has to be asked
         supervisord.suspend()
     monkeypatch.setattr("devstack.container.ENGINE_SECONDS", 0.2)
-    monkeypatch.setattr(engine.runtime, "engine_stop", lambda: [sh("true")])
+    monkeypatch.setattr(supervised.runtime, "engine_stop", lambda: [sh("true")])
     with pytest.raises(StackError) as raised:
-        engine.stop_engine()
+        supervised.stop_engine()
     assert "supervisor did not end within 0.2 s" in raised.value.what
     assert ("no answer within 3 s" if frozen else f"{pid_file} is still there") in raised.value.why
     assert "kill -CONT" in raised.value.fix[0]

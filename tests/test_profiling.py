@@ -71,6 +71,7 @@ def test_a_flame_graph_has_the_functions_of_the_application_under_load(stack: Pr
     assert list((stack.state / "profiling").glob("*")) == []
 
 
+@pytest.mark.slow
 def test_the_functions_are_shown_and_the_graph_goes_where_it_is_wanted(stack: Project, tmp_path: Path) -> None:
     with busy(stack):
         shown = stack.inv("api.profile", "--seconds", "1", "--output", str(tmp_path / "mine.svg"))
@@ -82,6 +83,7 @@ def test_the_functions_are_shown_and_the_graph_goes_where_it_is_wanted(stack: Pr
     assert "it is there already" in again.stderr
 
 
+@pytest.mark.slow
 def test_an_idle_application_is_said_to_be_one(stack: Project, tmp_path: Path) -> None:
     process = stack.popen("api.profile", "--seconds", "1", "--rate", "10", "--output", str(tmp_path))
     said = process.communicate(timeout=60)[1]
@@ -89,6 +91,7 @@ def test_an_idle_application_is_said_to_be_one(stack: Project, tmp_path: Path) -
     assert "inv dev.load --only api --seconds" in said
 
 
+@pytest.mark.slow
 def test_ctrl_c_shows_what_there_is(stack: Project, tmp_path: Path) -> None:
     with busy(stack):
         process = stack.popen("api.profile", "--seconds", "600", "--json", "--output", str(tmp_path / "early.svg"))
@@ -102,6 +105,7 @@ def test_ctrl_c_shows_what_there_is(stack: Project, tmp_path: Path) -> None:
     assert not spies[0].is_running()
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with the one that started it")
 def test_nobody_goes_on_looking_when_the_command_is_killed(stack: Project) -> None:
     process = stack.popen("api.profile", "--seconds", "600")
@@ -125,6 +129,7 @@ def test_who_may_not_look_into_a_process_is_told_so(stack: Project) -> None:
     assert list((stack.root / "logs").glob("*profile*partial*")) == []
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("task", ["api.profile", "db.profile", "dev.load"])
 def test_a_stack_that_does_not_run_is_no_riddle(project: Project, task: str) -> None:
     said = project.inv(task, expect=1).stderr
@@ -132,6 +137,7 @@ def test_a_stack_that_does_not_run_is_no_riddle(project: Project, task: str) -> 
     assert f"fix:   inv {'db.start' if task == 'db.profile' else 'dev.up'}" in said
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -291,6 +297,7 @@ def test_the_report_is_for_people(view: Project, tmp_path: Path) -> None:
     assert "FROM planted WHERE name = $1" in report.read_text()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_window_early_and_puts_everything_back(view: Project) -> None:
     before = settings(view)
     process = watching(view, "--json")
@@ -303,6 +310,7 @@ def test_ctrl_c_ends_the_window_early_and_puts_everything_back(view: Project) ->
     assert settings(view) == before
 
 
+@pytest.mark.faults
 def test_what_a_killed_window_leaves_is_put_right_by_the_next_command(view: Project) -> None:
     view.inv("db.shell", "--admin", "--command", "ALTER SYSTEM SET auto_explain.log_min_duration = 54321")
     view.inv("db.shell", "--admin", "--command", "SELECT pg_reload_conf()")
@@ -321,6 +329,7 @@ def test_what_a_killed_window_leaves_is_put_right_by_the_next_command(view: Proj
     view.inv("db.shell", "--admin", "--command", "ALTER SYSTEM RESET auto_explain.log_min_duration")
 
 
+@pytest.mark.faults
 def test_what_a_window_leaves_on_a_database_that_died_with_it_is_put_right_at_its_start(view: Project) -> None:
     process = watching(view)
     process.kill()
@@ -337,6 +346,7 @@ def test_what_a_window_leaves_on_a_database_that_died_with_it_is_put_right_at_it
     wait_for(lambda: view.query("SHOW auto_explain.log_analyze") == [("off",)])
 
 
+@pytest.mark.slow
 def test_a_setting_of_the_user_that_wins_is_named(view: Project) -> None:
     parameters: dict[str, Any] = {"INVOKE_DB_PARAMETERS": json.dumps({"auto_explain.log_format": "text"})}
     view.inv("dev.up", **parameters)
@@ -348,6 +358,7 @@ def test_a_setting_of_the_user_that_wins_is_named(view: Project) -> None:
     assert not (view.state / "window.json").exists()
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     "sql",
     [
@@ -440,6 +451,7 @@ def test_a_plan_that_is_read_can_be_shown(plan: str) -> None:
     assert plans.hints(found.plan) == []
 
 
+@pytest.mark.slow
 def test_forged_plans_in_the_log_do_not_end_a_profile(stack: Project) -> None:
     forged = [f'{{"Query Text": "SELECT 1", "Plan": {plan}}}' for plan in ("5", "[" * 20_000)]
     over = threading.Event()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Project, free_ports
+from tests.conftest import ROOT, Project, directory_of_its_own, ended, free_ports
 
 SHOP = {
     "pyproject.toml": """
@@ -177,15 +177,9 @@ class Stranger(Project):
 
 @pytest.fixture(scope="module")
 def shop(workspace: Path, cache: Path, nv: Path) -> Iterator[Stranger]:
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    made = Stranger(folder, cache, nv)
-    make_environment(made.root / ".venv")
-    try:
+    with directory_of_its_own(workspace) as folder, ended(Stranger(folder, cache, nv)) as made:
+        make_environment(made.root / ".venv")
         yield made
-    finally:
-        made.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_without_a_file_of_settings_it_says_how_to_come_by_one(shop: Stranger) -> None:
@@ -255,6 +249,7 @@ def test_a_stranger_s_project_is_adopted_as_it_is(shop: Stranger) -> None:
     assert shop.files() == before
 
 
+@pytest.mark.slow
 def test_the_package_s_templates_serve_and_a_project_s_own_wins(shop: Stranger) -> None:
     rendered = shop.state / "config" / "pgbouncer.ini"
     assert "own line" not in rendered.read_text()
@@ -276,6 +271,7 @@ def test_what_it_tells_people_to_type_is_what_is_there(shop: Stranger) -> None:
     shop.inv("dev.up")
 
 
+@pytest.mark.slow
 def test_an_editor_runs_it_whatever_tasks_the_project_has_itself(shop: Stranger) -> None:
     own, made = shop.root / "tasks.py", shop.root / ".vscode"
     own.write_text("raise SystemExit('not these')\n")
@@ -290,12 +286,14 @@ def test_an_editor_runs_it_whatever_tasks_the_project_has_itself(shop: Stranger)
         shutil.rmtree(made)
 
 
+@pytest.mark.slow
 def test_a_database_without_extensions_is_looked_at_like_any_other(shop: Stranger) -> None:
     said = shop.popen("health", INVOKE_DB_EXTENSIONS="").communicate(timeout=60)[0]
     assert "Database (nv-db)" in said
     assert "a query failed" not in said
 
 
+@pytest.mark.slow
 def test_an_interpreter_without_uvicorn_is_named_with_what_installs_it(shop: Stranger, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)

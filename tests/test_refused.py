@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
-import tempfile
 import venv
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Project
-
-
-@pytest.fixture(scope="module")
-def stack(workspace: Path, cache: Path) -> Iterator[Project]:
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    made = Project(folder, cache)
-    try:
-        made.inv("dev.up")
-        yield made
-    finally:
-        made.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def refused(stack: Project, *command: str, says: str, **env: str) -> None:
@@ -80,12 +64,14 @@ SETTINGS = {
 }
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("fault", SETTINGS)
 def test_a_restart_checks_every_setting_before_it_stops_anything(stack: Project, fault: str) -> None:
     env, says = SETTINGS[fault]
     refused(stack, "dev.restart", says=says, **env)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "env", "says"),
     [
@@ -105,6 +91,7 @@ def test_a_service_before_the_refused_one_is_not_restarted_either(
     assert stack.query("SELECT count(*) FROM kept") == [(0,)]
 
 
+@pytest.mark.slow
 def test_an_interpreter_without_uvicorn_is_named_before_the_application_is_stopped(
     stack: Project, tmp_path: Path
 ) -> None:
@@ -115,6 +102,7 @@ def test_an_interpreter_without_uvicorn_is_named_before_the_application_is_stopp
     refused(stack, "api.start", says="No module named uvicorn", INVOKE_API_PYTHON=python)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["db", "pgb", "api"])
 def test_a_port_that_somebody_else_has_is_named_before_anything_is_stopped(stack: Project, label: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -122,6 +110,7 @@ def test_a_port_that_somebody_else_has_is_named_before_anything_is_stopped(stack
         refused(stack, "dev.restart", says=f"port {port} of ", **{f"INVOKE_{label.upper()}_PORT": port})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "line", "says"),
     [
@@ -148,6 +137,7 @@ def test_a_template_that_can_not_be_used_is_named_before_anything_is_stopped(
     assert (stack.state / "config/pg_hba.conf").read_text() == rules
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_cluster_is_not_restored_for_what_could_not_be_started_again(stack: Project) -> None:
     stack.inv("data.backup", "--incremental")
     (made,) = json.loads(stack.inv("data.list", "--json").stdout)["backups"]
@@ -157,6 +147,7 @@ def test_a_copy_of_the_cluster_is_not_restored_for_what_could_not_be_started_aga
     assert stack.query("SELECT count(*) FROM since") == [(0,)]
 
 
+@pytest.mark.slow
 def test_settings_that_are_right_are_applied(stack: Project) -> None:
     before = stack.pids()
     stack.inv("dev.restart", INVOKE_DB_PARAMETERS=parameters(work_mem="5MB"))
@@ -168,6 +159,7 @@ def test_settings_that_are_right_are_applied(stack: Project) -> None:
     assert not list((stack.state / "config").glob("*check*"))
 
 
+@pytest.mark.slow
 def test_a_restart_of_what_is_stopped_just_starts_it(stack: Project) -> None:
     stack.inv("dev.down")
     stack.inv("dev.restart")

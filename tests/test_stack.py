@@ -37,6 +37,7 @@ def test_up_works_for_real_and_down_leaves_only_the_data(project: Project) -> No
     assert project.http(f"/memories/{made['id']}")[1]["content"] == "The pooler sits before the database"
 
 
+@pytest.mark.slow
 def test_each_service_starts_only_after_the_one_before_is_ready(project: Project) -> None:
     project.inv("dev.up")
     ready = re.search(r"^(\S+ \S+) UTC \[\d+\] LOG: +database system is ready", project.log("nv-db"), re.M)
@@ -47,6 +48,7 @@ def test_each_service_starts_only_after_the_one_before_is_ready(project: Project
     assert ready[1] < bouncer[1] < api
 
 
+@pytest.mark.slow
 def test_a_second_up_changes_nothing(project: Project) -> None:
     project.inv("dev.up")
     before = project.pids()
@@ -59,6 +61,7 @@ def test_a_second_up_changes_nothing(project: Project) -> None:
     assert {p: t for p, t in after.items() if p not in ignored} == {p: t for p, t in files.items() if p not in ignored}
 
 
+@pytest.mark.slow
 def test_up_on_a_partly_running_stack_starts_what_is_missing_and_says_what_was_there(project: Project) -> None:
     project.inv("db.start")
     database = project.pids()["nv-db"]
@@ -86,6 +89,7 @@ def test_the_specifications_sequences(project: Project) -> None:
     assert project.processes() == []
 
 
+@pytest.mark.slow
 def test_stopping_the_database_stops_what_depends_on_it_first(project: Project) -> None:
     project.inv("dev.up")
     stop = project.inv("db.stop")
@@ -93,6 +97,7 @@ def test_stopping_the_database_stops_what_depends_on_it_first(project: Project) 
     assert project.listening() == []
 
 
+@pytest.mark.slow
 def test_timing_shows_offset_and_time_to_ready(project: Project) -> None:
     up = project.inv("dev.up", "--timing")
     rows = re.findall(r"^(nv-\S+) +@(\d+\.\d+) s +\+(\d+\.\d+) s +started$", up.stdout, re.M)
@@ -113,6 +118,7 @@ def test_changed_settings_restart_just_the_services_concerned(project: Project) 
     assert after["nv-api"] == before["nv-api"]
 
 
+@pytest.mark.slow
 def test_what_somebody_changed_in_the_database_is_put_right_at_the_next_start(project: Project) -> None:
     project.inv("dev.up")
     note = project.state / "config" / "db.verifier"
@@ -148,6 +154,7 @@ def _touch_until_restarted(project: Project, before: int) -> bool:
     return project.pids().get("nv-api", before) != before
 
 
+@pytest.mark.slow
 def test_reload_on_change_false_has_no_watcher(project: Project) -> None:
     project.inv("dev.up", RELOAD_ON_CHANGE="false")
     assert not [p for p in project.processes() if "devstack.reload" in p.cmdline()]
@@ -260,6 +267,7 @@ def test_status_of_a_stopped_stack_ends_with_1(project: Project, task: str) -> N
     assert status.stderr == ""
 
 
+@pytest.mark.slow
 def test_another_terminal_s_path_is_no_change_and_a_changed_secret_is_not_shown(project: Project) -> None:
     project.inv("dev.up")
     before = project.pids()
@@ -285,6 +293,7 @@ def test_values_of_the_application_s_own_variables_are_in_no_record(tmp_path: Pa
     assert applied.differences(now) == ["env TOKEN has changed", "env LOG_LEVEL is INFO, not DEBUG"]
 
 
+@pytest.mark.slow
 def test_no_message_shows_a_value_of_the_application_s_own_variables(stack: Project) -> None:
     (stack.root / ".env").write_text("KEY=${CALLERS}\n")
     first = stack.inv("dev.up", INVOKE_API_ENV='{"TOKEN": "canary-1"}', CALLERS="canary-2")

@@ -63,6 +63,7 @@ def test_no_password_is_among_the_statements_that_are_kept(stack: Project) -> No
     assert [text for text in texts if "ALTER ROLE" in text or stack.secrets()["db_password"] in text] == []
 
 
+@pytest.mark.slow
 def test_the_user_s_own_libraries_are_loaded_too_and_none_twice(project: Project) -> None:
     for theirs, all_of_them in (
         ("auto_explain", "pg_stat_statements,auto_explain"),
@@ -73,6 +74,7 @@ def test_the_user_s_own_libraries_are_loaded_too_and_none_twice(project: Project
         assert loaded(project) == all_of_them
 
 
+@pytest.mark.slow
 def test_statistics_without_counted_statements_say_why(project: Project) -> None:
     off: dict[str, Any] = {"INVOKE_DB_TRACK_STATEMENTS": "false"}
     project.inv("db.start", **off)
@@ -372,6 +374,7 @@ dns pending 0
 """
 
 
+@pytest.mark.slow
 def test_a_full_pool_is_shown_with_who_waits(pooler: Project) -> None:
     before = stats(pooler, "pgb.stats")
     with transaction(pooler, "SELECT 1", port=pooler.pgb_port, application_name="held"):
@@ -402,6 +405,7 @@ def test_a_full_pool_is_shown_with_who_waits(pooler: Project) -> None:
     assert after["received_bytes"] > 0 < after["sent_bytes"]
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(("what", "service"), [("db.stats", "nv-db does not answer"), ("pgb.stats", "nv-pgbouncer")])
 def test_statistics_of_what_does_not_run_say_how_to_start_it(project: Project, what: str, service: str) -> None:
     failed = project.inv(what, expect=1)

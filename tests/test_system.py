@@ -146,6 +146,7 @@ def test_an_engine_that_hangs_does_not_hold_the_answer_up_and_is_killed(project:
     assert left == []
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("manager", "command"),
     [
@@ -209,6 +210,7 @@ def test_a_port_that_this_user_may_not_have_is_a_fact_not_the_end(project: Proje
     assert [fact for fact in json.loads(answer.stdout)["facts"] if fact["name"] == "81"]
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("content", ["{}", "not json", '{"db_password": 5}'])
 def test_damaged_secrets_do_not_keep_it_from_answering(project: Project, content: str) -> None:
     project.begin()

@@ -114,6 +114,7 @@ def test_what_dev_exec_gives_is_no_setting_of_the_stack(stack: Project, monkeypa
     assert open_project(stack.root, "").settings.db.port == DbSettings().port
 
 
+@pytest.mark.slow
 def test_workers_have_databases_of_their_own_and_make_the_template_once(suite: Suite, tmp_path: Path) -> None:
     writes(suite)
     command = f"echo made >> {tmp_path}/made; {sys.executable} -m alembic upgrade head"
@@ -129,6 +130,7 @@ def test_workers_have_databases_of_their_own_and_make_the_template_once(suite: S
     assert all(name.startswith("nv_test_template_") for name in suite.made())
 
 
+@pytest.mark.faults
 def test_what_a_killed_run_leaves_goes_with_the_next(suite: Suite) -> None:
     suite.write("def test_hangs(nv_db):\n    see(nv_db.name)\n    time.sleep(60)\n")
     process = suite.popen()
@@ -144,6 +146,7 @@ def test_what_a_killed_run_leaves_goes_with_the_next(suite: Suite) -> None:
     assert [path.name for path in (suite.project.state / "testing" / "runs").iterdir()] == []
 
 
+@pytest.mark.slow
 def test_a_run_beside_another_leaves_its_databases_alone(suite: Suite) -> None:
     suite.write(
         "def test_waits(nv_db):\n    see(nv_db.name)\n    while not os.path.exists(os.environ['SEEN'] + '-go'):\n"
@@ -176,6 +179,7 @@ def downgrade():
 """
 
 
+@pytest.mark.slow
 def test_a_new_migration_makes_a_new_template(suite: Suite) -> None:
     suite.write(
         "def test_it(nv_connection):\n    cursor = nv_connection.cursor()\n"
@@ -192,6 +196,7 @@ def test_a_new_migration_makes_a_new_template(suite: Suite) -> None:
     assert suite.project.query("SELECT to_regclass('later')") == [(None,)]
 
 
+@pytest.mark.slow
 def test_templates_of_data_of_nothing_and_seeds(suite: Suite) -> None:
     connection = suite.project.connect()
     connection.cursor().execute("CREATE TABLE kept (id int); INSERT INTO kept VALUES (1), (2)")
@@ -218,6 +223,7 @@ def test_templates_of_data_of_nothing_and_seeds(suite: Suite) -> None:
     assert suite.lines() == ["kept memories None 1", "2", "None None seeded 1"]
 
 
+@pytest.mark.slow
 def test_variables_urls_and_the_way_through_the_pooler(suite: Suite) -> None:
     suite.write("""
         def test_it(nv_stack, nv_session_db, nv_databases):
@@ -243,6 +249,7 @@ def test_variables_urls_and_the_way_through_the_pooler(suite: Suite) -> None:
     assert "PATH" not in names.split()
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("ini", "env", "expected"),
     [
@@ -282,6 +289,7 @@ def pytest_in(folder: Path, *args: str, env: dict[str, str]) -> subprocess.Compl
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_who_uses_no_fixture_notices_nothing(tmp_path: Path, project: Project) -> None:
     (tmp_path / "test_it.py").write_text(
         "import sys\n\ndef test_it():\n"
@@ -305,6 +313,7 @@ def status(project: Project) -> list[str]:
     return sorted(project.pids())
 
 
+@pytest.mark.slow
 def test_a_stack_that_did_not_run_is_stopped_again_by_the_last_worker(stopped: Suite) -> None:
     stopped.write(
         WRITES
@@ -325,6 +334,7 @@ def test_a_stack_that_did_not_run_is_stopped_again_by_the_last_worker(stopped: S
     assert [name[:16] for name in stopped.made()] == ["nv_test_template"]
 
 
+@pytest.mark.slow
 def test_what_somebody_starts_meanwhile_stays_and_what_it_needs(stopped: Suite) -> None:
     stopped.write("""
         def test_it(nv_db):
@@ -360,6 +370,7 @@ def all_(session: Session = Depends(get_session)):
 """
 
 
+@pytest.mark.slow
 def test_the_example_of_the_documentation(suite: Suite) -> None:
     page = (Path(__file__).parent.parent / "docs" / "testing.md").read_text()
     blocks = re.findall(r"```python\n# (\S+)\n(.*?)```", page, re.DOTALL)
@@ -373,6 +384,7 @@ def test_the_example_of_the_documentation(suite: Suite) -> None:
     assert "2 passed" in suite.run()
 
 
+@pytest.mark.slow
 def test_a_name_that_pgbouncer_can_t_have_leads_to_the_environment_s_own_and_is_refused(suite: Suite) -> None:
     suite.write("""
         def test_it(nv_databases):

@@ -560,6 +560,7 @@ def test_inv_refuses_settings_that_others_may_write_and_goes_on_once_they_are_al
     assert project.inv("dev.status", expect=1, HOME=str(tmp_path)).stderr == ""
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_from_the_caller_s_directory(stack: Project, tmp_path: Path) -> None:
     """A module of that name in a repository, or of another account in a directory below the project."""
     there = stack.root / "sub"

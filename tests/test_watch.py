@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Project, free_ports, wait_for
+from tests.conftest import Project, directory_of_its_own, ended, free_ports, wait_for
 
 
 class Watched(Project):
@@ -52,16 +50,10 @@ class Watched(Project):
 
 @pytest.fixture(scope="module")
 def watched(workspace: Path, cache: Path) -> Iterator[Watched]:
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    made = Watched(folder, cache)
-    try:
+    with directory_of_its_own(workspace) as folder, ended(Watched(folder, cache)) as made:
         made.inv("dev.up")
         made.watch()
         yield made
-    finally:
-        made.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_another_port_of_pgbouncer_restarts_it_and_the_application_alone(watched: Watched) -> None:
@@ -80,6 +72,7 @@ def test_another_port_of_pgbouncer_restarts_it_and_the_application_alone(watched
     assert watched.http("/health")[0] == 200
 
 
+@pytest.mark.slow
 def test_what_pgbouncer_can_reload_interrupts_nobody(watched: Watched) -> None:
     before, said = watched.pids(), watched.said()
     client = watched.connect(watched.pgb_port)
@@ -107,6 +100,7 @@ def test_a_change_of_a_template_is_applied(watched: Watched) -> None:
     assert after == before
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [
@@ -129,6 +123,7 @@ def test_an_edit_that_can_not_be_used_is_said_and_changes_nothing_until_it_is_me
     assert watched.pids() == pids
 
 
+@pytest.mark.slow
 def test_what_is_refused_for_a_later_service_restarts_no_earlier_one(watched: Watched) -> None:
     pids, said = watched.pids(), watched.said()
     text = (watched.root / "invoke.yaml").read_text()
@@ -143,6 +138,7 @@ def test_what_is_refused_for_a_later_service_restarts_no_earlier_one(watched: Wa
     assert watched.pids() == pids
 
 
+@pytest.mark.slow
 def test_settings_that_a_service_does_not_come_up_with_are_taken_back(watched: Watched) -> None:
     said = watched.said()
     watched.edit("invoke.yaml", "max_connections: 100 ", "max_connections: 90 # ")
@@ -161,6 +157,7 @@ def test_settings_that_a_service_does_not_come_up_with_are_taken_back(watched: W
     assert watched.query("SHOW work_mem") == [("5MB",)]
 
 
+@pytest.mark.slow
 def test_a_variable_of_the_application_restarts_it_alone(watched: Watched) -> None:
     before, said = watched.pids(), watched.said()
     (watched.root / ".env").write_text("COLOUR=blue\n")
@@ -170,6 +167,7 @@ def test_a_variable_of_the_application_restarts_it_alone(watched: Watched) -> No
     assert after == before
 
 
+@pytest.mark.slow
 def test_a_new_password_reaches_the_database_pgbouncer_and_the_application(watched: Watched) -> None:
     said = watched.said()
     watched.edit("invoke.yaml", "# password: ", "password: quite-another-one # ")

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api import main
-from tests.conftest import ROOT, Project, free_ports
+from tests.conftest import ROOT, Project, directory_of_its_own, ended, free_ports
 
 DATABASE = "api_tests"
 JWT_SECRET = "the-jwt-secret-of-the-tests"
@@ -30,15 +29,10 @@ Sql = Callable[..., list[tuple[Any, ...]]]
 @pytest.fixture(scope="session")
 def database(workspace: Path, cache: Path) -> Iterator[Project]:
     """The stack's own PostgreSQL, with a database beside the stack's for the tests."""
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    made = Project(folder, cache)
-    try:
+    with directory_of_its_own(workspace) as folder, ended(Project(folder, cache)) as made:
         made.inv("db.start")
         made.inv("db.shell", "--admin", "--command", f"CREATE DATABASE {DATABASE} TEMPLATE nina OWNER nina")
         yield made
-    finally:
-        made.end()
 
 
 @pytest.fixture

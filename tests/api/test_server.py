@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 
 from api.logs import JsonFormatter
 from tests.api.conftest import JWT_SECRET, Serve, Server, Sql
@@ -64,6 +65,7 @@ def test_from_start_to_end_every_line_is_json_without_secrets(sql: Sql, environ:
     assert sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'nv-api'") == [(0,)]
 
 
+@pytest.mark.slow
 def test_two_that_start_at_once_both_become_ready(sql: Sql, environ: dict[str, str], serve: Serve) -> None:
     both = [serve(environ), serve(environ)]
     logs = "".join(ready(server).log() for server in both)

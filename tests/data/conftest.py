@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.conftest import Project
+from tests.conftest import Project, directory_of_its_own, ended
 
 RICH = (Path(__file__).parent / "rich.sql").read_text()
 
@@ -162,19 +162,24 @@ def spare(workspace: Path, cache: Path) -> Iterator[Data]:
 
 @pytest.fixture
 def data(spare: Data) -> Iterator[Data]:
-    """The same, to do anything with: its database is made anew for each test."""
-    env = dict(spare.env)
+    """The same, to do anything with: its database is made anew for each test, and what else a test has broken is
+    brought up again."""
+    env, run = dict(spare.env), spare.run()
+    journal = spare.state / "journal.json"
     yield spare
     spare.env = env
-    spare.inv("db.start")
+    broken = journal.exists() or spare.run() != run
+    if broken:
+        spare.inv("db.start")
     kept = [name for name in spare.databases() if name.startswith("nina_")]
     for name in [*kept, "nina"]:
         spare.sql(f'DROP DATABASE "{name}" WITH (FORCE)', "postgres")
     spare.sql("CREATE DATABASE nina TEMPLATE pristine OWNER nina", "postgres")
-    for path in (spare.state / "previous.json", spare.state / "journal.json"):
+    for path in (spare.state / "previous.json", journal):
         path.unlink(missing_ok=True)
     shutil.rmtree(spare.backups, ignore_errors=True)
-    spare.inv("dev.up")
+    if broken or not spare.answers():
+        spare.inv("dev.up")
 
 
 @pytest.fixture
@@ -189,17 +194,11 @@ DataT = TypeVar("DataT", bound=Data)
 
 @contextlib.contextmanager
 def project_of(kind: type[DataT], workspace: Path, cache: Path) -> Iterator[DataT]:
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    made = kind(folder, cache)
-    # it is killed, not the machine that it is on
-    made.env["INVOKE_DB_PARAMETERS"] = '{"fsync": false}'
-    made.env["RELOAD_ON_CHANGE"] = "false"
-    try:
+    with directory_of_its_own(workspace) as folder, ended(kind(folder, cache)) as made:
+        # it is killed, not the machine that it is on
+        made.env["INVOKE_DB_PARAMETERS"] = '{"fsync": false}'
+        made.env["RELOAD_ON_CHANGE"] = "false"
         yield made
-    finally:
-        made.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _project(workspace: Path, cache: Path) -> contextlib.AbstractContextManager[Data]:

@@ -21,7 +21,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from tests.conftest import ROOT, wait_for
+from tests.conftest import ROOT, Rounds, wait_for
 from tests.data import manifests
 from tests.data.conftest import Data
 
@@ -67,6 +67,7 @@ def test_a_backup_is_a_dump_that_anyone_can_read_with_its_manifest(rich: Data) -
     assert stat.S_IMODE(rich.backups.stat().st_mode) == 0o700
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("kind", ["", "--schema-only", "--data-only"])
 @pytest.mark.parametrize("layout", ["sql", "custom", "directory"])
 def test_every_kind_in_every_layout_is_proven_by_a_restore(rich: Data, kind: str, layout: str) -> None:
@@ -79,6 +80,7 @@ def test_every_kind_in_every_layout_is_proven_by_a_restore(rich: Data, kind: str
     assert modes <= {0o600, 0o700}
 
 
+@pytest.mark.slow
 def test_names_follow_the_order_of_making_also_within_a_second_and_with_a_clock_set_back(rich: Data) -> None:
     made = [rich.backup("--no-verify").name for _ in range(3)]
     manifest = rich.backups / f"{made[-1]}.json"
@@ -145,6 +147,7 @@ def test_a_dry_run_writes_nothing(rich: Data) -> None:
     assert not rich.backups.exists()
 
 
+@pytest.mark.slow
 def test_two_at_once_wait_for_each_other_and_both_are_whole(rich: Data) -> None:
     with FileLock(rich.state / "data-lock"):
         both = [rich.popen("data.backup") for _ in range(3)]
@@ -158,6 +161,7 @@ def test_two_at_once_wait_for_each_other_and_both_are_whole(rich: Data) -> None:
     rich.inv("data.verify", "--all")
 
 
+@pytest.mark.slow
 def test_status_goes_on_during_a_backup(rich: Data) -> None:
     lock = open(rich.state / "data-lock", "w")  # noqa: SIM115
     import fcntl
@@ -198,6 +202,7 @@ def writers(data: Data) -> Iterator[None]:
             thread.join()
 
 
+@pytest.mark.slow
 def test_the_counts_are_of_the_dump_s_own_snapshot_whoever_writes_meanwhile(data: Data) -> None:
     with writers(data):
         made = [data.backup() for _ in range(2)]
@@ -206,17 +211,20 @@ def test_the_counts_are_of_the_dump_s_own_snapshot_whoever_writes_meanwhile(data
     assert counts[0] < counts[1]
 
 
-def test_a_backup_killed_at_any_moment_leaves_no_wrong_file_and_no_obstacle(data: Data) -> None:
+@pytest.mark.campaign
+def test_a_backup_killed_at_any_moment_leaves_no_wrong_file_and_no_obstacle(
+    data: Data, chance: random.Random, rounds: Rounds
+) -> None:
     data.sql(FILL)
     began = time.monotonic()
     kept = data.backup()
     usual = time.monotonic() - began
     before, shape = data.files(), data.print_of()
     left = 0
-    for _ in range(6):
-        process = data.popen("data.backup", "--format", random.choice(["sql", "custom", "directory"]))
+    for _ in rounds(60):
+        process = data.popen("data.backup", "--format", chance.choice(["sql", "custom", "directory"]))
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(random.uniform(0.3, usual * 1.2))
+            process.wait(chance.uniform(0.3, usual * 1.2))
         process.kill()
         process.communicate()
         left += len(list(data.backups.glob(".nv-*")))
@@ -257,6 +265,7 @@ with aside.aside(folder, directory=directory) as partial:
 """
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("layout", ["custom", "directory"])
 @pytest.mark.parametrize(("step", "completed"), [("written", False), ("named", True)])
 def test_killed_while_it_gets_its_name_it_is_completed_or_removed(
@@ -286,6 +295,7 @@ def test_what_another_process_is_writing_is_not_swept(rich: Data) -> None:
     assert not alive.exists()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("victim", ["pg_dump", "postgres"])
 def test_when_a_program_is_killed_nothing_is_left_and_the_cause_is_said(data: Data, victim: str) -> None:
     data.sql(FILL)
@@ -310,6 +320,7 @@ def test_when_a_program_is_killed_nothing_is_left_and_the_cause_is_said(data: Da
     data.inv("data.verify", "--deep")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_removes_what_it_wrote(data: Data, number: signal.Signals) -> None:
     data.sql(FILL)
@@ -335,6 +346,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(os.getuid() != 0, reason="a small file system can be mounted by root alone")
 def test_a_full_disk_leaves_earlier_backups_and_nothing_else(data: Data, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "5m") as disk:
@@ -352,6 +364,7 @@ def test_a_full_disk_leaves_earlier_backups_and_nothing_else(data: Data, tmp_pat
     del data.env["INVOKE_DATA_DIR"]
 
 
+@pytest.mark.slow
 def test_no_secret_is_shown_anywhere(data: Data) -> None:
     canary = data.secrets()["db_password"]
     seen: list[str] = []

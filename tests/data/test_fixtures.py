@@ -132,6 +132,7 @@ def test_a_flag_is_no_path(stack: Project) -> None:
     assert "inv --help data.seed" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to act as two users")
 @pytest.mark.parametrize("kind", ["csv", "sql"])
 def test_no_link_of_another_account_is_followed(stack: Project, tmp_path: Path, kind: str) -> None:

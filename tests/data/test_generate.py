@@ -90,6 +90,7 @@ def test_a_search_of_the_application_finds_generated_memories(shop: Project) -> 
     assert len({memory["content"] for memory in page["items"]}) == 10
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_rows_to_the_byte_another_one_others(shop: Project) -> None:
     seen = []
     for seed in ("1", "1", "2"):
@@ -117,6 +118,7 @@ def test_rows_are_written_one_after_the_other_as_those_of_a_life_are(shop: Proje
     assert (due := [row[3] for row in found]) != sorted(due)
 
 
+@pytest.mark.slow
 def test_the_same_seed_twice_is_refused_whole_and_no_seed_is_another_one(shop: Project) -> None:
     generate(shop, "--rows", "50", "--seed", "3")
     done = shop.inv("data.generate", "--rows", "200", "--seed", "3", expect=1)
@@ -127,6 +129,7 @@ def test_the_same_seed_twice_is_refused_whole_and_no_seed_is_another_one(shop: P
     assert count(shop, "memories") == 150
 
 
+@pytest.mark.slow
 def test_the_indexes_are_there_afterwards_as_they_were(shop: Project) -> None:
     indexes = "SELECT indexdef FROM pg_indexes WHERE tablename = 'memories' ORDER BY 1"
     before = shop.query(indexes)
@@ -160,6 +163,7 @@ def test_an_index_that_can_not_be_made_again_as_it_was_stays(shop: Project) -> N
     assert shop.query(indexes) == before
 
 
+@pytest.mark.slow
 def test_every_table_again_and_again_with_every_constraint_kept(shop: Project) -> None:
     run(shop, "DROP TABLE shop.pairs, shop.shapes, shop.switches; DROP TABLE shop.hens, shop.eggs")
     for rows in (300, 40, 40):
@@ -183,6 +187,7 @@ def test_every_table_again_and_again_with_every_constraint_kept(shop: Project) -
     assert shop.query("SELECT version_num FROM alembic_version") == [("0001",)]
 
 
+@pytest.mark.slow
 def test_a_row_that_is_refused_is_explained_and_nothing_is_left(shop: Project) -> None:
     for flags, says in (
         (["--table", "shop.pairs"], "constraint a is twice b"),
@@ -201,6 +206,7 @@ def test_a_row_that_is_refused_is_explained_and_nothing_is_left(shop: Project) -
     assert count(shop, "shop.switches") == 8
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("flags", [["--rows", "0"], ["--rows", "50000001"], ["--rows", "x"], ["--seed", "-1"]])
 def test_what_can_not_be_made_is_refused(stack: Project, flags: list[str]) -> None:
     assert "error: --" in stack.inv("data.generate", *flags, expect=2).stderr
@@ -212,6 +218,7 @@ def test_an_application_without_such_a_function_gets_random_vectors_and_is_told(
     assert count(shop, "memories") == 5
 
 
+@pytest.mark.faults
 def test_an_interruption_leaves_no_row_and_the_next_one_works(shop: Project) -> None:
     process = shop.popen("data.generate", "--rows", "3000000")
     busy = "SELECT FROM pg_stat_activity WHERE datname = 'nina' AND query ~ 'nv_rows' AND pid <> pg_backend_pid()"
@@ -229,6 +236,7 @@ def test_an_interruption_leaves_no_row_and_the_next_one_works(shop: Project) -> 
     assert count(shop, "memories") == 3
 
 
+@pytest.mark.slow
 def test_progress_is_shown_on_a_terminal_only(shop: Project) -> None:
     assert shop.inv("data.generate", "--rows", "900").stderr == ""
     master, slave = pty.openpty()

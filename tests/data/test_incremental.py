@@ -101,6 +101,7 @@ def test_the_unused_end_of_the_log_takes_no_room(stack: Data, chain: list[Path])
         assert taken < sum(file.stat().st_size for file in log) - unused + len(log) * 8192
 
 
+@pytest.mark.slow
 def test_the_newest_dump_is_meant_and_a_newer_copy_of_the_cluster_named(stack: Data, chain: list[Path]) -> None:
     for words in (("data.verify",), ("data.restore", "--latest"), ("data.restore", "--at", "2099-01-01")):
         said = stack.refused(*words, says="only dumps are looked at")
@@ -118,6 +119,7 @@ def test_the_newest_dump_is_meant_and_a_newer_copy_of_the_cluster_named(stack: D
         Path(f"{path}.json").unlink()
 
 
+@pytest.mark.slow
 def test_a_restore_is_exact_and_undo_swaps_back(stack: Data, chain: list[Path]) -> None:
     rows = stack.rows_of()
     stack.inv("data.restore", "--file", chain[1].name)
@@ -142,6 +144,7 @@ def test_a_restore_is_exact_and_undo_swaps_back(stack: Data, chain: list[Path]) 
         Path(f"{backup['path']}.json").unlink()
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(("count", "new"), [(0, False), (1, False), (2, False), (3, True)])
 def test_killed_in_the_middle_the_next_command_has_a_whole_database(
     stack: Data, chain: list[Path], count: int, new: bool
@@ -160,6 +163,7 @@ def test_killed_in_the_middle_the_next_command_has_a_whole_database(
     assert not (stack.state / "swap.json").exists()
 
 
+@pytest.mark.faults
 def test_a_damaged_or_missing_member_is_found_before_anything_is_touched(stack: Data, chain: list[Path]) -> None:
     victim = max((p for p in (chain[0] / "base").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     content = victim.read_bytes()
@@ -194,6 +198,7 @@ def test_retention_keeps_chains_and_the_newest_copy(stack: Data, chain: list[Pat
     assert left([20, 19, 18]) == ["base", "one", "two"]
 
 
+@pytest.mark.slow
 def test_what_can_not_be_is_said(stack: Data) -> None:
     old = SimpleNamespace(db=SimpleNamespace(programs=SimpleNamespace(major=16, version="16.4", bin=Path("/x"))))
     with pytest.raises(UsageError, match="needs PostgreSQL 17"):
@@ -207,6 +212,7 @@ def test_what_can_not_be_is_said(stack: Data) -> None:
     stack.inv("db.start")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="only root has an account to run programs under")
 def test_a_server_has_root_write_no_file_of_its_choice(stack: Data) -> None:
     """pg_basebackup names its files as the server says: it runs under the account that the server runs as."""

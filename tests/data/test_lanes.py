@@ -94,6 +94,7 @@ def filled(rich: Data) -> Iterator[Data]:
     rich.sql(LEFT)
 
 
+@pytest.mark.slow
 def test_a_large_table_comes_back_whole_by_several_sessions(filled: Data) -> None:
     before = filled.print_of()
     path = filled.backup()
@@ -106,6 +107,7 @@ def test_a_large_table_comes_back_whole_by_several_sessions(filled: Data) -> Non
     assert filled.print_of() == before
 
 
+@pytest.mark.slow
 def test_rows_that_another_session_refuses_end_the_restore(filled: Data) -> None:
     filled.sql(
         "CREATE FUNCTION good(n int) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT true';"

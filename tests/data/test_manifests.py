@@ -73,6 +73,7 @@ def test_a_later_format_is_no_damage_and_is_refused_as_what_it_is() -> None:
         decode(json.dumps(content).encode())
 
 
+@pytest.mark.slow
 def test_a_manifest_of_the_first_version_is_valid_and_said_to_be_unprotected(data: Data) -> None:
     path = data.backup()
     old = json.loads(path_of(path).read_text())
@@ -116,6 +117,7 @@ DAMAGES: list[tuple[Callable[[Path], None], str, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("damage", "says", "fix"), DAMAGES)
 def test_a_backup_that_can_not_be_used_is_named_and_no_older_one_taken(
     data: Data, damage: Callable[[Path], None], says: str, fix: str
@@ -146,6 +148,7 @@ def test_a_backup_that_can_not_be_used_is_named_and_no_older_one_taken(
     assert gone == ({path_of(newest).name} if "file itself" in says else set())
 
 
+@pytest.mark.slow
 def test_a_damaged_one_that_is_older_stops_nothing(data: Data) -> None:
     older, newest = data.backup(), data.backup()
     path_of(older).write_bytes(b"{")
@@ -166,6 +169,7 @@ def test_what_was_never_a_backup_is_not_called_one(data: Data) -> None:
     assert found[1] == []
 
 
+@pytest.mark.slow
 def test_a_backup_from_a_host_is_not_the_latest_here(data: Data) -> None:
     """Whoever has signed it: a restore here takes what was made here."""
     mine, other = data.backup(), data.backup()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Rounds
 from tests.data.conftest import Data
 
 
@@ -56,6 +57,7 @@ def test_missing_rows_come_back_and_those_that_are_there_stay(data: Data) -> Non
     assert [name for name in data.databases() if name != "nina"] == []
 
 
+@pytest.mark.slow
 def test_sequences_go_past_what_the_backup_had_given_out(data: Data) -> None:
     data.sql(
         "INSERT INTO people (email) SELECT 'x' || g FROM generate_series(1, 50) g; SELECT nextval('free_sequence')"
@@ -73,6 +75,7 @@ def test_sequences_go_past_what_the_backup_had_given_out(data: Data) -> None:
     data.sql("INSERT INTO people (email) VALUES ('next@example.org')")
 
 
+@pytest.mark.slow
 def test_rows_that_would_refer_to_nothing_are_refused_and_nothing_is_changed(data: Data) -> None:
     data.backup()
     data.sql("""
@@ -87,6 +90,7 @@ def test_rows_that_would_refer_to_nothing_are_refused_and_nothing_is_changed(dat
     assert data.databases() == ["nina"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -112,7 +116,10 @@ def test_another_schema_is_refused(data: Data, change: str, says: str) -> None:
     assert data.databases() == ["nina"]
 
 
-def test_a_merge_killed_at_any_moment_has_added_all_or_nothing(data: Data) -> None:
+@pytest.mark.campaign
+def test_a_merge_killed_at_any_moment_has_added_all_or_nothing(
+    data: Data, chance: random.Random, rounds: Rounds
+) -> None:
     data.sql(
         "SET ROLE nina; CREATE TABLE bulk (id int PRIMARY KEY, t text);"
         " INSERT INTO bulk SELECT g, md5(g::text) FROM generate_series(1, 50000) g"
@@ -121,10 +128,10 @@ def test_a_merge_killed_at_any_moment_has_added_all_or_nothing(data: Data) -> No
     full = data.rows_of(sequences=False)
     data.sql("DELETE FROM bulk WHERE id % 2 = 0; DELETE FROM vectors")
     less = data.rows_of(sequences=False)
-    for _ in range(4):
+    for _ in rounds(40):
         process = data.popen("data.restore", "--merge", "--file", path.name, "--no-safety-backup")
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(random.uniform(0.4, 2.2))
+            process.wait(chance.uniform(0.4, 2.2))
         process.kill()
         process.communicate()
         data.inv("dev.up")
@@ -134,6 +141,7 @@ def test_a_merge_killed_at_any_moment_has_added_all_or_nothing(data: Data) -> No
     assert data.rows_of(sequences=False) == full
 
 
+@pytest.mark.slow
 def test_what_guards_a_table_is_paused_and_back_afterwards_and_another_role_s_table_is_left_out(data: Data) -> None:
     data.sql("""
         SET ROLE nina;

@@ -53,6 +53,7 @@ def test_no_backup_is_said_out_loud(migrated: Project) -> None:
     assert backups(migrated) == before
 
 
+@pytest.mark.slow
 def test_a_failure_passes_its_code_shows_its_lines_and_the_way_back(migrated: Project) -> None:
     command = "echo first; echo 'the column is gone' >&2; exit 7"
     done = migrated.inv("data.migrate", expect=7, INVOKE_DATA_MIGRATE=command)
@@ -75,6 +76,7 @@ def test_a_command_of_the_user_s_own_gets_urls_past_the_pooler_and_shows_no_pass
     assert done.stdout == f"{migrated.db_port}\n"
 
 
+@pytest.mark.slow
 def test_what_can_not_be_run_is_refused_before_the_backup(migrated: Project) -> None:
     before = backups(migrated)
     for flags, env, says in (

@@ -61,6 +61,7 @@ def test_a_fifo_in_the_place_of_a_manifest_hangs_nobody(tmp_path: Path) -> None:
     assert "it is a FIFO" in caught.value.text()
 
 
+@pytest.mark.slow
 def test_no_command_waits_for_a_fifo(rich: Data) -> None:
     made = rich.backup()
     fifos = [rich.backups / name for name in ("backup-20991123-100000.sql.gz.json", ".nv-aaaaaaaa.partial")]
@@ -75,6 +76,7 @@ def test_no_command_waits_for_a_fifo(rich: Data) -> None:
             fifo.unlink()
 
 
+@pytest.mark.variations
 @as_root
 @pytest.mark.parametrize("layout", ["sql", "custom", "directory"])
 def test_no_backup_is_written_into_a_folder_of_somebody_else(rich: Data, tmp_path: Path, layout: str) -> None:

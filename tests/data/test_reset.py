@@ -51,6 +51,7 @@ def marked(stack: Data) -> str:
     return stack.sql("SELECT text FROM mark") if stack.sql("SELECT to_regclass('mark')") else ""
 
 
+@pytest.mark.slow
 def test_it_asks_on_a_terminal_and_refuses_elsewhere(stack: Data) -> None:
     mark(stack, "stays")
     said = stack.refused("dev.reset", says="--yes", code=2)
@@ -98,6 +99,7 @@ def test_data_and_state_go_and_come_back_from_the_backup(stack: Data) -> None:
     shutil.rmtree(stack.state.with_name("review"))
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("event", "count", "kept"),
     [("os.rename", 1, True), ("os.remove", 1, False), ("os.remove", 4, False), ("os.remove", 700, False),
@@ -121,6 +123,7 @@ def test_killed_at_any_point_it_is_as_before_or_finished_by_the_next_command(
     assert not (stack.state / ".reset").exists()
 
 
+@pytest.mark.slow
 def test_without_a_backup_nothing_goes_unless_that_is_said(stack: Data) -> None:
     stack.inv("dev.down")
     (stack.data / "global/pg_control").rename(stack.folder / "pg_control")

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import wait_for
+from tests.conftest import Rounds, wait_for
 from tests.data import manifests
 from tests.data.conftest import Data
 from tests.data.test_backup import FILL, small_disk
@@ -49,6 +49,7 @@ def same_afterwards(request: pytest.FixtureRequest) -> object:
     assert [name for name in rich.databases() if not name.startswith("nina_old_")] == ["nina"]
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("layout", ["sql", "custom", "directory"])
 def test_a_round_trip_is_exact_and_so_is_the_way_back(rich: Data, layout: str) -> None:
     before = rich.print_of()
@@ -82,6 +83,7 @@ ALTER LARGE OBJECT 424242 OWNER TO postgres;
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sql", "custom", "directory"])
 def test_what_takes_a_superuser_is_said_left_out_and_restored_where_that_is_asked_for(data: Data, layout: str) -> None:
     data.sql(PRIVILEGED)
@@ -113,6 +115,7 @@ def test_what_takes_a_superuser_is_said_left_out_and_restored_where_that_is_aske
     assert data.print_of(owners=True) == before
 
 
+@pytest.mark.slow
 def test_what_postgresql_refuses_the_owner_is_said_with_the_way_on(data: Data) -> None:
     data.sql("CREATE FUNCTION fast(text) RETURNS int LANGUAGE internal STRICT IMMUTABLE AS 'textlen'")
     before = data.print_of()
@@ -125,6 +128,7 @@ def test_what_postgresql_refuses_the_owner_is_said_with_the_way_on(data: Data) -
     assert data.print_of() == before
 
 
+@pytest.mark.slow
 def test_latest_means_the_newest_full_one_that_no_restore_made(rich: Data) -> None:
     wanted = rich.backup()
     rich.backup("--schema-only")
@@ -183,6 +187,7 @@ def refusals(data: Data, folder: Path) -> dict[str, tuple[Path, str, bool]]:
     return made
 
 
+@pytest.mark.slow
 def test_what_can_not_be_restored_is_refused_before_anything_is_touched(rich: Data, tmp_path: Path) -> None:
     files, databases = rich.files(), rich.databases()
     for path, says, force in refusals(rich, tmp_path).values():
@@ -190,6 +195,7 @@ def test_what_can_not_be_restored_is_refused_before_anything_is_touched(rich: Da
     assert (rich.files(), rich.databases()) == (files, databases)
 
 
+@pytest.mark.slow
 def test_a_backup_that_is_not_as_its_manifest_says_is_refused_with_force_too(rich: Data, tmp_path: Path) -> None:
     import json
 
@@ -228,12 +234,14 @@ def test_flags_that_contradict_each_other_are_refused(rich: Data, flags: list[st
     rich.refused("data.restore", *flags, says=says, code=2)
 
 
+@pytest.mark.slow
 def test_rows_alone_do_not_go_into_an_empty_database(data: Data) -> None:
     path = data.backup("--data-only")
     data.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION nina")
     data.refused("data.restore", "--file", path.name, says="their tables are not in database nina")
 
 
+@pytest.mark.slow
 def test_a_foreign_dump_is_restored_as_the_application_s_role(data: Data, tmp_path: Path) -> None:
     """Plain, compressed and custom, with what only a superuser might do left out."""
     data.sql("DROP TABLE of_the_superuser; DROP EXTENSION pg_trgm; SELECT lo_unlink(424242)")
@@ -256,6 +264,7 @@ def test_a_foreign_dump_is_restored_as_the_application_s_role(data: Data, tmp_pa
     assert data.rows_of() == rows
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     "line",
     [
@@ -284,6 +293,7 @@ def test_commands_in_a_foreign_dump_are_not_obeyed(rich: Data, line: str, tmp_pa
     assert rich.databases() == databases
 
 
+@pytest.mark.slow
 def test_a_name_that_hides_a_command_is_harmless(data: Data) -> None:
     data.sql(
         'CREATE TABLE "x\n\\! touch PWN\n" (a int); COMMENT ON TABLE "x\n\\! touch PWN\n" IS E\'\\n\\\\! touch PWN\';'
@@ -305,8 +315,9 @@ def states(data: Data, old: str, new: str) -> str:
     return "old" if content == old else "new"
 
 
+@pytest.mark.campaign
 def test_a_restore_killed_at_any_moment_leaves_the_old_or_the_new_database_and_the_next_command_works(
-    data: Data,
+    data: Data, chance: random.Random, rounds: Rounds
 ) -> None:
     data.sql("CREATE TABLE IF NOT EXISTS bulk AS SELECT g, md5(g::text) FROM generate_series(1, 60000) g")
     new = data.rows_of()
@@ -318,7 +329,8 @@ def test_a_restore_killed_at_any_moment_leaves_the_old_or_the_new_database_and_t
     assert data.rows_of() == old
     seen, cut = set(), 0
     journal = data.state / "journal.json"
-    for after in (0.0, *(random.uniform(0, 1.5) for _ in range(4))):
+    for number in rounds(50):
+        after = chance.uniform(0, 1.5) if number else 0.0
         process = data.popen("data.restore", "--file", path.name, "--no-safety-backup")
         while process.poll() is None and not journal.exists():
             time.sleep(0.005)
@@ -327,7 +339,7 @@ def test_a_restore_killed_at_any_moment_leaves_the_old_or_the_new_database_and_t
         process.kill()
         process.communicate()
         cut += journal.exists()
-        data.inv(random.choice(["dev.up", "data.backup"]))
+        data.inv(chance.choice(["dev.up", "data.backup"]))
         assert not journal.exists()
         seen.add(states(data, old, new))
         assert data.query("SELECT 1", data.pgb_port) == [(1,)]
@@ -366,6 +378,7 @@ STEPS = {
 }
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("command", "step"),
     [
@@ -407,6 +420,7 @@ MERGING = {
 }
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("step", MERGING)
 def test_a_merge_killed_at_a_step_has_added_all_or_nothing(data: Data, step: str) -> None:
     module, name, after, expected = MERGING[step]
@@ -451,6 +465,7 @@ def ask(data: Data, answer: bytes, *flags: str) -> tuple[int, str]:
     return code, said.decode()
 
 
+@pytest.mark.slow
 def test_one_is_chosen_on_a_terminal(data: Data) -> None:
     data.sql("DELETE FROM log; INSERT INTO log (what) VALUES ('first')")
     first = data.backup("--label", "the first")
@@ -473,6 +488,7 @@ def test_one_is_chosen_on_a_terminal(data: Data) -> None:
     data.refused("data.restore", "--choose", "--json", says="exclude each other", code=2)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("after", [0.0, 0.3])
 def test_when_postgres_is_killed_during_a_restore_the_old_database_is_there(data: Data, after: float) -> None:
     data.sql(f"ALTER TABLE fast SET LOGGED; {FILL}")  # a crash empties an unlogged one
@@ -493,6 +509,7 @@ def test_when_postgres_is_killed_during_a_restore_the_old_database_is_there(data
     assert data.sql("SELECT count(*) FROM bulk") == "200000"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 def test_clients_wait_a_moment_and_see_the_new_rows(data: Data, mode: str) -> None:
     import psycopg2
@@ -538,6 +555,7 @@ def test_clients_wait_a_moment_and_see_the_new_rows(data: Data, mode: str) -> No
         data.inv("dev.up")
 
 
+@pytest.mark.slow
 def test_a_backup_waits_for_a_restore_and_a_restore_for_another(data: Data) -> None:
     data.sql(FILL)
     path = data.backup("--no-verify")
@@ -557,6 +575,7 @@ def test_a_backup_waits_for_a_restore_and_a_restore_for_another(data: Data) -> N
     data.inv("data.verify", "--all")
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(os.getuid() != 0, reason="a small file system can be mounted by root alone")
 def test_a_disk_that_fills_during_a_restore_costs_nothing(fresh: Data, tmp_path: Path) -> None:
     with small_disk(fresh.folder / "small", "400m") as disk:
@@ -576,6 +595,7 @@ def test_a_disk_that_fills_during_a_restore_costs_nothing(fresh: Data, tmp_path:
             fresh.popen("dev.down").communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_the_sequence_of_the_specification(data: Data) -> None:
     path = data.backup()
     data.inv("dev.down")
@@ -586,6 +606,7 @@ def test_the_sequence_of_the_specification(data: Data) -> None:
     assert data.http("/health")[0] == 200
 
 
+@pytest.mark.slow
 def test_hooks_run_around(data: Data) -> None:
     points = ["pre_backup", "post_backup", "pre_restore", "post_restore"]
     data.env.update({f"INVOKE_HOOKS_{point.upper()}": f'["echo {point} >> trace"]' for point in points})
@@ -608,6 +629,7 @@ def test_nothing_to_undo_is_said(data: Data) -> None:
     data.refused("data.undo", says="there is nothing to undo")
 
 
+@pytest.mark.slow
 def test_health_is_told_what_is_going_on(rich: Data) -> None:
     from types import SimpleNamespace
 
@@ -631,6 +653,7 @@ def test_health_is_told_what_is_going_on(rich: Data) -> None:
     assert restoring(paths) == ""  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="a small file system can be mounted by root alone")
 def test_when_what_is_there_can_not_be_backed_up_it_is_not_replaced(data: Data, tmp_path: Path) -> None:
     path = data.backup()
@@ -647,6 +670,7 @@ def test_when_what_is_there_can_not_be_backed_up_it_is_not_replaced(data: Data, 
     assert data.print_of() == before
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_the_database_in_use_and_no_other(data: Data, number: signal.Signals) -> None:
     data.sql(FILL)

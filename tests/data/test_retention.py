@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -126,6 +127,7 @@ def test_old_ones_go_and_only_what_the_tool_made(data: Data) -> None:
     assert [b["file"] for b in data.json("data.list")["backups"]] == [made[3].name]
 
 
+@pytest.mark.slow
 def test_keep_holds_more_and_bad_numbers_are_refused(data: Data) -> None:
     for path in [data.backup() for _ in range(3)]:
         aged(path, 50)
@@ -135,6 +137,7 @@ def test_keep_holds_more_and_bad_numbers_are_refused(data: Data) -> None:
     data.refused("data.pin", "nothing", says="no backup of this tool")
 
 
+@pytest.mark.faults
 def test_a_removal_that_was_cut_off_is_completed(data: Data) -> None:
     path, kept = data.backup(), data.backup()
     path.rename(path.with_name(".nv-01234567.partial"))

@@ -174,6 +174,7 @@ def test_the_entry_makes_backups_with_what_cron_gives_it(stack: Data, crontab: b
     assert not list(stack.folder.rglob("PWN"))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_told_to_end_says_that_it_was_interrupted(stack: Data) -> None:
     stack.inv("db.start")
     stack.sql("CREATE TABLE bulk AS SELECT g, md5(g::text) FROM generate_series(1, 300000) g")
@@ -188,6 +189,7 @@ def test_a_run_that_is_told_to_end_says_that_it_was_interrupted(stack: Data) -> 
     shutil.rmtree(stack.state / "schedule")
 
 
+@pytest.mark.slow
 def test_a_stack_that_was_started_during_a_run_goes_on(stack: Data) -> None:
     stack.inv("dev.down")
     process = stack.popen("data.schedule", "--run")
@@ -268,6 +270,7 @@ def test_health_is_degraded_while_a_backup_is_overdue(stack: Data) -> None:
         shutil.rmtree(folder)
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     "flags",
     [("--every", "daily", "--at", "25:00"), ("--every", "hourly", "--at", "03:00"), ("--at", "03:00"),

@@ -50,6 +50,7 @@ def roles(data: Data) -> list[str]:
     return data.sql("SELECT rolname FROM pg_roles WHERE rolsuper ORDER BY 1", "postgres").splitlines()
 
 
+@pytest.mark.slow
 def test_no_command_runs_the_application_s_code_as_the_superuser(trapped: Data) -> None:
     data = trapped
     dump = data.backup()
@@ -121,6 +122,7 @@ class Late(Session):
         return found
 
 
+@pytest.mark.slow
 def test_counting_runs_nothing_that_is_made_while_it_goes_on(trapped: Data) -> None:
     """An index whose predicate a plan would evaluate: as the reader, which reads the passwords' verifiers."""
     code = """
@@ -147,6 +149,7 @@ def test_counting_runs_nothing_that_is_made_while_it_goes_on(trapped: Data) -> N
     trapped.sql("DROP TABLE public.counted9; DROP FUNCTION public.late9")
 
 
+@pytest.mark.slow
 def test_settings_of_the_database_change_no_name_that_is_compared(trapped: Data) -> None:
     trapped.program("psql", "-Xq", "-c", "ALTER DATABASE nina SET quote_all_identifiers = on", PGUSER="nina")
     try:
@@ -156,6 +159,7 @@ def test_settings_of_the_database_change_no_name_that_is_compared(trapped: Data)
         trapped.program("psql", "-Xq", "-c", "ALTER DATABASE nina RESET quote_all_identifiers", PGUSER="nina")
 
 
+@pytest.mark.slow
 def test_a_warning_at_the_login_is_not_printed(trapped: Data) -> None:
     """libpq prints it as it is, with what a terminal acts on."""
     name = "default_text_search_config"
@@ -170,6 +174,7 @@ def test_a_warning_at_the_login_is_not_printed(trapped: Data) -> None:
         trapped.program("psql", "-Xq", "-c", f"ALTER ROLE nina RESET {name}", PGUSER="nina")
 
 
+@pytest.mark.slow
 def test_the_traps_do_catch_a_superuser_who_is_not_careful(trapped: Data) -> None:
     """Otherwise the test above could not fail. The last of this module: it springs them."""
     for careless, trap in (

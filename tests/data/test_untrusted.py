@@ -185,6 +185,7 @@ def victim(workspace: Path, cache: Path) -> Iterator[Victim]:
         yield made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_a_dump_has_evaluated_can_do_no_more_than_the_owner(victim: Victim, layout: str) -> None:
     evil = EVIL.replace("CANARY", str(victim.canary))
@@ -209,6 +210,7 @@ def test_what_a_dump_has_evaluated_can_do_no_more_than_the_owner(victim: Victim,
     assert victim.sql("SELECT count(*) FROM notes") == "20"
 
 
+@pytest.mark.slow
 def test_a_merge_of_a_hostile_dump_harms_nobody(victim: Victim) -> None:
     evil = EVIL.replace("CANARY", str(victim.canary))
     path = victim.forged("sql.gz", evil, "other")
@@ -224,6 +226,7 @@ def test_a_merge_of_a_hostile_dump_harms_nobody(victim: Victim) -> None:
     victim.sql("DELETE FROM notes WHERE id > 20")
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("line", LOUD)
 def test_what_takes_more_than_the_owner_is_refused(victim: Victim, line: str) -> None:
     path = victim.hostile(line)
@@ -235,6 +238,7 @@ def test_what_takes_more_than_the_owner_is_refused(victim: Victim, line: str) ->
     assert [name for name in victim.databases() if not name.startswith("nina_old_")] == ["nina"]
 
 
+@pytest.mark.slow
 def test_event_triggers_and_their_like_are_left_out_and_that_is_said(victim: Victim) -> None:
     path = victim.hostile(
         "CREATE EVENT TRIGGER guard ON ddl_command_end EXECUTE FUNCTION public.f();\n"
@@ -286,6 +290,7 @@ def test_a_foreign_backup_is_restored_by_its_name_alone(victim: Victim) -> None:
             path.unlink()
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     "changes",
     [
@@ -310,6 +315,7 @@ def test_a_manifest_names_nothing_outside_of_its_folder(victim: Victim, changes:
         decode(json.dumps({**manifest, **changes}).encode())
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     "line",
     [r"\! touch CANARY", r"\copy notes to program 'touch CANARY'", r"\o |touch CANARY", r"SELECT 1 \g |touch CANARY"],
@@ -335,6 +341,7 @@ def test_a_fixture_may_be_a_dump(victim: Victim) -> None:
     victim.sql("DROP TABLE dumped")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="where the tests are not run by root, nobody else is meant")
 def test_as_root_no_program_that_reads_a_dump_is_run_by_root(victim: Victim) -> None:
     log = victim.root / "logs/devstack.log"
@@ -390,6 +397,7 @@ def unsign(path: Path) -> None:
     manifests.write(path, {**manifest, "signature": "0" * 64})
 
 
+@pytest.mark.slow
 def test_a_clusters_copy_is_started_with_our_settings_alone(victim: Victim, copied: Path) -> None:
     said = victim.inv("data.verify", "--deep", "--file", str(copied)).stderr
     assert re.search(r"not taken over from .*: what ALTER SYSTEM has set there \(.*archive_command.*work_mem\)", said)
@@ -402,6 +410,7 @@ def test_a_clusters_copy_is_started_with_our_settings_alone(victim: Victim, copi
     victim.inv("data.undo")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can read what the server's account can't")
 def test_settings_that_the_servers_account_has_exchanged_for_a_link_are_not_copied(
     victim: Victim, copied: Path
@@ -422,6 +431,7 @@ def test_settings_that_the_servers_account_has_exchanged_for_a_link_are_not_copi
     victim.inv("data.verify", "--deep", "--file", str(copied))
 
 
+@pytest.mark.slow
 def test_a_clusters_copy_that_is_not_signed_wants_a_word(victim: Victim, copied: Path) -> None:
     unsign(copied)
     for words in (["data.verify", "--deep"], ["data.restore", "--no-safety-backup"]):
@@ -431,6 +441,7 @@ def test_a_clusters_copy_that_is_not_signed_wants_a_word(victim: Victim, copied:
     victim.unharmed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["link", "fifo", "recovery.signal", "standby.signal", "log"])
 def test_a_clusters_copy_with_more_in_it_than_files_is_damaged(victim: Victim, copied: Path, what: str) -> None:
     if what == "link":
@@ -545,17 +556,18 @@ def test_a_folder_that_is_exchanged_while_it_is_read_stays_the_one_that_was_open
         contents_of(folder)
 
 
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
 def test_nothing_but_files_is_copied_or_sent(tmp_path: Path) -> None:
     folder = plain_folder(tmp_path / "dump")
     _send(folder, sent := io.BytesIO())
     sent.seek(0)
     with tarfile.open(fileobj=sent, mode="r|") as tar:
         assert [member.name for member in tar] == ["dump", "dump/1.dat", "dump/2.dat"]
-    for plant in (
-        lambda path: path.symlink_to("/etc/passwd"),
-        os.mkfifo,
-        lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
-    ):
+    for plant in (lambda path: path.symlink_to("/etc/passwd"), os.mkfifo, make_socket):
         path = folder / "3.dat"
         plant(path)
         with pytest.raises(NotPlain):
@@ -605,9 +617,7 @@ def alone(state: Path) -> Any:
 
 
 @pytest.mark.parametrize("layout", ["sql", "custom", "directory"])
-def test_what_the_superuser_loads_is_proven_and_can_not_be_exchanged(
-    tmp_path: Path, layout: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_superuser_loads_is_proven_and_can_not_be_exchanged(tmp_path: Path, layout: Any) -> None:
     stack, path = alone(tmp_path / "state"), tmp_path / "dump"
     if layout == "directory":
         files = {file.name: sha256_of(file) for file in plain_folder(path).iterdir()}
@@ -627,8 +637,8 @@ def test_what_the_superuser_loads_is_proven_and_can_not_be_exchanged(
     # it was checked as it was, and is another one now
     with pytest.raises(Wrong, match="changed since it was checked"), _proven(stack, source):
         pytest.fail("it would be loaded")
+    # to load it would take more of a stack than this
     stack.db = SimpleNamespace(check_restricts=lambda: None, loading=lambda name: contextlib.nullcontext())
-    monkeypatch.setattr(load, "_fill", lambda *_: pytest.fail("it is loaded"))
     with pytest.raises(StackError, match="dump is damaged"):
         load.load(stack, source, "nina")
     assert list((tmp_path / "state").iterdir()) == []
@@ -684,6 +694,7 @@ def zeroed(commands: str) -> bytes:
     return b"-- x\n" + filling + b'CREATE EXTENSION IF NOT EXISTS vector WITH SCHEMA "' + name + b'";\n'
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("compressed", [False, True])
 def test_a_zero_byte_in_a_name_ends_no_quote(victim: Victim, compressed: bool) -> None:
     content = zeroed(f"\\! touch {victim.canary}\nCREATE ROLE intruder SUPERUSER;")
@@ -701,6 +712,7 @@ def test_nothing_with_a_zero_byte_is_quoted(quote: Callable[[str], str]) -> None
         quote('a\0b"')
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("role", ["superuser", "reader", "owner"])
 def test_no_session_obeys_a_command_of_psql_s(victim: Victim, role: Role) -> None:
     """Whatever gets past the quotes."""

@@ -182,6 +182,7 @@ def rows_here(data: Data) -> dict[str, tuple[int, str]]:
     return {name: (int(count), digest or None) for name, (count, digest) in found.items()}  # type: ignore[misc]
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("layout", ["sql", "custom", "directory"])
 def test_there_and_back_is_exact(data: Data, shop: Server, layout: str) -> None:
     user = "boss"  # pgvector takes a superuser; what is restored is the owner's all the same
@@ -222,6 +223,7 @@ def test_there_and_back_is_exact(data: Data, shop: Server, layout: str) -> None:
     assert shop.rows() == there
 
 
+@pytest.mark.slow
 def test_a_foreign_backup_is_shown_and_taken_where_it_is_named_alone(
     data: Data, server: Server, tmp_path: Path
 ) -> None:
@@ -268,6 +270,7 @@ def scheduled(data: Data, folder: Path) -> Any:
     return SimpleNamespace(paths=paths, settings=settings, context=SimpleNamespace(host=Host()))
 
 
+@pytest.mark.slow
 def test_each_database_keeps_its_last_good_backup(data: Data, server: Server) -> None:
     own, foreign = data.backup(), Path(data.json("data.backup", "--url", server.url())["path"])
     found = [Backup(path, decode(Path(f"{path}.json").read_bytes())) for path in (own, foreign)]
@@ -325,6 +328,7 @@ def pooling(server: Server) -> Iterator[int]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_what_is_not_meant_is_not_touched(data: Data, server: Server) -> None:
     before, there = server.databases(), server.rows()
     data.backup()
@@ -349,6 +353,7 @@ def test_what_is_not_meant_is_not_touched(data: Data, server: Server) -> None:
     assert (server.databases(), server.rows(), data.files()) == (before, there, files)
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(
     ("url", "says", "code"),
     [
@@ -414,6 +419,7 @@ def test_what_is_no_address_is_refused_without_its_text(url: str, why: str) -> N
 # passwords
 
 
+@pytest.mark.slow
 def test_the_password_is_nowhere_but_in_a_file_of_ones_own(data: Data, shop: Server, tmp_path: Path) -> None:
     file = tmp_path / "url"
     file.write_text(f"{shop.url()}\nanother line\n")
@@ -508,6 +514,7 @@ def test_what_is_loopback_needs_less(tmp_path: Path) -> None:
 # when it goes wrong
 
 
+@pytest.mark.slow
 def test_this_environments_own_database_is_restored_as_without_a_url(data: Data) -> None:
     for port in (data.db_port, data.pgb_port):
         own = data.inv("data.backup", "--url", f"postgresql://nina@localhost:{port}/nina")
@@ -519,6 +526,7 @@ def test_this_environments_own_database_is_restored_as_without_a_url(data: Data)
     )
 
 
+@pytest.mark.slow
 def test_a_dump_that_does_not_fit_leaves_the_target_as_it_was(data: Data, shop: Server) -> None:
     there = shop.rows()
     path = data.backup("--format", "custom")
@@ -538,6 +546,7 @@ def test_a_dump_that_does_not_fit_leaves_the_target_as_it_was(data: Data, shop: 
     assert shop.databases() == ["postgres", "shop"]
 
 
+@pytest.mark.slow
 def test_clients_are_cut_off_where_the_role_may_and_refused_where_not(data: Data, shop: Server) -> None:
     path = Path(data.json("data.backup", "--url", shop.url())["path"])
     restore = ("data.restore", "--yes", "--file", path.name, "--url")
@@ -554,6 +563,7 @@ def test_clients_are_cut_off_where_the_role_may_and_refused_where_not(data: Data
     assert shop.rows()["public.notes"][0] == 133
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_cut_off_it_leaves_the_target_and_no_file(data: Data, shop: Server, number: signal.Signals) -> None:
     shop.sql(FILL, user="app")
@@ -583,6 +593,7 @@ def test_cut_off_it_leaves_the_target_and_no_file(data: Data, shop: Server, numb
     assert not (data.state / "config" / "pgpass-elsewhere").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DEBIANS.is_dir(), reason="there is no PostgreSQL 15 here")
 def test_an_older_server_is_read_and_filled_and_a_newer_one_refused(
     data: Data, server: Server, workspace: Path
@@ -607,6 +618,7 @@ def test_an_older_server_is_read_and_filled_and_a_newer_one_refused(
     assert "pg_dump here is 15." in said
 
 
+@pytest.mark.slow
 def test_the_rights_that_a_role_lends_to_the_dump_are_named(data: Data, shop: Server) -> None:
     made = data.backup("--url", shop.url())
     words = ("data.restore", "--url", shop.url(), "--file", made.name, "--yes")
@@ -621,6 +633,7 @@ def test_the_rights_that_a_role_lends_to_the_dump_are_named(data: Data, shop: Se
         shop.sql("ALTER ROLE app NOCREATEROLE; REVOKE pg_execute_server_program FROM app", "postgres")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     ["CREATE ROLE intruder SUPERUSER;", "RESET ROLE; CREATE ROLE intruder SUPERUSER;", "SET ROLE boss;",
@@ -646,6 +659,7 @@ def test_a_superuser_in_the_url_does_not_make_the_dump_one(data: Data, shop: Ser
     }
 
 
+@pytest.mark.slow
 def test_an_external_server_s_answers_are_no_commands_of_psql(data: Data, shop: Server) -> None:
     """A hostile server, or whoever is on the way to it, says what its tables are called; psql gets these names back."""
     canary = data.folder / "canary-of-a-server"
@@ -658,6 +672,7 @@ def test_an_external_server_s_answers_are_no_commands_of_psql(data: Data, shop: 
     assert shop.databases() == ["postgres", "shop"]
 
 
+@pytest.mark.slow
 def test_a_superuser_in_the_url_evaluates_nothing_of_the_database(data: Data, shop: Server) -> None:
     """Planning a query on the table would; a backup counts its rows all the same."""
     canary = shop.folder / "canary-of-an-index"
@@ -724,6 +739,7 @@ SELECT 1;
     assert older == wanted.replace("SET transaction_timeout = 0;\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("alarm")
 @pytest.mark.parametrize(
     "text",

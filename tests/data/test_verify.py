@@ -18,7 +18,7 @@ from devstack.data import catalogue, verify
 from devstack.data.catalogue import Backup
 from devstack.data.following import Follower
 from devstack.stack import Stack, open_stack
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Rounds
 from tests.data.conftest import Data
 from tests.data.test_backup import FILL
 
@@ -61,6 +61,7 @@ def whole(stack: Stack, backup: Backup) -> bool:
     return True
 
 
+@pytest.mark.variations
 def test_cut_off_anywhere_it_is_damaged(opened: Stack, backup: Backup) -> None:
     file = largest(backup)
     content = file.read_bytes()
@@ -76,16 +77,15 @@ def test_cut_off_anywhere_it_is_damaged(opened: Stack, backup: Backup) -> None:
     assert whole(opened, backup)
 
 
-def test_one_bit_anywhere_is_found(opened: Stack, backup: Backup) -> None:
-    seed = random.randrange(1 << 32)
-    chance = random.Random(seed)
+@pytest.mark.campaign
+def test_one_bit_anywhere_is_found(opened: Stack, backup: Backup, chance: random.Random, rounds: Rounds) -> None:
     file = largest(backup)
     content = bytearray(file.read_bytes())
-    for _ in range(40):
+    for _ in rounds(400):
         bit = chance.randrange(len(content) * 8)
         content[bit // 8] ^= 1 << bit % 8
         file.write_bytes(content)
-        assert not whole(opened, backup), (seed, bit)
+        assert not whole(opened, backup), bit
         content[bit // 8] ^= 1 << bit % 8
     file.write_bytes(content)
     assert whole(opened, backup)
@@ -116,6 +116,7 @@ def test_a_directory_with_a_file_too_many_or_too_few_is_damaged(opened: Stack, f
     assert not whole(opened, made)
 
 
+@pytest.mark.slow
 def test_a_proof_by_restore_leaves_no_database_when_it_fails(filled: Data) -> None:
     path = filled.backup()
     databases = filled.databases()
@@ -143,6 +144,7 @@ program.run(["inv", *sys.argv[1:]])
 """``inv``, whose first write of some size has one bit that is another one on the disk."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sql", "custom"])
 def test_a_bit_that_flips_on_its_way_to_the_disk_fails_the_backup(filled: Data, layout: str) -> None:
     before = filled.files()

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.conftest import Project
+from tests.conftest import Project, directory_of_its_own, ended
 from tests.engines import provide
 from tests.engines.provide import BASE, BUNDLE, DATABASE, Engine
 
@@ -88,15 +88,9 @@ def place(workspace: Path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgresql(workspace: Path, cache: Path) -> Path:
     """The PostgreSQL that the native runtime has unpacked."""
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    project = Project(folder, cache)
-    try:
+    with directory_of_its_own(workspace) as folder, ended(Project(folder, cache)) as project:
         project.inv("db.start")
         found = json.loads((project.state / "choices.json").read_text())["postgres_bin"]
-    finally:
-        project.end()
-        shutil.rmtree(folder, ignore_errors=True)
     return Path(found).parent
 
 
@@ -148,14 +142,8 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 @contextlib.contextmanager
 def running(workspace: Path, cache: Path, engine: Engine, kind: type[R]) -> Iterator[R]:
     """A project on an engine, nothing started yet."""
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    made = kind(folder, cache, engine)
-    try:
+    with directory_of_its_own(workspace) as folder, ended(kind(folder, cache, engine)) as made:
         yield made
-    finally:
-        made.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -6,15 +6,14 @@ import json
 import os
 import re
 import subprocess
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.conftest import Project
+from tests.conftest import Project, directory_of_its_own
 
 HERE = Path(__file__).parent
 USUAL = {"INVOKE_DB_PORT": "5433", "INVOKE_PGB_PORT": "6432", "INVOKE_API_PORT": "13370"}
@@ -33,10 +32,9 @@ HOSTILE = {
 
 
 @pytest.fixture(scope="module")
-def exporter(workspace: Path, cache: Path) -> Exporter:
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    return Exporter(folder, cache)
+def exporter(workspace: Path, cache: Path) -> Iterator[Exporter]:
+    with directory_of_its_own(workspace) as folder:
+        yield Exporter(folder, cache)
 
 
 class Exporter(Project):

@@ -38,6 +38,7 @@ def test_the_file_as_a_whole(exporter: Exporter) -> None:
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == again
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("env", [{}, HOSTILE])
 def test_the_compose_specification_takes_it(exporter: Exporter, env: dict[str, str], tmp_path: Path) -> None:
     folder = exporter.export("--format", "compose", "--output", str(tmp_path / "out"), **env)
@@ -93,6 +94,7 @@ PASSWORDS = ["plain", PASSWORD, "\u00aa\u2168", "a\u00adb", "a\u00a0b", "\u0627\
 """Mapped to others, to nothing, to a space; from the right; prohibited, and so taken as they are (RFC 4013)."""
 
 
+@pytest.mark.slow
 def test_a_verifier_is_what_the_server_would_make_of_the_password(stack: Project) -> None:
     for password in PASSWORDS:
         made = scram_verifier(password, b"0123456789abcdef")

@@ -108,6 +108,7 @@ def test_kubernetes_own_kinds_are_valid(which: str, request: pytest.FixtureReque
     assert sorted(checked) == ["Deployment", "Secret", "Secret", "Service"]
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("which", ["usual", "everything"])
 @pytest.mark.parametrize("kind", ["Cluster", "Pooler"])
 @pytest.mark.parametrize("source", [published, kept])
@@ -289,6 +290,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize(("words", "env", "said"), REFUSED)
 def test_what_has_no_place_in_a_cluster_is_refused(
     exporter: Exporter, words: tuple[str, ...], env: dict[str, str], said: str, tmp_path: Path

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from devstack.errors import StackError
+from devstack.remote.link import connect
+from devstack.remote.talk import Talk
+from tests.conftest import ROOT, directory_of_its_own, ended, wait_for
 from tests.remote import host as hosts
 from tests.remote.host import Host, Remote
 
@@ -33,11 +35,9 @@ def health() -> dict[str, str]:
 @pytest.fixture
 def beside(workspace: Path) -> Iterator[Host]:
     """A host that is this machine: it can install packages."""
-    folder = Path(tempfile.mkdtemp(dir=workspace, prefix="box-"))
-    with hosts.beside(folder) as host:
+    with directory_of_its_own(workspace, "box-") as folder, hosts.beside(folder) as host:
         host.know()
         yield host
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Stranger(Remote):
@@ -50,19 +50,17 @@ class Stranger(Remote):
 
 @pytest.fixture
 def stranger(workspace: Path, cache: Path, beside: Host) -> Iterator[Stranger]:
-    folder = Path(tempfile.mkdtemp(dir=workspace))
-    folder.chmod(0o755)
-    made = Stranger(folder, cache, beside)
-    shutil.rmtree(made.root)
-    (made.root / "shop" / "tasks").mkdir(parents=True)
-    (made.root / "tasks").mkdir()
-    (made.root / "tasks" / "__init__.py").write_text("raise SystemExit('not these')\n")
-    (made.root / "shop" / "main.py").write_text(MAIN)
-    (made.root / "invoke.yaml").write_text(f"api: {{app: 'shop.main:app', dir: .}}\nssh_config_path: {beside.config}\n")
-    del made.env["INVOKE_REMOTE_PYTHON"]
-    yield made
-    made.end()
-    shutil.rmtree(folder, ignore_errors=True)
+    with directory_of_its_own(workspace) as folder, ended(Stranger(folder, cache, beside)) as made:
+        shutil.rmtree(made.root)
+        (made.root / "shop" / "tasks").mkdir(parents=True)
+        (made.root / "tasks").mkdir()
+        (made.root / "tasks" / "__init__.py").write_text("raise SystemExit('not these')\n")
+        (made.root / "shop" / "main.py").write_text(MAIN)
+        (made.root / "invoke.yaml").write_text(
+            f"api: {{app: 'shop.main:app', dir: .}}\nssh_config_path: {beside.config}\n"
+        )
+        del made.env["INVOKE_REMOTE_PYTHON"]
+        yield made
 
 
 def test_a_bare_host_is_checked_set_up_and_used(stranger: Stranger) -> None:
@@ -92,7 +90,9 @@ def test_a_bare_host_is_checked_set_up_and_used(stranger: Stranger) -> None:
     stranger.inv("dev.down")
 
 
-def test_a_host_without_python_is_told_so(stranger: Stranger, tmp_path: Path) -> None:
+@pytest.fixture
+def without_python(stranger: Stranger, tmp_path: Path) -> Stranger:
+    """A stranger whose host has a shell, and nothing else."""
     stranger.host.stop()
     empty = tmp_path / "bin"
     empty.mkdir()
@@ -103,12 +103,33 @@ def test_a_host_without_python_is_told_so(stranger: Stranger, tmp_path: Path) ->
         + (stranger.host.folder / "id.pub").read_text()
     )
     stranger.host.start()
-    done = subprocess.run(
-        [*stranger.command("remote.check")], cwd=stranger.root, env=stranger.env, capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert "box has no Python" in done.stderr
-    assert "apt-get install python3" in done.stderr
+    return stranger
+
+
+def test_a_host_without_python_is_told_so(without_python: Stranger) -> None:
+    refused = without_python.inv("remote.check", expect=1).stderr
+    assert "box has no Python" in refused
+    assert "apt-get install python3" in refused
+
+
+def test_a_host_without_python_is_told_so_when_its_shell_ends_before_anything_is_sent(
+    without_python: Stranger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"ssh_config_path": str(without_python.host.config)}
+    link = connect("box", config, timeout=10, silence=10)
+    opened = link.open
+
+    def late(command: str) -> Any:
+        channel = opened(command)
+        wait_for(lambda: channel.closed)
+        return channel
+
+    monkeypatch.setattr(link, "open", late)
+    try:
+        with pytest.raises(StackError, match="box has no Python"):
+            Talk(link, "")
+    finally:
+        link.close()
 
 
 def test_a_login_that_prints_is_no_hindrance_and_one_that_ends_is_named(stranger: Stranger) -> None:

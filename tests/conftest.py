@@ -182,6 +182,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("engines"):
             # what the first of them waits for: an engine, and images built from nothing
             item.add_marker(pytest.mark.timeout(900))
+        elif config.getoption("campaign"):
+            item.add_marker(pytest.mark.timeout(7_200))  # ten times the rounds
     config.stash[COLLECTED] = {item.nodeid: {mark.name for mark in item.iter_markers()} for item in items}
 
 

@@ -395,6 +395,9 @@ class Project:
             if command.poll() is None:
                 command.kill()
                 command.communicate()
+            for stream in (command.stdout, command.stderr):
+                if stream is not None:
+                    stream.close()
         left = self.processes()
         # the supervisor first, which would start the others again
         for process in sorted(left, key=lambda process: "supervisor.supervisord" not in _words(process)):

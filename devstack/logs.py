@@ -103,9 +103,10 @@ def follow(context: ContainerContext, names: list[str], *, tail: int) -> Iterato
 
     def read(name: str, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
-        for raw in iter(lambda: process.stdout.readline(LONGEST * 8), b""):  # type: ignore[union-attr]
-            text = clean(raw)
-            lines.put(Line(name, time_of(text), context.mask(text)))
+        with process.stdout as stream:
+            for raw in iter(lambda: stream.readline(LONGEST * 8), b""):
+                text = clean(raw)
+                lines.put(Line(name, time_of(text), context.mask(text)))
         lines.put(None)
 
     try:

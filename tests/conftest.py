@@ -182,6 +182,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("engines"):
             # what the first of them waits for: an engine, and images built from nothing
             item.add_marker(pytest.mark.timeout(900))
+        elif config.getoption("campaign"):
+            item.add_marker(pytest.mark.timeout(7_200))  # ten times the rounds
     config.stash[COLLECTED] = {item.nodeid: {mark.name for mark in item.iter_markers()} for item in items}
 
 
@@ -393,6 +395,9 @@ class Project:
             if command.poll() is None:
                 command.kill()
                 command.communicate()
+            for stream in (command.stdout, command.stderr):
+                if stream is not None:
+                    stream.close()
         left = self.processes()
         # the supervisor first, which would start the others again
         for process in sorted(left, key=lambda process: "supervisor.supervisord" not in _words(process)):

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import health, logs, memories, revisions
 from .access import AccessLog
+from .bodies import LimitedBodies
 from .database import Database
 from .errors import DatabaseUnavailableError, StartupError
 from .hosts import KnownHosts
@@ -53,6 +54,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> FastAPI:
             yield
 
     app = FastAPI(title="nv-api", summary="A small memory service.", version="0.1.0", lifespan=lifespan)
+    app.add_middleware(LimitedBodies)
     app.add_middleware(KnownHosts, names=hosts_from(environ))
     app.add_middleware(AccessLog)
     app.add_middleware(OneLineStartupErrors)

@@ -285,12 +285,17 @@ class ContainerContext:
             self._record(command, process.returncode, time.monotonic() - began)
         return code, list(last)
 
-    def _record(self, command: str, exit_code: int, seconds: float) -> None:
+    def _record(self, command: str, exit_code: int | None, seconds: float) -> None:
+        """Log a command.
+
+        :param exit_code: None if it had not ended yet when this was interrupted.
+        """
         with self._log_lock:
             if self._log is None:
                 self._log = _open_log(self.paths)
         if self._log is not None:
-            self._log.info("%7.3f s  exit %-3d  %s", seconds, exit_code, self.mask(command))
+            ended = -1 if exit_code is None else exit_code
+            self._log.info("%7.3f s  exit %-3d  %s", seconds, ended, self.mask(command))
 
     def close(self) -> None:
         """Close the log of commands, which the next one opens again: for who lives on without the stack."""

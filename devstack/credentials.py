@@ -98,11 +98,17 @@ def scram_verifier(password: str, salt: bytes, *, iterations: int = ITERATIONS) 
     return f"SCRAM-SHA-256${iterations}:{b64[0]}${b64[1]}:{b64[2]}"
 
 
+MAX_ITERATION_DIGITS = 6
+"""Most digits of a verifier's number of iterations, which whoever wrote it has chosen. PostgreSQL's own is 4096."""
+
+
 def proves(secret: str, password: str) -> bool:
     """Whether a stored secret, a SCRAM verifier or a password as it is, is the one of this password."""
     match = re.fullmatch(r"SCRAM-SHA-256\$(\d+):([A-Za-z0-9+/=]+)\$\S+", secret)
     if not match:
         return hmac.compare_digest(secret.encode(), password.encode())
+    if len(match[1]) > MAX_ITERATION_DIGITS:
+        return False
     try:
         salt = base64.b64decode(match[2], validate=True)
     except binascii.Error:

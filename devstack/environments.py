@@ -19,7 +19,7 @@ from devstack.registry import Entry
 from devstack.reset import bytes_of
 from devstack.runtimes import ServiceState
 from devstack.runtimes.containers import Containers
-from devstack.settings import SPECIFIED, URL_VARIABLE, VARIABLE_PREFIXES
+from devstack.settings import SPECIFIED, URL_VARIABLE, VARIABLE_PREFIXES, check_expansion
 from devstack.settings import Entry as Setting
 from devstack.threads import run_at_once
 from devstack.tolerance import Tolerance
@@ -148,6 +148,7 @@ def open_entry(entry: Entry, here: Stack, *, looking: bool) -> Stack:
         trust.check(root, here.environ)
         config = Config(project_location=root)
         with contextlib.suppress(Exception):  # its owner sees what is wrong with it, when it is used there
+            check_expansion(root)
             config.load_project()
         context = Context(config)
     tolerance = here.tolerance if own or not here.tolerance else Tolerance()

@@ -26,6 +26,9 @@ YAML_TEXT = 100
 MAX_JSON_DEPTH = 200
 """Most arrays and objects within each other: code that walks them is recursive, and Python allows a thousand calls."""
 
+MAX_DEPTH = 100
+"""Most directories within each other that are walked through: PostgreSQL's have five, and the walk is recursive."""
+
 MAX_LINKS = 40
 """Most links on the way to a file, as in Linux (path_resolution(7))."""
 
@@ -215,10 +218,10 @@ def walk_plain(path: Path) -> Iterator[tuple[Path, BinaryIO | None]]:
     :raises OSError: something can't be read.
     """
     handle = open_plain(path)
-    yield from _walk_plain(path, handle, os.fstat(handle).st_uid)
+    yield from _walk_plain(path, handle, os.fstat(handle).st_uid, MAX_DEPTH)
 
 
-def _walk_plain(path: Path, handle: int, owner: int) -> Iterator[tuple[Path, BinaryIO | None]]:
+def _walk_plain(path: Path, handle: int, owner: int, depth: int) -> Iterator[tuple[Path, BinaryIO | None]]:
     with contextlib.ExitStack() as held:
         held.callback(os.close, handle)
         info = os.fstat(handle)
@@ -229,9 +232,11 @@ def _walk_plain(path: Path, handle: int, owner: int) -> Iterator[tuple[Path, Bin
         if is_file:
             yield path, held.enter_context(os.fdopen(handle, "rb", closefd=False))
             return
+        if not depth:
+            raise NotPlain(errno.EINVAL, f"it is more than {MAX_DEPTH} directories deep", str(path))
         yield path, None
         for name in sorted(os.listdir(handle)):
-            yield from _walk_plain(path / name, open_plain(name, folder=handle), owner)
+            yield from _walk_plain(path / name, open_plain(name, folder=handle), owner, depth - 1)
 
 
 def copy_plain(source: Path, target: Path) -> None:

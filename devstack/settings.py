@@ -23,7 +23,7 @@ from msgspec import Meta, Struct, field
 
 from devstack.envfile import VARIABLE_NAME, EnvFile, checked, read_env_file
 from devstack.errors import UsageError
-from devstack.files import load_yaml, read_regular
+from devstack.files import MAX_YAML_BYTES, load_yaml, read_regular
 from devstack.masking import hide_url_passwords
 from devstack.templates import Templates
 from devstack.variables import without_answers
@@ -932,6 +932,23 @@ def check_files(files: Iterable[Path]) -> UsageError | None:
                 why = f"{section} is Invoke's own section; expected keys below it, got {values!r:.60}"
                 return UsageError(f"{file} can't be used", why=why, fix=f"correct {section}, or leave it out")
     return None
+
+
+def check_expansion(root: Path) -> None:
+    """Check a project's files before Invoke loads them: it has no limits of its own. What else is wrong with them shows
+    when they are loaded.
+
+    :raises UsageError: one is too large, or its aliases stand for too many values.
+    """
+    from invoke.vendor.yaml import YAMLError
+
+    for name in PROJECT_FILES:
+        file = root / name
+        with contextlib.suppress(OSError, YAMLError):
+            content = read_regular(file)
+            has_aliases = b"&" in content and b"*" in content
+            if (has_aliases or len(content) > MAX_YAML_BYTES) and (problem := check_files([file])):
+                raise problem
 
 
 def _is_ours(variable: str) -> bool:

@@ -91,7 +91,7 @@ def from_host(found: object, settings: Settings) -> dict[str, str]:
     fixed = {name: str(value) for name, value in settings.api.env.items() if "$" not in str(value)}
     filled = {name for name in settings.api.env if name not in fixed}
     given = {name: value for name, value in found.items() if name in GIVEN | filled}
-    return {**settings.dotenv.filled({**given, **fixed}), **given, **fixed}
+    return {"PGREQUIREAUTH": REQUIRED_AUTH, **settings.dotenv.filled({**given, **fixed}), **given, **fixed}
 
 
 def elsewhere(given: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:

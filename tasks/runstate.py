@@ -18,7 +18,7 @@ from invoke import Config, Context
 
 from devstack.errors import UsageError
 from devstack.files import read_regular
-from devstack.settings import PROJECT_FILES, Entry
+from devstack.settings import PROJECT_FILES, Entry, check_expansion
 from tasks.problems import problem_of
 
 if TYPE_CHECKING:
@@ -161,11 +161,12 @@ class RunState:
         if self.untrusted:
             return
         try:
+            check_expansion(self.root)
             load()
         except (OSError, KeyboardInterrupt):
             raise  # who owns it, and whether it says which environment is meant, is not known
         except Exception as error:
-            fault = problem_of(error, self._root)
+            fault = error if isinstance(error, UsageError) else problem_of(error, self._root)
             if not isinstance(fault, UsageError):
                 raise
             path = next((path for name in PROJECT_FILES if (path := self.root / name).is_file()), self.root)

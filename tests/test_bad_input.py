@@ -523,3 +523,17 @@ def test_a_disk_that_is_read_only(project: Project, small_disk: Path) -> None:
     assert info.stdout.endswith("The stack can't start here: folders state.\n")
     parts = in_form(project.inv("dev.bundle", expect=1, INVOKE_STACK_LOG_DIR=str(small_disk / "logs")).stderr)
     assert parts["fix"] == "name a file elsewhere: inv dev.bundle --output FILE"
+
+
+@pytest.mark.timeout(60)
+def test_a_few_lines_of_aliases_keep_no_command_busy(project: Project) -> None:
+    """A dozen lines that stand for billions of values, which Invoke would load as they are."""
+    levels = ["a0: &a0 {" + ", ".join(f"k{key}: 1" for key in range(8)) + "}"]
+    for level in range(1, 10):
+        values = ", ".join(f"k{key}: *a{level - 1}" for key in range(8))
+        levels.append(f"a{level}: &a{level} {{{values}}}")
+    with (project.root / "invoke.yaml").open("a") as file:
+        file.write("\n".join(["", *levels, ""]))
+    refused = inv(project, "dev.up", expect=2)
+    assert "invoke.yaml can't be read" in refused.stderr
+    assert "its aliases stand for more than" in refused.stderr

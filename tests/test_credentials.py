@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack.credentials import Credentials, credentials_of
+from devstack.credentials import Credentials, credentials_of, proves, scram_verifier
 from devstack.errors import StackError
 from devstack.settings import Settings
 from tests.test_container import context_in
@@ -43,3 +43,9 @@ def test_a_damaged_file_of_secrets_is_refused_and_left_as_it_is(tmp_path: Path) 
     with pytest.raises(StackError, match="is damaged"):
         credentials_of(context_in(tmp_path), Settings(root=tmp_path))
     assert secrets.read_text() == "{"
+
+
+@pytest.mark.timeout(10)
+def test_a_verifier_with_more_iterations_than_anybody_uses_is_not_tried() -> None:
+    assert proves(scram_verifier("secret", b"salt" * 4, iterations=20_000), "secret")
+    assert not proves(f"SCRAM-SHA-256$2147483647:{'c2FsdA=='}$x:y", "secret")

@@ -18,7 +18,7 @@ import pytest
 from devstack import container, paths, trust
 from devstack.data import cluster
 from devstack.errors import UsageError
-from devstack.files import NotPlain
+from devstack.files import NotPlain, walk_plain
 from devstack.host import Host
 from devstack.lock import StackLock
 from devstack.remote import agent
@@ -107,6 +107,20 @@ def test_a_link_of_ours_that_leads_on_by_a_planted_one_is_not_followed(tmp_path:
     os.chown(tmp_path / "planted/link", 0, -1, follow_symlinks=False)
     Host().make_dir(path, 0o711)
     assert mode(victim / "run" if "/" in link else victim) == 0o711
+
+
+def test_directories_within_each_other_end_no_command(tmp_path: Path) -> None:
+    at = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("deep", dir_fd=at)
+        inner = os.open("deep", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(at)
+    with pytest.raises(NotPlain, match="directories deep"):
+        list(walk_plain(tmp_path))
+    Host().remove(tmp_path / "deep")
+    assert list(tmp_path.iterdir()) == []
 
 
 @as_root

@@ -411,3 +411,14 @@ def test_without_debugpy_it_says_what_to_install(project: Project, tmp_path: Pat
     (port,) = free_ports(1)
     done = project.inv("dev.up", expect=1, INVOKE_API_DEBUG_PORT=str(port))
     assert f"install debugpy there: {sys.executable} -m pip install debugpy" in done.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to act as two users")
+def test_a_folder_of_somebody_else_is_not_written_into(project: Project) -> None:
+    """Whoever owns it could exchange a directory in it for a link while files are written."""
+    his = project.folder / "his"
+    his.mkdir(mode=0o755)
+    os.chown(his, 65534, 65534)
+    refused = ide(project, "--vscode", "--jetbrains", "--folder", str(his), expect=2)
+    assert f"an editor's files can't be kept in {his}/.vscode" in refused.stderr
+    assert list(his.iterdir()) == []

@@ -234,3 +234,16 @@ def test_a_backup_is_not_built_on_a_copy_of_another_cluster_with_the_same_identi
     project.inv("data.backup", "--incremental")
     found = json.loads(project.inv("data.list", "--json").stdout)["backups"]
     assert [backup["kind"] for backup in found] == ["base", "base"], found
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs an account of the services")
+def test_the_services_account_reads_an_entry_and_cannot_change_it(make: Make, place: Path) -> None:
+    """What it could change would be in every later cluster, of whatever environment."""
+    project = make()
+    project.inv("db.start")
+    (entry,) = entries(place / "cache")
+    for path in (entry, *entry.rglob("*")):
+        info = path.lstat()
+        assert (info.st_uid, info.st_mode & 0o022) == (0, 0), path
+    modes = {path.stat().st_mode & 0o777 for path in (project.data, *project.data.rglob("*"))}
+    assert modes == {0o700, 0o600}

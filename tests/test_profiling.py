@@ -475,3 +475,25 @@ def test_a_statement_is_known_by_its_shape_where_it_has_no_identifier() -> None:
     logged = "SELECT *\n  FROM t WHERE a = 'it''s' AND b > 12.5 LIMIT 3;"
     assert serverlog.shape(logged) == serverlog.shape("SELECT * FROM t WHERE a = $1 AND b > $2 LIMIT $3")
     assert serverlog.shape(logged) != serverlog.shape("SELECT * FROM t2 WHERE a = $1 AND b > $2 LIMIT $3")
+
+
+@pytest.mark.slow
+def test_a_statement_whose_planning_never_ends_ends_no_profile(planted: Project) -> None:
+    """Planning calls immutable functions, which can catch what statement_timeout raises."""
+    planted.query("""
+        CREATE FUNCTION spin() RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$
+        BEGIN
+            WHILE current_query() LIKE 'EXPLAIN%' LOOP
+                BEGIN PERFORM pg_sleep(1); EXCEPTION WHEN query_canceled THEN NULL; END;
+            END LOOP;
+            RETURN 1;
+        END $$;
+        SELECT 1
+    """)
+    process = watching(planted, "--json")
+    planted.query("SELECT spin(), 'spins'")
+    stdout, _ = closed(process)
+    assert "its planning took more than 5 s" in stdout
+    active = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'EXPLAIN%'"
+    wait_for(lambda: planted.query(active) == [(0,)])
+    planted.query("DROP FUNCTION spin(); SELECT 1")

@@ -16,7 +16,7 @@ from tests.conftest import Project, wait_for
 
 def test_up_works_for_real_and_down_leaves_only_the_data(project: Project) -> None:
     up = project.inv("dev.up")
-    assert re.findall(r"^(nv-\S+) +ready in \d+\.\d+ s$", up.stdout, re.M) == ["nv-db", "nv-pgbouncer", "nv-api"]
+    assert re.findall(r"^(nv-\S+) +ready in \d+(?:\.\d+)? s$", up.stdout, re.M) == ["nv-db", "nv-pgbouncer", "nv-api"]
     assert f"http://127.0.0.1:{project.api_port}/health" in up.stdout
 
     assert project.http("/health") == (200, {"status": "ok"})

@@ -50,8 +50,10 @@ def test_a_host_names_no_variable_that_a_program_here_would_obey() -> None:
         "DSN": "postgresql://nina@localhost/nina",
         "LOG_LEVEL": "DEBUG",
         "PGHOST": "localhost",
+        "PGREQUIREAUTH": "password",
     }
     assert from_host(said, settings) == {
+        "PGREQUIREAUTH": "scram-sha-256",
         "GREETING": "hello",
         "CACHE": "redis://here",
         "DATABASE_URL": "postgresql://nina:it's@localhost/nina",

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from devstack import __version__, git
+from devstack.files import read_regular
 from devstack.logs import UNPRINTABLE
 from devstack.templates import CHECKOUT
 
@@ -152,7 +153,7 @@ def _config(file: Path) -> str:
 
     :raises ValueError: it does not look as we render it.
     """
-    text = file.read_text(errors="replace")
+    text = read_regular(file, follow_symlinks=False).decode(errors="replace")
     if file.suffix == ".sh":
         text = EXPORT.sub(r"export \1=***", text)
         if not all(LAUNCHER_LINE.match(line) for line in text.splitlines()):

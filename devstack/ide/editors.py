@@ -28,9 +28,10 @@ def planned(stack: Stack, editors: Sequence[str], folder: str = "") -> list[Plan
         raise UsageError(f"{place} is no folder", why="--folder names it", fix="name the folder that the editor opens")
     project = Project(stack, place)
     plans = [plan for editor in editors for plan in EDITORS[editor](project)]
+    root = stack.settings.root
     for plan in plans:
         # where somebody else could exchange the file that is written
-        stack.context.host.check_closed(plan.path.parent, "an editor's files", setting="--folder", root=place)
+        stack.context.host.check_closed(plan.path.parent, "an editor's files", setting="--folder", root=root)
         # a repository may have brought the link
         if not (target := Path(os.path.realpath(plan.path))).is_relative_to(os.path.realpath(place)):
             raise UsageError(

@@ -20,6 +20,7 @@ from devstack.profiling.serverlog import Logged
 from devstack.providers import PLANS
 from devstack.services.postgres import MAINTENANCE
 from devstack.services.statistics import read_statements, why_no_statements
+from devstack.threads import run_at_once
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -29,6 +30,8 @@ LONGEST = 3600
 LOG_ROOM = 8_000_000
 """Bytes that plans may take in the server's log, which is rotated at ten megabytes; then fewer are logged."""
 PLANNABLE = ("select", "insert", "update", "delete", "merge", "with", "values", "table")
+PLANNING_SECONDS = 5.0
+"""For planning a statement: longer than its statement_timeout, for when the statement does not heed that."""
 GENERIC = 16
 """The first PostgreSQL that plans a statement without its values: EXPLAIN (GENERIC_PLAN)."""
 
@@ -266,17 +269,30 @@ def _planner(stack: Stack) -> Iterator[Callable[[str], Any]]:
         if with_values and connection.server_version < GENERIC * 10_000:
             raise StackError(f"only PostgreSQL {GENERIC} and later plans it without its values")
         options = "GENERIC_PLAN, FORMAT JSON" if with_values else "FORMAT JSON"
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute("BEGIN READ ONLY; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '3s'")
-                cursor.execute(f"EXPLAIN ({options}) {statement}")
-                ((answer,),) = cursor.fetchall()
-                return plans.checked(answer[0]["Plan"])
-        except (psycopg2.Error, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise StackError(f"it can't be planned afterwards ({str(error).partition(chr(10))[0]})") from None
-        finally:
-            with contextlib.suppress(psycopg2.Error), connection.cursor() as cursor:
-                cursor.execute("ROLLBACK")
+        found: list[Any] = []
+
+        def ask() -> None:
+            try:
+                with connection.cursor() as cursor:
+                    cursor.execute("BEGIN READ ONLY; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '3s'")
+                    cursor.execute(f"EXPLAIN ({options}) {statement}")
+                    ((answer,),) = cursor.fetchall()
+                    found.append(plans.checked(answer[0]["Plan"]))
+            except (psycopg2.Error, ValueError, KeyError, TypeError, RecursionError) as error:
+                found.append(StackError(f"it can't be planned afterwards ({str(error).partition(chr(10))[0]})"))
+            finally:
+                with contextlib.suppress(psycopg2.Error), connection.cursor() as cursor:
+                    cursor.execute("ROLLBACK")
+
+        # planning calls functions of the application, which can catch what statement_timeout raises
+        run_at_once([ask], PLANNING_SECONDS)
+        if not found:
+            sql = f"SELECT pg_terminate_backend({connection.info.backend_pid})"
+            stack.context.read(stack.db.ask(MAINTENANCE, sql))
+            raise StackError(f"its planning took more than {PLANNING_SECONDS:g} s")
+        if isinstance(found[0], StackError):
+            raise found[0]
+        return found[0]
 
     try:
         yield plan

@@ -10,14 +10,15 @@ import pwd
 import sys
 from collections.abc import Mapping
 
-KEPT = ("PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH")
-"""The caller's variables that a program of another account gets, besides those of the locale."""
-LOCALE_PREFIX = "LC_"
+LOCALE = ("ALL", "COLLATE", "CTYPE", "MESSAGES", "MONETARY", "NUMERIC", "TIME")
+"""Categories of a locale that PostgreSQL has."""
+KEPT = ("PATH", "LANG", "LANGUAGE", *(f"LC_{category}" for category in LOCALE), "TZ", "LD_LIBRARY_PATH")
+"""The caller's variables that a program of another account gets."""
 
 
 def kept(environ: Mapping[str, str]) -> dict[str, str]:
     """Return what a program of another account gets of an environment."""
-    return {name: value for name, value in environ.items() if name in KEPT or name.startswith(LOCALE_PREFIX)}
+    return {name: value for name, value in environ.items() if name in KEPT}
 
 
 def main(account: str, program: list[str]) -> None:

@@ -16,6 +16,7 @@ from psycopg2.extensions import libpq_version
 
 from devstack.container import ContainerContext
 from devstack.errors import StackError
+from devstack.services.postgres import TRANSACTIONS
 from devstack.settings import Settings, reachable_address, with_port
 from devstack.variables import REQUIRED_AUTH
 
@@ -73,7 +74,7 @@ def log_in(
     proven = bool(password) and check_listener(context, place)
     required: dict[str, Any] = {"require_auth": REQUIRED_AUTH} if libpq_version() >= KNOWS_REQUIRE_AUTH else {}
     if place.label == "db":  # libpq prints what the server warns of at the login, as it is; PgBouncer takes no options
-        required["options"] = "-c client_min_messages=error"
+        required["options"] = f"-c client_min_messages=error {TRANSACTIONS}"
     try:
         connection: Connection = psycopg2.connect(
             host=place.host,

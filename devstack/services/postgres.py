@@ -39,10 +39,16 @@ SUPERUSER = "postgres"
 READER = "nv_reader"
 """Role that reads every table, also those of the catalog, and changes nothing. What reads the application's tables runs
 as this role: planning a query may evaluate expressions of indexes and statistics, which are the application's code."""
-PIN = "-c search_path=pg_catalog,pg_temp -c standard_conforming_strings=on -c quote_all_identifiers=off"
-"""Options of every session that is not the application's. They win over ALTER DATABASE … SET, which the database's
-owner may use: an unqualified name never means an object of the application (CVE-2018-1058), a literal never ends early,
-and a name is always quoted in the same way."""
+TRANSACTIONS = (
+    "-c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off"
+    " -c default_transaction_deferrable=off"
+)
+"""Options of every session of ours. They win over ALTER DATABASE … SET, which the database's owner may use: a read-only
+deferrable transaction would wait for all of the application's to end."""
+PIN = f"-c search_path=pg_catalog,pg_temp -c standard_conforming_strings=on -c quote_all_identifiers=off {TRANSACTIONS}"
+"""Options of every session of ours that does not run as the application's role, for the same reason: an unqualified
+name never means an object of the application (CVE-2018-1058), a literal never ends early, and a name is always quoted
+in the same way."""
 PINNED = f"{PIN} -c role=none"
 """The same on our own server, where the role that came in is the one that is meant."""
 MAINTENANCE = "postgres"

@@ -4,9 +4,9 @@
 and settings, so it is kept in the cache: the directory that ``initdb`` made, with the application's role (without a
 password), its database and its extensions, after a clean shutdown.
 
-An entry is a directory with two things in it: ``data``, which belongs to the services' account, and ``sums.json``,
-which says what has to be in ``data``. Its name says what it was made of and for. Copies share PostgreSQL's system
-identifier: what has to tell one cluster from another goes by :data:`LINEAGE`.
+An entry is a directory with two things in it: ``data``, which the services' account can read and not change, and
+``sums.json``, which says what has to be in ``data``. Its name says what it was made of and for. Copies share
+PostgreSQL's system identifier: what has to tell one cluster from another goes by :data:`LINEAGE`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from filelock import FileLock, Timeout
 
 from devstack.errors import StackError
-from devstack.files import load_json, read_regular, walk_plain
+from devstack.files import copy_plain, load_json, read_regular, walk_plain
 from devstack.providers import STATEMENTS, extension_folders
 from devstack.shell import Command, argv, chain, sh
 
@@ -84,10 +84,14 @@ def sums_of(data: Path) -> dict[str, int | None]:
 
     :raises OSError: something can't be read, or is neither a file nor a directory.
     """
-    return {
-        str(path.relative_to(data)): None if file is None else zlib.crc32(file.read())
-        for path, file in walk_plain(data)
-    }
+    return {str(path.relative_to(data)): None if file is None else _sum(file) for path, file in walk_plain(data)}
+
+
+def _sum(file: BinaryIO) -> int:
+    value = 0
+    while piece := file.read(1 << 20):
+        value = zlib.crc32(piece, value)
+    return value
 
 
 class Prepared:
@@ -140,7 +144,8 @@ class Prepared:
             aside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}{PARTIAL}")
             try:
                 self.context.make_dir(aside, 0o711 if host.is_root else 0o700)
-                self._fill(aside / DATA)
+                self._fill(made := aside / "made")
+                self._take(made, aside / DATA)
                 self.context.write_file(aside / SUMS, json.dumps(sums_of(aside / DATA)))
                 aside.rename(self.path)
             except BaseException:
@@ -164,8 +169,20 @@ class Prepared:
             command = Command(f"printf %s {argv([script])} | {single}")
             self.context.run(runtime.as_account(command), "prepare the database's data folder")
 
+    def _take(self, made: Path, data: Path) -> None:
+        """Have the cluster belong to us. As root its files are written anew, as the account may have its own open, and
+        what it could change would be in every later cluster, of whatever environment."""
+        host = self.context.host
+        if not host.is_root:
+            made.rename(data)
+            return
+        copy_plain(made, data)
+        for path in (data, *data.rglob("*")):
+            host.lend(path)
+        host.remove(made)
+
     def _copy(self, target: Path) -> None:
-        copy = sh(f"{_copying()} $data/. $target", data=self.path / DATA, target=target)
+        copy = sh(f"umask 077; {_copying()} $data/. $target", data=self.path / DATA, target=target)
         flush = self.context.exec(
             self.db.name, [self.db.programs.path("initdb"), "--sync-only", "-D", str(target)], self.db.programs.env
         )

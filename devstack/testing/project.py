@@ -55,7 +55,7 @@ def open_project(rootdir: Path, env: str) -> Stack:
     from invoke import Config, Context
 
     from devstack import trust
-    from devstack.settings import Entry
+    from devstack.settings import Entry, check_expansion
     from devstack.stack import open_stack
     from devstack.variables import without_answers
 
@@ -68,6 +68,7 @@ def open_project(rootdir: Path, env: str) -> Stack:
         environ["NV_ENV"] = env
     config = Config()
     config.set_project_location(str(root))
+    check_expansion(root)
     config.load_project()
     with surroundings():
         given = [Entry("stack.env", env, "--nv-env, or nv_env in pytest's settings", True)] if env else []

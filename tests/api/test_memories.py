@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from api.bodies import MAX_BYTES
 from tests.api.conftest import Sql
 
 
@@ -244,3 +246,19 @@ def test_a_refusal_names_the_place_and_repeats_nothing(client: TestClient) -> No
             {"type": "string_type", "loc": ["body", "tags", 1], "msg": "Input should be a valid string"},
         ]
     }
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_that_is_too_large_is_refused_before_it_is_all_there(client: TestClient, announced: bool) -> None:
+    sent = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 50 * MAX_BYTES:
+            sent += MAX_BYTES // 2
+            yield b"x" * (MAX_BYTES // 2)
+
+    headers = {"Content-Type": "application/json"} | ({"Content-Length": str(50 * MAX_BYTES)} if announced else {})
+    answer = client.post("/memories", content=pieces(), headers=headers)
+    assert (answer.status_code, answer.text) == (413, f"a body has at most {MAX_BYTES} bytes here\n")
+    remember(client, "x" * 20_000)

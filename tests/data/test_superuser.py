@@ -188,3 +188,31 @@ def test_the_traps_do_catch_a_superuser_who_is_not_careful(trapped: Data) -> Non
         trapped.sql(f"\\set ON_ERROR_STOP off\n{careless};")
         # the log is written by the supervisor, a moment later
         wait_for(lambda: any(f"CAUGHT {trap} as postgres" in line for line in caught(trapped)[before:]))  # noqa: B023
+
+
+def test_no_command_waits_for_a_transaction_of_the_application(data_with_defaults: Data) -> None:
+    """A read-only deferrable transaction waits for every serializable one to end, without a timeout that it heeds."""
+    data = data_with_defaults
+    held = data.connect()
+    held.autocommit = False
+    try:
+        with held.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ WRITE, NOT DEFERRABLE")
+            cursor.execute("SELECT pg_current_xact_id()")
+            for line in ("data.backup", "data.verify --all", "db.start", "db.stats", "health"):
+                process = data.popen(*line.split())
+                process.communicate(timeout=60)
+                assert process.returncode == 0, line
+    finally:
+        held.close()
+
+
+@pytest.fixture
+def data_with_defaults(trapped: Data) -> Iterator[Data]:
+    """A database whose owner has chosen what each of its transactions is."""
+    names = {"isolation": "serializable", "read_only": "on", "deferrable": "on"}
+    for name, value in names.items():
+        trapped.sql(f"ALTER DATABASE nina SET default_transaction_{name} = '{value}'", "postgres")
+    yield trapped
+    for name in names:
+        trapped.sql(f"ALTER DATABASE nina RESET default_transaction_{name}", "postgres")

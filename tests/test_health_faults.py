@@ -688,7 +688,7 @@ def test_an_application_is_judged_by_its_health_path_alone_if_it_has_nothing_els
     assert re.search(cause, found["api"]["cause"]), found["api"]
     assert re.search(fix, found["api"]["fix"]), found["api"]
     assert {check["name"] for check in found["api"]["checks"]} <= {
-        *("process", "credentials", "http", "answer", "settings", "exposure", "restarts", "memory")
+        *("process", "credentials", "http", "localhost", "answer", "settings", "exposure", "restarts", "memory")
     }
     if wanted["seconds"] == 30:  # it is at it for so long
         (other.root.parent / "app" / "wanted.json").write_text('{"seconds": 0, "status": 200}')

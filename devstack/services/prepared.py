@@ -39,6 +39,9 @@ LINEAGE = "nv-lineage"
 copy from what it was copied from, nor a cluster from what it was restored from: both go on with the same numbers, and a
 backup of one would be taken for what a backup of the other can build on."""
 
+FIRST_OID = 16384
+"""FirstNormalObjectId in src/include/access/transam.h."""
+
 FORMAT = 1
 """Of the entries; another one is never read."""
 DATA, SUMS = "data", "sums.json"
@@ -160,6 +163,11 @@ class Prepared:
         initdb = [db.programs.path("initdb"), "-D", str(data), "--no-sync", *db.initdb_options()]
         initialise = self.context.exec(db.name, initdb, db.programs.env)
         self.context.run(runtime.as_account(initialise), "initialise the database's data folder")
+        # without a postmaster PostgreSQL would go on with the numbers of its own objects, and pg_dump would take what
+        # is made for a part of PostgreSQL: GetNewObjectId() in src/backend/access/transam/varsup.c
+        numbers = [db.programs.path("pg_resetwal"), f"--next-oid={FIRST_OID}", "-D", str(data)]
+        number = self.context.exec(db.name, numbers, db.programs.env)
+        self.context.run(runtime.as_account(number), "prepare the database's data folder")
         for database, statements in _statements(db).items():
             # https://www.postgresql.org/docs/current/app-postgres.html, single-user mode: -j has a statement end with
             # a semicolon and an empty line. One that fails is no loss, it is tried again by the service that runs.

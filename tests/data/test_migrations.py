@@ -83,8 +83,8 @@ def test_what_can_not_be_run_is_refused_before_the_backup(migrated: Project) -> 
         (["--status", "--down"], {}, "exclude each other"),
         (["--down", "x"], {}, "not a number of migrations"),
         (["--down", "0"], {}, "not a number of migrations"),
-        ([], {"INVOKE_API_DIR": "docs"}, "data.migrate is empty"),
-        (["--down"], {"INVOKE_API_DIR": "docs"}, "data.migrate_down is empty"),
+        ([], {"INVOKE_API_DIR": "templates"}, "data.migrate is empty"),
+        (["--down"], {"INVOKE_API_DIR": "templates"}, "data.migrate_down is empty"),
         ([], {"INVOKE_API_PYTHON": "nowhere/python"}, "can't be run"),
     ):
         assert says in migrated.inv("data.migrate", *flags, expect=2, **env).stderr

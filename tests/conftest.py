@@ -471,8 +471,10 @@ def directory_of_its_own(workspace: Path, prefix: str = "tmp") -> Iterator[Path]
     """Give out a directory that the services' account may enter, gone afterwards."""
     folder = Path(tempfile.mkdtemp(dir=workspace, prefix=prefix))
     folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -71,6 +71,7 @@ class Host:
             *(["ListenAddress 127.0.0.1"] if self.namespace else []),
             f"HostKey {self.folder}/hostkey",
             f"AuthorizedKeysFile {self.folder}/authorized",
+            f"AllowUsers {psutil.Process().username()}",
             "PidFile none",
             "StrictModes no",
             "UsePAM no",

@@ -153,7 +153,7 @@ class Host:
                 os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
 
     def lend(self, path: Path) -> None:
-        """Have the services' account read a file or directory of ours, in a directory where nobody else writes."""
+        """Let the services' account read a file or directory of ours."""
         entry = self._entry()
         os.chown(path, -1, entry.pw_gid, follow_symlinks=False)
         os.chmod(path, 0o750 if path.is_dir() else 0o640)

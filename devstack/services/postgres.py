@@ -344,7 +344,8 @@ class Postgres:
         return {self.context.host.user, self.context.host.account} - {""}
 
     def _initialise(self) -> None:
-        """Copy the prepared cluster, or make one, aside and rename it: a data folder with its final name is whole.
+        """Copy the prepared cluster, or make one, in a staging directory, and rename that: a data directory with its
+        final name is whole.
 
         Each try has a folder of its own: an ``initdb`` whose command was killed goes on for a second or two, and clears
         its folder when it fails.
@@ -352,17 +353,17 @@ class Postgres:
         if not self.context.dry:
             for left in self.data.parent.glob(f".{self.data.name}.*partial"):
                 self.context.host.remove(left, seconds=LEFT_SECONDS)
-        aside = self.data.with_name(f".{self.data.name}.{secrets.token_hex(4)}.partial")
-        self.context.make_dir(aside, 0o700, account=True)
-        if not (self.settings.db.prepared and Prepared(self).copy_to(aside)):
+        staging = self.data.with_name(f".{self.data.name}.{secrets.token_hex(4)}.partial")
+        self.context.make_dir(staging, 0o700, account=True)
+        if not (self.settings.db.prepared and Prepared(self).copy_to(staging)):
             initdb = self.context.exec(
-                self.name, [self.programs.path("initdb"), "-D", str(aside), *self.initdb_options()], self.programs.env
+                self.name, [self.programs.path("initdb"), "-D", str(staging), *self.initdb_options()], self.programs.env
             )
             self.context.run(self.context.runtime.as_account(initdb), "initialise the database's data folder")
         if not self.context.dry:  # before anybody can connect
-            self.context.host.write_file(aside / LINEAGE, f"{secrets.token_hex(16)}\n".encode(), 0o600, account=True)
+            self.context.host.write_file(staging / LINEAGE, f"{secrets.token_hex(16)}\n".encode(), 0o600, account=True)
         self.context.run(
-            sh("mv $aside $data", aside=aside, data=self.data), "put the database's data folder in its place"
+            sh("mv $staging $data", staging=staging, data=self.data), "put the database's data folder in its place"
         )
         self._fresh = True
 

@@ -43,11 +43,11 @@ FIRST_OID = 16384
 """FirstNormalObjectId in src/include/access/transam.h."""
 
 FORMAT = 1
-"""Of the entries; another one is never read."""
+"""Version of the layout of entries; one of another version is never read."""
 DATA, SUMS = "data", "sums.json"
 MAX_SUMS_BYTES = 10_000_000
 KEEP_DAYS = 30
-"""Days after which an entry that nobody used is removed."""
+"""Days after which an unused entry is removed."""
 KEEP = 8
 """Most entries that are kept, the last used ones."""
 LOCK_SECONDS = 120.0
@@ -144,15 +144,15 @@ class Prepared:
             if self.path.is_dir():
                 return
             self._tidy()
-            aside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}{PARTIAL}")
+            staging = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}{PARTIAL}")
             try:
-                self.context.make_dir(aside, 0o711 if host.is_root else 0o700)
-                self._fill(made := aside / "made")
-                self._take(made, aside / DATA)
-                self.context.write_file(aside / SUMS, json.dumps(sums_of(aside / DATA)))
-                aside.rename(self.path)
+                self.context.make_dir(staging, 0o711 if host.is_root else 0o700)
+                self._fill(made := staging / "made")
+                self._take(made, staging / DATA)
+                self.context.write_file(staging / SUMS, json.dumps(sums_of(staging / DATA)))
+                staging.rename(self.path)
             except BaseException:
-                host.remove(aside, seconds=LEFT_SECONDS)
+                host.remove(staging, seconds=LEFT_SECONDS)
                 raise
 
     def _fill(self, data: Path) -> None:
@@ -208,7 +208,7 @@ class Prepared:
             os.utime(self.path)
 
     def _tidy(self) -> None:
-        """Remove what a killed command left, and entries that nobody has used for long."""
+        """Remove what a killed command left, and unused entries."""
         host = self.context.host
         for left in self.path.parent.glob(f".{self.path.name}.*{PARTIAL}"):
             host.remove(left, seconds=LEFT_SECONDS)

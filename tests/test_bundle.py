@@ -22,8 +22,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from devstack.bundle import parts
 from devstack.bundle.parts import tail
 from devstack.bundle.redact import Redactor, forms
+from devstack.files import NotPlain
 from tests.conftest import ROOT, Project, wait_for
 
 NASTY = "p@ss wörd'\"/%25\\:#$x"
@@ -469,3 +471,11 @@ def test_no_text_makes_the_redactor_work_for_hours() -> None:
     """It takes 12 s of processor; where one pattern takes quadratic time, hours: the limit decides nothing else."""
     done = subprocess.run([sys.executable, "-c", ADVERSARY], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+def test_a_rendered_file_that_somebody_made_large_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "pgbouncer.ini"
+    file.touch()
+    os.truncate(file, 10**12)  # sparse
+    with pytest.raises(NotPlain, match="at most 1000000 are read"):
+        parts._config(file)

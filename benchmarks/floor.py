@@ -46,7 +46,7 @@ class Floor:
         state = line.state
         self.ports = line.ports
         self.config = state / "config"
-        self.launchers = {service: self.config / f"nv-{line.env}-{name}.sh" for service, name in NAMES.items()}
+        self.launchers = {service: self._launcher(f"nv-{line.env}-{name}") for service, name in NAMES.items()}
         self.data = state / "volumes" / f"nv-{line.env}-db-data"
         self.password: str = json.loads((state / "secrets.json").read_text())["db_password"]
         self.userlist = self.config / "userlist.txt"
@@ -65,6 +65,11 @@ class Floor:
         owner = self.data.stat()
         root = os.getuid() == 0
         self.account: dict[str, Any] = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if root else {}
+
+    def _launcher(self, name: str) -> Path:
+        """Return the script that becomes a service: as root, the one that runs under the services' account."""
+        own = self.config / f"{name}-account.sh"
+        return own if own.exists() else self.config / f"{name}.sh"
 
     def reset(self) -> None:
         """Remove the data, as on a machine that never had them."""

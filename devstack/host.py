@@ -567,8 +567,8 @@ class Host:
         return _holder(taken[0], port, self._believed()) if taken else None
 
     def stranger_on_ipv6(self, port: int, pid: int) -> PortHolder | None:
-        """Return who listens on ``::1`` at a port that a process of ours has on 127.0.0.1; None if nobody but that
-        process, or one that it has started, does."""
+        """Return the foreign listener on ``::1`` at a port that a process of ours has on 127.0.0.1; None if there is
+        none. What our process has started is not foreign."""
         with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
             probe.settimeout(0.2)
             if probe.connect_ex(("::1", port)) == 0:

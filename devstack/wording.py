@@ -1,4 +1,4 @@
-"""How the reader of an answer types a command: the program's name and the environment.
+"""The program's name and the environment, for commands in messages.
 
 Texts name commands as ``inv`` has them. What is printed while a command runs is worded for that command alone.
 """

@@ -57,11 +57,11 @@ class _Parser(Parser):
 
 
 class StackProgram(Program):
-    """What differs from Invoke: wrong input is exit code 2 with the nearest right one, lists have headings, and each
-    typed task runs whole."""
+    """Invoke's program, with three differences: wrong input ends with exit code 2 and the nearest valid name, lists
+    have headings, and each typed task runs with its own pre- and post-tasks."""
 
     typed_name = "inv"
-    """What the user types."""
+    """Name of the program on the command line."""
     owns_process = False
     """Whether the process ends with this command."""
 

@@ -1,4 +1,4 @@
-"""What Invoke and Python raise, in the form of our errors."""
+"""Convert exceptions of Invoke and Python to errors with a cause and a fix."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def _defect(error: BaseException) -> StackError:
 
 
 def _of_invoke(error: BaseException, root: Path | None) -> UsageError | None:
-    """What Invoke trips over when it reads its configuration files and the command line."""
+    """Return the error for an exception that Invoke raised while it read configuration files or the command line; None
+    for any other exception."""
     places = {
         (Path(frame.filename).name, frame.name)
         for frame in traceback.extract_tb(error.__traceback__)

@@ -59,7 +59,8 @@ def summary(health: Health, *, plain: bool, details: bool = False) -> list[str]:
 
 
 def _named(address: str, health: Health) -> str:
-    """Return an address as the specification shows it: by the name ``localhost``, unless that may lead elsewhere."""
+    """Return an address with the name ``localhost``, as the specification shows it; with 127.0.0.1 if another program
+    can be reached by that name."""
     check = health.service("api").check(LOCALHOST)
     return address if check and not check.well else address.replace("127.0.0.1:", "localhost:")
 

@@ -178,8 +178,8 @@ class Prepared:
             self.context.run(runtime.as_account(command), "prepare the database's data folder")
 
     def _take(self, made: Path, data: Path) -> None:
-        """Have the cluster belong to us. As root its files are written anew, as the account may have its own open, and
-        what it could change would be in every later cluster, of whatever environment."""
+        """Take over the cluster that was made. As root, copy its files: the account may still have them open, and what
+        it changed would be in every later cluster of any environment."""
         host = self.context.host
         if not host.is_root:
             made.rename(data)

@@ -6,11 +6,12 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -63,6 +64,22 @@ def children() -> set[int]:
     return alive
 
 
+@contextlib.contextmanager
+def interrupted_once(sign: Path) -> Iterator[None]:
+    """Have the tests' process get Ctrl-C once a file is there."""
+
+    def interrupt() -> None:
+        wait_for(sign.exists)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
 # commands
 
 
@@ -100,6 +117,46 @@ def test_a_command_never_reads_what_the_user_types(context: ContainerContext) ->
 
 
 # streams
+
+
+@pytest.mark.parametrize("method", ["read", "run", "hook"])
+def test_ctrl_c_ends_the_command_and_the_task(
+    context: ContainerContext, tmp_path: Path, method: str, alarm: None
+) -> None:
+    """Only this process gets the signal, as from kill(1); a terminal sends it to the command too."""
+    command = sh("touch $begun; sleep 300; true", begun=tmp_path / "begun")
+    calls: dict[str, Callable[[], object]] = {
+        "read": lambda: context.read(command),
+        "run": lambda: context.run(command, "make the thing"),
+        "hook": lambda: context.hook(command, {}),
+    }
+    before = children()
+    with interrupted_once(tmp_path / "begun"), pytest.raises(KeyboardInterrupt):
+        calls[method]()
+    wait_for(lambda: children() == before)
+    assert "exit -1 " in log_of(context)
+
+
+def test_ctrl_c_lets_a_command_put_things_right(context: ContainerContext, tmp_path: Path, alarm: None) -> None:
+    tidy = "trap 'rm $begun; exit 0' INT; touch $begun; while :; do sleep 0.01; done"
+    with interrupted_once(tmp_path / "begun"), pytest.raises(KeyboardInterrupt):
+        context.read(sh(tidy, begun=tmp_path / "begun"))
+    assert not (tmp_path / "begun").exists()
+
+
+def test_the_second_ctrl_c_kills_a_command_that_ignores_the_first(
+    context: ContainerContext, tmp_path: Path, alarm: None
+) -> None:
+    before = children()
+    stubborn = "trap 'touch $heard' INT; touch $begun; while :; do sleep 0.01; done"
+    command = sh(stubborn, begun=tmp_path / "begun", heard=tmp_path / "heard")
+    with (
+        interrupted_once(tmp_path / "begun"),
+        interrupted_once(tmp_path / "heard"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        context.read(command)
+    wait_for(lambda: children() == before)
 
 
 def test_output_is_streamed_as_the_bytes_that_it_is(context: ContainerContext) -> None:

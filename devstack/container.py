@@ -320,13 +320,6 @@ class ContainerContext:
             ended = -1 if exit_code is None else exit_code
             self._log.info("%7.3f s  exit %-3d  %s", seconds, ended, self.mask(command))
 
-    def close(self) -> None:
-        """Close the log of commands, which the next one opens again: for who lives on without the stack."""
-        with self._log_lock:
-            for handler in self._log.handlers if self._log else ():
-                handler.close()
-            self._log = None
-
     # streams
 
     @contextlib.contextmanager
@@ -806,7 +799,15 @@ def _open_log(paths: Paths) -> logging.Logger | None:
     from logging.handlers import RotatingFileHandler
 
     class Quiet(RotatingFileHandler):
-        """One line where others print a traceback for each record: a full disk stops no command."""
+        """Open for one record at a time, as nobody says when the last one has come. One line where others print a
+        traceback for each record: a full disk stops no command."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            super().emit(record)
+            if self.stream:
+                with contextlib.suppress(OSError):
+                    self.stream.close()
+                self.stream = None
 
         def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
             if not logger.disabled:

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -282,8 +283,30 @@ class Project:
         """Have the environment's folder, secrets and ports, and nothing running."""
         self.inv("dev.ide", "--variables", *flags)
 
-    def inv(self, *args: str, expect: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a task to its end; the exit code must be as expected, and there is never a traceback of its own."""
+    def inv(self, *args: str, expect: int | None = 0, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a task to its end; the exit code must be as expected, and there is never a traceback of its own.
+
+        It runs in the process of the tests where that is the same. Where the process is what is tested, use
+        :meth:`process`.
+        """
+        if not self._shares_process or "dev.exec" in args:  # which becomes the command
+            return self.process(*args, expect=expect, **env)
+        from tests import runner
+
+        return _checked(runner.run(*args, directory=self.root, env={**self.env, **env}), expect)
+
+    @property
+    def _shares_process(self) -> bool:
+        """Whether a command can run in the process of the tests: as the same user, by this checkout's program, and not
+        beside another one, as a process has one environment and one current directory."""
+        return (
+            (self.user, self.python) == (None, sys.executable)
+            and type(self).command is Project.command
+            and threading.current_thread() is threading.main_thread()
+        )
+
+    def process(self, *args: str, expect: int | None = 0, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a task to its end as :meth:`inv` does, in a process of its own."""
         process = self.popen(*args, **env)
         try:
             stdout, stderr = process.communicate(timeout=120)
@@ -291,10 +314,7 @@ class Project:
             process.kill()
             stdout, stderr = process.communicate()
             raise AssertionError(f"inv {args} did not end:\n{stdout}\n{stderr}") from None
-        assert process.returncode == expect, f"inv {args} ended with {process.returncode}:\n{stdout}\n{stderr}"
-        # at the beginning of a line: a log that is shown as evidence is indented
-        assert not re.search(r"^Traceback \(most recent call last\)", stderr, re.MULTILINE), stderr
-        return subprocess.CompletedProcess(args, process.returncode, stdout, stderr)
+        return _checked(subprocess.CompletedProcess(args, process.returncode, stdout, stderr), expect)
 
     # what it made
 
@@ -317,8 +337,12 @@ class Project:
 
     def pids(self) -> dict[str, int]:
         """Process ids of the services that run."""
-        stdout, _ = self.popen("dev.status", "--json").communicate(timeout=60)
-        return {s["service"]: s["pid"] for s in json.loads(stdout)["services"] if s["pid"]}
+        return {s["service"]: s["pid"] for s in self.status() if s["pid"]}
+
+    def status(self) -> list[dict[str, Any]]:
+        """What ``dev.status`` says of the services, whether they run or not."""
+        services: list[dict[str, Any]] = json.loads(self.inv("dev.status", "--json", expect=None).stdout)["services"]
+        return services
 
     def connect(self, port: int | None = None, **kwargs: Any) -> Any:
         import psycopg2
@@ -409,6 +433,15 @@ class Project:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGKILL)
         _left(left, 10)
+
+
+def _checked(done: subprocess.CompletedProcess[str], expect: int | None) -> subprocess.CompletedProcess[str]:
+    """Return a command that ended as expected; None expects nothing of its exit code."""
+    said = f"{done.stdout}\n{done.stderr}"
+    assert expect in (None, done.returncode), f"inv {done.args} ended with {done.returncode}:\n{said}"
+    # at the beginning of a line: a log that is shown as evidence is indented
+    assert not re.search(r"^Traceback \(most recent call last\)", done.stderr, re.MULTILINE), done.stderr
+    return done
 
 
 def _left(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:

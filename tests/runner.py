@@ -6,19 +6,19 @@ The program is this checkout's, whatever tasks and templates the directory lacks
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextvars import copy_context
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tasks.program import Nv
-from tests.conftest import Project
 
 
 class Inv(Nv):
@@ -34,32 +34,47 @@ def run(
     *args: str, directory: Path, env: Mapping[str, str], program: type[Nv] = Inv
 ) -> subprocess.CompletedProcess[str]:
     """Run a command line in a directory, with this environment alone."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace") for _ in range(2))
-    with _restored(), open(os.devnull) as nothing:
-        os.environ.clear()
-        os.environ.update(env)
-        os.chdir(directory)
-        os.execvpe = _refuse  # type: ignore[assignment]
-        sys.argv = [program.typed_name, *args]
-        sys.stdin, sys.stdout, sys.stderr = nothing, out, err
-        try:
-            copy_context().run(program().run, list(sys.argv))
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1 if end.code else 0
-    for stream in (out, err):
-        stream.flush()
-    stdout, stderr = (stream.buffer.getvalue().decode() for stream in (out, err))
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull) as nothing:
+        with _restored(), _redirected({0: nothing, 1: out, 2: err}):
+            os.environ.clear()
+            os.environ.update(env)
+            time.tzset()
+            os.chdir(directory)
+            os.execvpe = _refuse  # type: ignore[assignment]
+            sys.argv = [program.typed_name, *args]
+            try:
+                copy_context().run(program().run, list(sys.argv))
+                code = 0
+            except SystemExit as end:
+                if isinstance(end.code, str):
+                    print(end.code, file=sys.stderr)
+                code = end.code if isinstance(end.code, int) else 1 if end.code else 0
+        stdout, stderr = (_content(stream) for stream in (out, err))
     return subprocess.CompletedProcess(args, code, stdout, stderr)
 
 
-def inv(project: Project, *args: str, expect: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a task of a project as :meth:`Project.inv` does."""
-    assert project.user is None, "another user needs a process"
-    done = run(*args, directory=project.root, env={**project.env, **env})
-    assert done.returncode == expect, f"inv {args} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-    assert "Traceback (most recent call last)" not in done.stderr
-    return done
+def _content(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read().decode()
+
+
+@contextlib.contextmanager
+def _redirected(streams: Mapping[int, IO[Any]]) -> Iterator[None]:
+    """Have the three standard streams lead elsewhere, for this process and for those that it starts."""
+    kept = {number: os.dup(number) for number in streams}
+    try:
+        for number, stream in streams.items():
+            os.dup2(stream.fileno(), number)
+        with (
+            open(0, closefd=False) as sys.stdin,
+            open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as sys.stdout,
+            open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as sys.stderr,
+        ):
+            yield
+    finally:
+        for number, copy in kept.items():
+            os.dup2(copy, number)
+            os.close(copy)
 
 
 def _refuse(*_: object) -> None:
@@ -85,6 +100,7 @@ def _restored() -> Iterator[None]:
         os.chdir(directory)
         os.environ.clear()
         os.environ.update(environ)
+        time.tzset()
         for number, handler in handlers.items():
             if handler is not signal.getsignal(number):
                 signal.signal(number, handler)

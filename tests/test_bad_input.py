@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from tests.conftest import Project, directory_of_its_own, ended, wait_for
-from tests.runner import inv
 
 
 def write_yaml(project: Project, old: str, new: str) -> None:
@@ -82,9 +81,9 @@ def test_only_the_lines_of_this_start_are_shown(project: Project) -> None:
 
 @pytest.mark.slow
 def test_a_setting_that_the_application_refuses_leaves_the_running_one_alone(project: Project) -> None:
-    inv(project, "dev.up")
+    project.inv("dev.up")
     before = project.pids()
-    refused = inv(project, "dev.up", expect=2, INVOKE_API_DIR="nowhere")
+    refused = project.inv("dev.up", expect=2, INVOKE_API_DIR="nowhere")
     assert f"{project.root / 'nowhere'} does not exist" in refused.stderr
     assert project.pids() == before
 
@@ -114,7 +113,7 @@ def test_hooks_run_at_their_points_in_the_projects_folder(project: Project) -> N
 def test_an_unknown_key_and_a_wrong_type_name_path_value_origin_and_nearest_key(project: Project) -> None:
     write_yaml(project, "  port: 5433 ", "  prot: 5433 ")
     write_yaml(project, "  port: 6432", "  port: lots")
-    refused = inv(project, "dev.up", expect=2)
+    refused = project.inv("dev.up", expect=2)
     assert "db.prot: there is no such setting" in refused.stderr
     assert "did you mean db.port?" in refused.stderr
     assert f"from {project.root / 'invoke.yaml'}" in refused.stderr
@@ -122,12 +121,12 @@ def test_an_unknown_key_and_a_wrong_type_name_path_value_origin_and_nearest_key(
     os.environ.pop("INVOKE_PGB_PORT", None)
     env = {k: v for k, v in project.env.items() if k != "INVOKE_PGB_PORT"}
     project.env = env
-    assert "pgb.port: 'lots': expected int" in inv(project, "dev.up", expect=2).stderr
+    assert "pgb.port: 'lots': expected int" in project.inv("dev.up", expect=2).stderr
 
 
 def test_a_yaml_file_that_is_none(project: Project) -> None:
     (project.root / "invoke.yaml").write_text("db: [1,\nx: y\n")
-    refused = inv(project, "dev.up", expect=2)
+    refused = project.inv("dev.up", expect=2)
     assert "not valid YAML" in refused.stderr
     assert f'in "{project.root / "invoke.yaml"}", line' in refused.stderr
     assert "Traceback" not in refused.stderr
@@ -135,7 +134,7 @@ def test_a_yaml_file_that_is_none(project: Project) -> None:
 
 def test_a_malformed_dotenv_line(project: Project) -> None:
     (project.root / ".env").write_text("LOG_LEVEL=DEBUG\nnot a variable\n")
-    refused = inv(project, "dev.up", expect=2)
+    refused = project.inv("dev.up", expect=2)
     assert f"{project.root / '.env'}:2 is malformed" in refused.stderr
 
 
@@ -321,15 +320,15 @@ def test_damaged_secrets_say_so(project: Project) -> None:
 
 @pytest.mark.parametrize("args", [("db.logs", "--since", "soon"), ("db.logs", "--tail", "-5")])
 def test_bad_flags(stack: Project, args: tuple[str, ...]) -> None:
-    assert inv(stack, *args, expect=2).stderr.startswith("error: --")
+    assert stack.inv(*args, expect=2).stderr.startswith("error: --")
 
 
 def test_reading_commands_on_nothing_say_what_to_do(project: Project) -> None:
-    assert "fix:   inv dev.up" in inv(project, "dev.logs", expect=1).stderr
-    assert "fix:   inv db.start" in inv(project, "db.shell", expect=1).stderr
-    assert "fix:   inv db.start" in inv(project, "db.stats", expect=1).stderr
-    assert "fix:   inv pgb.start" in inv(project, "pgb.stats", expect=1).stderr
-    assert "fix:   inv pgb.start" in inv(project, "pgb.reload", expect=1).stderr
+    assert "fix:   inv dev.up" in project.inv("dev.logs", expect=1).stderr
+    assert "fix:   inv db.start" in project.inv("db.shell", expect=1).stderr
+    assert "fix:   inv db.start" in project.inv("db.stats", expect=1).stderr
+    assert "fix:   inv pgb.start" in project.inv("pgb.stats", expect=1).stderr
+    assert "fix:   inv pgb.start" in project.inv("pgb.reload", expect=1).stderr
 
 
 def in_form(stderr: str) -> dict[str, str]:
@@ -370,7 +369,7 @@ def test_an_invoke_yaml_that_is_none(project: Project, content: bytes | None, wh
         file.mkdir()
     else:
         file.write_bytes(content)
-    parts = in_form(inv(project, "dev.status", expect=2).stderr)
+    parts = in_form(project.inv("dev.status", expect=2).stderr)
     assert parts["error"] == what.replace("$file", str(file))
     assert why in parts["cause"]
 
@@ -379,7 +378,7 @@ def test_an_invoke_yaml_that_is_none(project: Project, content: bytes | None, wh
 @pytest.mark.parametrize("content", ["", "# nothing\n", "db:\n"])
 def test_an_empty_invoke_yaml_is_all_defaults(project: Project, content: str) -> None:
     (project.root / "invoke.yaml").write_text(content)
-    assert inv(project, "dev.status", expect=1).stderr == ""
+    assert project.inv("dev.status", expect=1).stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -391,7 +390,7 @@ def test_an_empty_invoke_yaml_is_all_defaults(project: Project, content: str) ->
     ],
 )
 def test_arguments_that_invoke_trips_over(project: Project, args: tuple[str, ...], what: str, why: str) -> None:
-    parts = in_form(inv(project, *args, expect=2).stderr)
+    parts = in_form(project.inv(*args, expect=2).stderr)
     assert parts["error"] == what
     assert why in parts["cause"]
 
@@ -405,7 +404,7 @@ def test_a_damaged_template_is_named(project: Project, name: str, damage: str) -
         template.unlink()
     else:
         template.write_text(template.read_text() + "$nonesuch\n")
-    parts = in_form(project.inv("pgb.start", expect=2).stderr)
+    parts = in_form(project.process("pgb.start", expect=2).stderr)  # the program with these templates
     assert parts["error"].startswith(f"the template {name} can't be ")
     assert parts["fix"].endswith(f"git checkout templates/{name}")
 
@@ -534,6 +533,6 @@ def test_a_few_lines_of_aliases_keep_no_command_busy(project: Project) -> None:
         levels.append(f"a{level}: &a{level} {{{values}}}")
     with (project.root / "invoke.yaml").open("a") as file:
         file.write("\n".join(["", *levels, ""]))
-    refused = inv(project, "dev.up", expect=2)
+    refused = project.inv("dev.up", expect=2)
     assert "invoke.yaml can't be read" in refused.stderr
     assert "its aliases stand for more than" in refused.stderr

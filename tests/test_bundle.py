@@ -67,7 +67,8 @@ def unzipped(path: Path) -> dict[str, str]:
 
 
 def bundle(project: Project, *args: str, **env: Any) -> tuple[dict[str, str], dict[str, Any]]:
-    listing = json.loads(project.inv("dev.bundle", "--json", *args, **env).stdout)
+    # the program is the project's own copy, of which the log of its set-up is a part
+    listing = json.loads(project.process("dev.bundle", "--json", *args, **env).stdout)
     return unzipped(Path(listing["path"])), listing
 
 

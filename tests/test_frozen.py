@@ -148,7 +148,7 @@ def test_what_would_wait_for_it_names_it_instead(stack: Project, command: list[s
 
 def test_status_names_it(stack: Project) -> None:
     with frozen(service("nv-db")(stack)) as process:
-        out, _ = stack.popen("dev.status").communicate(timeout=60)
+        out = stack.inv("dev.status", expect=None).stdout
         assert f"pid {process.pid} was stopped (SIGSTOP); inv dev.heal resumes it" in out
 
 

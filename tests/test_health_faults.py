@@ -28,12 +28,11 @@ from tests.conftest import Project, directory_of_its_own, ended, wait_for
 def health(project: Project, **env: str) -> dict[str, Any]:
     """The answer of ``inv health --json``; its exit code must agree with it, and it never takes long."""
     began = time.monotonic()
-    process = project.popen("health", "--json", **env)
-    out, err = process.communicate(timeout=60)
+    done = project.inv("health", "--json", expect=None, **env)
     seconds = time.monotonic() - began
-    found: dict[str, Any] = json.loads(out)
-    assert process.returncode == (0 if found["verdict"] in ("healthy", "degraded") else 1), (out, err)
-    assert found["seconds"] < 15, out  # the probes have 3 s, a busy machine takes longer; what hangs does so for 30 s
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == (0 if found["verdict"] in ("healthy", "degraded") else 1), done
+    assert found["seconds"] < 15, done  # the probes have 3 s, a busy machine takes longer; what hangs does so for 30 s
     assert seconds < 30
     for service in found["services"]:
         assert bool(service["cause"]) == (service["verdict"] != "healthy"), service
@@ -77,7 +76,7 @@ def break_for_good(name: str) -> Callable[[Project], None]:
         before = project.pids()[name]
         launcher.write_text("echo 'broken by the test'; exit 3\n")
         os.kill(before, signal.SIGKILL)
-        wait_for(lambda: "failed" in project.popen("dev.status").communicate()[0])
+        wait_for(lambda: "failed" in project.inv("dev.status", expect=None).stdout)
 
     return inject
 
@@ -335,7 +334,7 @@ def test_a_fault_is_named_with_cause_and_fix_and_what_follows_from_it_and_is_men
             if found[follower]["verdict"] != "healthy":  # connections that were open may go on
                 assert found[follower]["because_of"] == root, found[follower]
                 assert (found[follower]["fix"], found[follower]["cause"][: len(root)]) == ("", root)
-        text = stack.popen("health").communicate(timeout=60)[0]
+        text = stack.inv("health", expect=None).stdout
         assert "cause:   " in text
         done = stack.popen("dev.heal")
         out, err = done.communicate(timeout=120)

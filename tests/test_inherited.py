@@ -107,8 +107,8 @@ def test_nothing_that_is_started_obeys_the_callers_variables_for_python(stack: P
     (stack.root / ".env").write_text("PYTHONWARNINGS=default\n")
     stack.inv("dev.down")
     try:
-        stack.inv("dev.up", expect=0, **foreign)
-        stack.inv("dev.status", expect=0, **foreign)
+        stack.process("dev.up", expect=0, **foreign)
+        stack.process("dev.status", expect=0, **foreign)
         running = stack.processes()
         assert len(running) >= 5  # the supervisor, its reloader, and the services
         for process in running:

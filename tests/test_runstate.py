@@ -20,7 +20,7 @@ from tasks.executor import StackExecutor
 from tasks.program import Nv
 from tasks.runstate import RunState, StackConfig, state_of
 from tests.conftest import ROOT, Project
-from tests.runner import inv, run
+from tests.runner import run
 
 IMPORT = """
 import gc, json, logging, os, signal, sys
@@ -219,8 +219,8 @@ def test_one_command_is_for_one_environment(projects: tuple[Path, Path]) -> None
 
 
 def test_each_typed_task_runs_with_its_own_pre_and_post_tasks(project: Project) -> None:
-    inv(project, "dev.up", "dev.down", "dev.up")
-    status = inv(project, "dev.status", "--json")
+    project.inv("dev.up", "dev.down", "dev.up")
+    status = project.inv("dev.status", "--json")
     assert [one["state"] for one in json.loads(status.stdout)["services"]] == ["running"] * 3
     assert project.http("/health")[0] == 200
     before = project.pids()
@@ -240,6 +240,6 @@ def test_hooks_run_for_each_typed_task(project: Project) -> None:
     hook: Any = {"INVOKE_HOOKS_PRE_UP": 'echo "up $NV_ENV" >> order', "INVOKE_HOOKS_POST_DOWN": "echo down >> order"}
     for name in ("INVOKE_DB_PORT", "INVOKE_PGB_PORT", "INVOKE_API_PORT"):
         project.env.pop(name)
-    inv(project, "dev.up", "-e", "a", "dev.down", "dev.up", "dev.down", **hook)
+    project.inv("dev.up", "-e", "a", "dev.down", "dev.up", "dev.down", **hook)
     assert (project.root / "order").read_text().split("\n")[:-1] == ["up a", "down", "up a", "down"]
     assert project.processes() == []

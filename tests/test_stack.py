@@ -277,7 +277,7 @@ def test_another_terminal_s_path_is_no_change_and_a_changed_secret_is_not_shown(
     project.inv("dev.up", PATH=other)
     assert project.pids() == before
     secret = "another-secret-of-the-test-0815"
-    found = json.loads(project.popen("health", "--json", NINAIVALAIGAL_JWT_SECRET=secret).communicate()[0])
+    found = json.loads(project.inv("health", "--json", expect=None, NINAIVALAIGAL_JWT_SECRET=secret).stdout)
     (api,) = [service for service in found["services"] if service["service"] == "api"]
     assert "(env NINAIVALAIGAL_JWT_SECRET has changed)" in api["cause"]
     assert secret not in json.dumps(found)

@@ -124,15 +124,14 @@ def start(
         ready, _, _ = select.select([process.stdout], [], [], timeout + PATIENCE)
         said = process.stdout.readline() if ready else b""
         answer: dict[str, Any] = json.loads(said) if said.startswith(b"{") else _ended(said)
+        if "error" in answer:
+            raise StackError(answer["error"], why=answer["why"], fix=answer["fix"])
     except BaseException:
         process.kill()
         process.wait()
         raise
-    if "error" in answer:
-        process.kill()
-        process.wait()
-        raise StackError(answer["error"], why=answer["why"], fix=answer["fix"])
-    process.stdout.close()
+    finally:
+        process.stdout.close()
     process.returncode = 0  # it lives on: not ours to wait for
     found = read(file)
     assert found is not None

@@ -88,7 +88,6 @@ class Bench:
                 self.give_back()
             else:
                 self.loan.leave()
-                self.stack.context.close()
 
     def give_back(self) -> None:
         """:raises StackError: a service did not stop."""
@@ -97,7 +96,6 @@ class Bench:
                 tidy(self.loan)
         finally:
             self.loan.give_back(keep=self.options.keep)
-            self.stack.context.close()
 
     def _runs(self, label: str) -> bool:
         states = self.stack.context.states(self.stack.names)

@@ -217,7 +217,7 @@ def test_a_backup_killed_at_any_moment_leaves_no_wrong_file_and_no_obstacle(
 ) -> None:
     data.sql(FILL)
     began = time.monotonic()
-    kept = data.backup()
+    kept = Path(json.loads(data.process("data.backup", "--json").stdout)["path"])
     usual = time.monotonic() - began
     before, shape = data.files(), data.print_of()
     left = 0

@@ -643,7 +643,7 @@ def test_health_is_told_what_is_going_on(rich: Data) -> None:
     assert re.fullmatch(rf"restoring {path.name} since \d\d:\d\d:\d\d UTC", sentence)
     process.send_signal(signal.SIGSTOP)
     try:
-        found = json.loads(rich.popen("health", "--json").communicate(timeout=60)[0])
+        found = json.loads(rich.inv("health", "--json", expect=None).stdout)
     finally:
         process.send_signal(signal.SIGCONT)
     (check,) = (check for check in found["services"][0]["checks"] if check["name"] == "restore")

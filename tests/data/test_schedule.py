@@ -255,7 +255,7 @@ def test_health_is_degraded_while_a_backup_is_overdue(stack: Data) -> None:
     (folder / "schedule.json").write_text(json.dumps(record))
 
     def check() -> dict[str, str] | None:
-        found = json.loads(stack.popen("health", "--json").communicate(timeout=60)[0])
+        found = json.loads(stack.inv("health", "--json", expect=None).stdout)
         return next((check for check in found["services"][0]["checks"] if check["name"] == "backups"), None)
 
     try:

@@ -17,7 +17,8 @@ from tests.engines import provide
 from tests.engines.provide import BASE, BUNDLE, DATABASE, Engine
 
 ENGINES = ("native", "podman", "docker", "apple")
-
+WHOLE = "podman"
+"""The engine that the suite runs on as a whole."""
 
 R = TypeVar("R", bound="Running")
 
@@ -54,15 +55,12 @@ class Running(Project):
 
     def health(self, *, expect: int | None = 0) -> dict[str, dict[str, object]]:
         """The services' health by label."""
-        process = self.popen("health", "--json")
-        stdout, stderr = process.communicate(timeout=60)
-        assert expect is None or process.returncode == expect, f"{stdout}\n{stderr}"
-        return {service["service"]: service for service in json.loads(stdout)["services"]}
+        done = self.inv("health", "--json", expect=expect)
+        return {service["service"]: service for service in json.loads(done.stdout)["services"]}
 
     def runs(self) -> dict[str, tuple[int | None, float]]:
         """What tells one run of a service from the next: its pid, where the engine says it, and its start."""
-        stdout, _ = self.popen("dev.status", "--json").communicate(timeout=60)
-        return {s["service"]: (s["pid"], s["started"]) for s in json.loads(stdout)["services"] if s["started"]}
+        return {s["service"]: (s["pid"], s["started"]) for s in self.status() if s["started"]}
 
     def end(self) -> None:
         super().end()
@@ -129,7 +127,15 @@ def settings() -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="session", params=ENGINES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test of the contract on every engine, or on those that it names, any other on Podman alone."""
+    if "engine" in metafunc.fixturenames:
+        contract = metafunc.definition.get_closest_marker("contract")
+        names = (contract.args or ENGINES) if contract else (WHOLE,)
+        metafunc.parametrize("engine", names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each engine in turn."""
     name: str = request.param

@@ -1,4 +1,8 @@
-"""The same commands with the same words on every engine: native, Podman, Docker, the double of Apple's container."""
+"""The same commands with the same words on every engine: native, Podman, Docker, the double of Apple's container.
+
+A test of the contract runs on all of them, or on those that its marker names: every verb, the specification's
+sequences, backup and restore, persistence, and what each engine says in its own way. The others run on Podman.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +31,14 @@ from tests.conftest import free_ports, wait_for
 from tests.engines.conftest import Running
 
 SERVICES = ("nv-db", "nv-pgbouncer", "nv-api")
+CONTAINERS = ("podman", "docker", "apple")
 
 
 @pytest.fixture(autouse=True)
 def whole(up: Running) -> None:
-    """Each test begins with a healthy stack, whatever the one before has left."""
-    up.inv("dev.up")
+    """Each test begins with a stack that works: one that the test before has broken is brought up again."""
+    if not up.answers():
+        up.inv("dev.up")
 
 
 def make(project: Running, target: str, expect: int = 0) -> str:
@@ -43,6 +49,7 @@ def make(project: Running, target: str, expect: int = 0) -> str:
     return project.inv(task, expect=expect).stdout
 
 
+@pytest.mark.contract
 def test_the_specifications_sequences(up: Running) -> None:
     for target in ("dev-up", "health", "dev-down"):
         make(up, target)
@@ -55,6 +62,7 @@ def test_the_specifications_sequences(up: Running) -> None:
     assert up.http("/health")[0] == 200
 
 
+@pytest.mark.contract
 def test_a_second_up_changes_nothing_and_says_so(up: Running) -> None:
     before = up.runs()
     assert len(before) == 3
@@ -63,6 +71,7 @@ def test_a_second_up_changes_nothing_and_says_so(up: Running) -> None:
     assert up.runs() == before
 
 
+@pytest.mark.contract
 def test_data_stay_over_down_and_up_and_down_leaves_nothing_else(up: Running) -> None:
     up.query("CREATE TABLE IF NOT EXISTS kept (n int); INSERT INTO kept VALUES (7); SELECT 1")
     up.inv("dev.down")
@@ -87,6 +96,7 @@ def test_a_restart_keeps_the_order(up: Running) -> None:
     assert [service["state"] for service in services] == ["running"] * 3
 
 
+@pytest.mark.contract
 def test_health_and_status_say_the_same_everywhere(up: Running) -> None:
     found = up.health()
     assert {name: service["verdict"] for name, service in found.items()} == dict.fromkeys(found, "healthy"), found
@@ -102,9 +112,7 @@ def test_health_and_status_say_the_same_everywhere(up: Running) -> None:
 
 
 def test_an_engine_that_is_slow_is_no_fault_of_the_database(up: Running, tmp_path: Path) -> None:
-    if not up.contained:
-        pytest.skip("nothing is asked of an engine")
-    program = "container" if up.engine.name == "apple" else up.engine.name
+    program = up.engine.name
     real = shutil.which(program, path=up.env["PATH"])
     slow = tmp_path / program
     slow.write_text(f'#!/bin/sh\ncase " $* " in *" df "*) sleep 20;; esac\nexec {real} "$@"\n')
@@ -118,14 +126,18 @@ def test_an_engine_that_is_slow_is_no_fault_of_the_database(up: Running, tmp_pat
     assert "did not say in time" in disk["text"]
 
 
-LAYOUTS = {"native": ["sql"], "podman": ["sql", "directory"], "docker": ["custom"], "apple": ["sql"]}
-"""What goes through each engine as bytes, as files in it, or both. tests/data has all of them natively."""
+@pytest.mark.contract
+def test_a_backup_restores_exactly_and_undo_takes_it_back(up: Running) -> None:
+    """As bytes that go in and out."""
+    restored_exactly(up, "custom")
 
 
-@pytest.mark.parametrize("layout", ["sql", "custom", "directory"])
-def test_a_backup_restores_exactly_and_undo_takes_it_back(up: Running, layout: str) -> None:
-    if layout not in LAYOUTS[up.engine.name]:
-        pytest.skip(f"{layout} goes the same way as another layout, or on another engine")
+def test_a_directory_restores_exactly_and_undo_takes_it_back(up: Running) -> None:
+    """As files that go in and out."""
+    restored_exactly(up, "directory")
+
+
+def restored_exactly(up: Running, layout: str) -> None:
     up.query(
         "DROP TABLE IF EXISTS round;"
         " CREATE TABLE round AS SELECT g, md5(g::text) FROM generate_series(1, 500) g; SELECT 1"
@@ -143,8 +155,6 @@ def test_a_backup_restores_exactly_and_undo_takes_it_back(up: Running, layout: s
 
 
 def test_a_copy_of_the_cluster_and_what_changed_since(up: Running) -> None:
-    if up.engine.name == "docker":
-        pytest.skip("a minute for the same commands as on Podman")
     up.query("DROP TABLE IF EXISTS copied; CREATE TABLE copied AS SELECT 1 AS n; SELECT 1")
     up.inv("data.backup", "--incremental")
     up.query("INSERT INTO copied VALUES (2); SELECT 1")
@@ -163,7 +173,7 @@ def test_backups_are_checked_while_the_database_is_down(up: Running) -> None:
     layouts = (["--format", "custom"], ["--format", "directory"], ["--incremental"])
     made = [json.loads(up.inv("data.backup", *words, "--json").stdout)["file"] for words in layouts]
     up.inv("db.stop")
-    before = up.containers() if up.contained else []
+    before = up.containers()
     try:
         states = json.loads(up.inv("data.verify", "--all", "--json").stdout)["backups"]
         assert {one["file"]: one["state"] for one in states} == dict.fromkeys(made, "whole")
@@ -173,22 +183,22 @@ def test_backups_are_checked_while_the_database_is_down(up: Running) -> None:
         damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         assert "checksum mismatch" in up.inv("data.verify", "--file", made[2], expect=1).stderr
         damaged.write_bytes(content)
-        assert (up.containers() if up.contained else []) == before
-        if up.contained:
-            nowhere = "localhost/not-there:1"
-            done = up.inv("data.verify", "--all", expect=1, INVOKE_DB_IMAGE=nowhere)
-            assert done.stdout.count("could not be checked") == len(made)
-            assert "damaged" not in done.stdout
-            done = up.inv("data.cleanup", "--days", "0", INVOKE_DB_IMAGE=nowhere)
-            assert "nothing to remove" in done.stdout
-            assert done.stderr.count("is kept, as it could not be checked") == len(made)
-            assert up.containers() == before
+        assert up.containers() == before
+        nowhere = "localhost/not-there:1"
+        done = up.inv("data.verify", "--all", expect=1, INVOKE_DB_IMAGE=nowhere)
+        assert done.stdout.count("could not be checked") == len(made)
+        assert "damaged" not in done.stdout
+        done = up.inv("data.cleanup", "--days", "0", INVOKE_DB_IMAGE=nowhere)
+        assert "nothing to remove" in done.stdout
+        assert done.stderr.count("is kept, as it could not be checked") == len(made)
+        assert up.containers() == before
         up.inv("data.restore", "--file", made[2], "--no-safety-backup")
     finally:
         up.inv("dev.up")
         shutil.rmtree(up.root / "backups")
 
 
+@pytest.mark.contract
 def test_the_applications_own_commands_run_beside_it(up: Running) -> None:
     up.inv("data.migrate", "--status")
     up.inv("data.migrate")
@@ -220,6 +230,7 @@ def test_logs_of_what_ran_before_are_there(up: Running) -> None:
     up.inv("dev.up")
 
 
+@pytest.mark.contract
 def test_logs_are_followed_and_nothing_is_left_of_that(up: Running) -> None:
     process = up.popen("db.logs", "--follow", "--tail", "1")
     mark = f"no_such_column_{os.getpid()}"
@@ -249,6 +260,7 @@ def test_logs_are_followed_and_nothing_is_left_of_that(up: Running) -> None:
     assert [child for child in children if child.is_running()] == []
 
 
+@pytest.mark.contract
 def test_a_shell_on_a_terminal(up: Running) -> None:
     master, slave = pty.openpty()
     fcntl.ioctl(
@@ -276,6 +288,7 @@ def read_until(terminal: int, text: str) -> None:
         shown += os.read(terminal, 4096)
 
 
+@pytest.mark.contract
 def test_a_killed_service_comes_back(up: Running) -> None:
     """By the engine, or where it has no restart policy by dev.heal."""
     pid = up.pids().get("nv-pgbouncer")
@@ -291,6 +304,7 @@ def test_a_killed_service_comes_back(up: Running) -> None:
     assert up.query("SELECT 1", up.pgb_port) == [(1,)]
 
 
+@pytest.mark.contract("podman", "apple")
 def test_a_database_with_another_address_is_found_again(up: Running) -> None:
     if up.contained:
         # Apple's knows no signal of the container's own: its usual one waits for clients, then kills
@@ -315,12 +329,7 @@ def test_a_database_with_another_address_is_found_again(up: Running) -> None:
 
 
 def test_a_frozen_service_goes_on(up: Running) -> None:
-    if up.engine.name == "apple":
-        pytest.skip("it has no pause, and its processes are in a virtual machine")
-    if up.contained:
-        up.engine.run("pause", "nv-pgbouncer")
-    else:
-        os.kill(up.pids()["nv-pgbouncer"], signal.SIGSTOP)
+    up.engine.run("pause", "nv-pgbouncer")
     found = up.health(expect=1)["pgb"]
     assert "frozen" in str(found["cause"])
     up.inv("dev.heal")
@@ -328,8 +337,6 @@ def test_a_frozen_service_goes_on(up: Running) -> None:
 
 
 def test_a_stopped_process_of_a_service_is_named_and_goes_on(up: Running) -> None:
-    if up.engine.name == "apple":
-        pytest.skip("its processes are in a virtual machine")
     before = up.runs()
     process = psutil.Process(up.pids()["nv-db"]).children(recursive=True)[-1]
     process.suspend()
@@ -345,12 +352,7 @@ def test_a_stopped_process_of_a_service_is_named_and_goes_on(up: Running) -> Non
 
 
 def test_what_is_frozen_is_resumed_to_be_stopped(up: Running) -> None:
-    if up.engine.name == "apple":
-        pytest.skip("it has no pause, and its processes are in a virtual machine")
-    if up.contained:
-        up.engine.run("pause", "nv-pgbouncer")
-    else:
-        os.kill(up.pids()["nv-pgbouncer"], signal.SIGSTOP)
+    up.engine.run("pause", "nv-pgbouncer")
     assert "resumed nv-pgbouncer" in up.inv("dev.down").stderr
     up.inv("dev.up")
     up.health()
@@ -440,6 +442,7 @@ def test_settings_are_applied_while_it_runs(up: Running) -> None:
     assert "error" not in output.read_text()
 
 
+@pytest.mark.contract
 def test_a_taken_port_is_named_and_nothing_is_left(up: Running) -> None:
     for port, name in ((up.pgb_port, "nv-pgbouncer"), (up.db_port, "nv-db")):
         up.inv("dev.down")
@@ -455,6 +458,7 @@ def test_a_taken_port_is_named_and_nothing_is_left(up: Running) -> None:
     up.inv("dev.up")
 
 
+@pytest.mark.contract
 def test_a_server_that_ends_at_once_shows_its_last_words(up: Running) -> None:
     # valid as far as PostgreSQL can say without a start
     wrong = {"INVOKE_DB_PARAMETERS": '{"unix_socket_group": "nosuch"}'}
@@ -465,6 +469,7 @@ def test_a_server_that_ends_at_once_shows_its_last_words(up: Running) -> None:
     up.inv("dev.up")
 
 
+@pytest.mark.contract
 def test_no_secret_is_on_a_command_line(up: Running) -> None:
     up.inv("data.backup")
     log = (up.root / "logs" / "devstack.log").read_text()
@@ -488,23 +493,26 @@ def test_where_the_time_goes(up: Running) -> None:
 
     work = up.popen("dev.load", "--path", "/memories", "--rps", "100", "--seconds", "300", "--only", "api", "--json")
     wait_for(lambda: '"/memories"' in up.inv("api.logs", "--tail", "5").stdout)
-    if up.engine.name == "apple":
-        refused = up.inv("api.profile", "--seconds", "2", expect=1)
-        assert "runs its containers in a virtual machine" in refused.stderr
-    else:
 
-        def sampled() -> set[str]:
-            done = json.loads(up.inv("api.profile", "--seconds", "2", "--json").stdout)
-            return {one["file"] for one in done["functions"] if one["application"]}
+    def sampled() -> set[str]:
+        done = json.loads(up.inv("api.profile", "--seconds", "2", "--json").stdout)
+        return {one["file"] for one in done["functions"] if one["application"]}
 
-        # two hundred samples, on a busy machine only some of them while the application works
-        wait_for(lambda: "api/memories.py" in sampled(), seconds=60)
+    # two hundred samples, on a busy machine only some of them while the application works
+    wait_for(lambda: "api/memories.py" in sampled(), seconds=60)
     work.send_signal(signal.SIGINT)
     (target,) = json.loads(work.communicate(timeout=60)[0])["targets"]
     assert target["errors"] == 0
     assert target["done"] > 0
 
 
+@pytest.mark.contract("apple")
+def test_processes_in_a_virtual_machine_are_not_sampled(up: Running) -> None:
+    refused = up.inv("api.profile", "--seconds", "2", expect=1)
+    assert "runs its containers in a virtual machine" in refused.stderr
+
+
+@pytest.mark.contract
 def test_reset_leaves_nothing_of_the_old_data(up: Running) -> None:
     up.query("CREATE TABLE IF NOT EXISTS doomed (n int); SELECT 1")
     up.inv("dev.reset", "--yes")
@@ -518,11 +526,7 @@ def test_reset_leaves_nothing_of_the_old_data(up: Running) -> None:
 class TestContainers:
     """What only an engine of containers can get wrong."""
 
-    @pytest.fixture(autouse=True)
-    def contained(self, up: Running) -> None:
-        if not up.contained:
-            pytest.skip("plain processes have no containers")
-
+    @pytest.mark.contract(*CONTAINERS)
     def test_a_foreign_container_of_the_name_is_refused_and_stays(self, up: Running) -> None:
         up.inv("dev.down")
         up.engine.run(
@@ -563,6 +567,7 @@ class TestContainers:
         finally:
             admin("DROP DATABASE IF EXISTS other WITH (FORCE)", "ALTER ROLE nina NOCREATEDB")
 
+    @pytest.mark.contract(*CONTAINERS)
     def test_a_foreign_volume_is_not_used(self, up: Running) -> None:
         other = {"NV_ENV": "vol", "INVOKE_DB_PORT": str(free_ports(1)[0])}
         up.engine.run("volume", "create", "nv-vol-db-data")
@@ -592,8 +597,6 @@ class TestContainers:
         assert up.query("SELECT n FROM shared") == [(1,)]
 
     def test_an_image_for_another_processor_is_named(self, up: Running, place: Path) -> None:
-        if up.engine.name == "apple":
-            pytest.skip("its images come from podman, which has none of another processor")
         image = "localhost/nv-test/other:1"
         packed = place / f"other-{up.engine.name}.tar"
         with tarfile.open(packed, "w") as tar:
@@ -621,9 +624,8 @@ class TestContainers:
         assert up.networks() == []
         up.inv("dev.up")
 
+    @pytest.mark.contract("docker", "apple")
     def test_an_engine_that_does_not_answer_is_named(self, up: Running) -> None:
-        if up.engine.name == "podman":
-            pytest.skip("podman has no daemon that could be away")
         if up.engine.name == "docker":
             answer = up.inv("dev.status", expect=1, DOCKER_HOST="unix:///nowhere.sock")
             assert "docker does not answer" in answer.stderr
@@ -637,6 +639,7 @@ class TestContainers:
         assert f"this environment runs on {up.engine.name}, not on native" in answer.stderr
         assert "inv dev.move --to native" in answer.stderr
 
+    @pytest.mark.contract(*CONTAINERS)
     def test_an_environment_moves_with_its_data_and_back(self, up: Running) -> None:
         up.query("DROP TABLE IF EXISTS moved; CREATE TABLE moved AS SELECT 1 AS n; SELECT 1")
         free = {"INVOKE_STACK_RUNTIME": "auto"}
@@ -665,6 +668,7 @@ class TestContainers:
         assert up.health()["api"]["verdict"] == "healthy"
         assert not list((up.state / "volumes").glob("*"))
 
+    @pytest.mark.contract(*CONTAINERS)
     def test_images_are_shown_saved_and_read(self, up: Running) -> None:
         shown = json.loads(up.inv("dev.images", "--json").stdout)["images"]
         assert [image["service"] for image in shown] == ["db", "pgb", "api"]
@@ -696,11 +700,13 @@ class TestContainers:
         assert after[:2] == before[:2]
         assert (after[2]["image"] != before[2]["image"], after[2]["id"]) == (True, None)
 
+    @pytest.mark.contract(*CONTAINERS)
     def test_published_on_loopback_alone(self, up: Running) -> None:
         for line in (up.root / "logs" / "devstack.log").read_text().splitlines():
             for published in re.findall(r"--publish=(\S+)", line):
                 assert published.startswith("127.0.0.1:")
 
+    @pytest.mark.contract(*CONTAINERS)
     def test_services_do_not_run_as_root(self, up: Running) -> None:
         for name, of in (("nv-db", "postgres"), ("nv-pgbouncer", "pgbouncer"), ("nv-api", "python")):
             status = up.engine.run("exec", name, "cat", "/proc/1/status")

@@ -416,6 +416,12 @@ class ContainerContext:
         if not self.dry:
             self.host.check_own(self.paths.run)
 
+    def leave_run_dir(self) -> None:
+        """Remove the directory for sockets from a shared one, unless something is in it: an engine runs."""
+        if self.paths.state not in self.paths.run.parents:
+            with contextlib.suppress(OSError):
+                self.paths.run.rmdir()
+
     # services
 
     def perform(self, steps: Sequence[Step], what: str) -> str:

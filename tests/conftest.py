@@ -5,6 +5,7 @@ from __future__ import annotations
 import compileall
 import contextlib
 import errno
+import hashlib
 import itertools
 import json
 import os
@@ -212,8 +213,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 class Project:
     """A project in a directory of its own, with ports and state of its own.
 
-    :param also: what a test needs of the checkout beyond a project and its program, as paths in it.
+    :param also: what a test needs of the checkout beyond a project, as paths in it; its program is there then too.
     """
+
+    own_program = False
+    """Whether its commands are always run by the copy of the program in its directory: what they do depends on where
+    that is."""
 
     def __init__(
         self,
@@ -230,15 +235,9 @@ class Project:
         self.commands: list[subprocess.Popen[str]] = []
         self.user: str | None = None
         """Whom to run as; None for whoever runs the tests."""
-        for name in (*PROJECT, *PROGRAM, *also):
-            source, target = ROOT / name, self.root / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                # other byte code may be written at this moment, by other tests
-                ignore = None if source in COMPILED else NO_BYTE_CODE
-                shutil.copytree(source, target, ignore=ignore, dirs_exist_ok=True)
-            else:
-                shutil.copy2(source, target)
+        self._copy(*PROJECT, *also)
+        if also:
+            self.have_program()
         self.state_base = folder / "state"
         self.db_port, self.pgb_port, self.api_port = free_ports(3)
         self.env = self.surroundings(cache)
@@ -260,9 +259,27 @@ class Project:
             env.pop(name, None)
         return env
 
+    def _copy(self, *names: str) -> None:
+        """Copy files and directories of the checkout into the project."""
+        for name in names:
+            source, target = ROOT / name, self.root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                # other byte code may be written at this moment, by other tests
+                ignore = None if source in COMPILED else NO_BYTE_CODE
+                shutil.copytree(source, target, ignore=ignore, dirs_exist_ok=True)
+            else:
+                shutil.copy2(source, target)
+
+    def have_program(self) -> None:
+        """Have a copy of the program in the project, as ``inv`` in a process of its own needs it there."""
+        if not (self.root / "devstack").exists():
+            self._copy(*PROGRAM)
+
     # the command line
 
     def command(self, *args: str) -> list[str]:
+        self.have_program()
         return [self.python, "-m", "invoke", *args]
 
     def popen(self, *args: str, **env: str) -> subprocess.Popen[str]:
@@ -300,7 +317,7 @@ class Project:
         """Whether a command can run in the process of the tests: as the same user, by this checkout's program, and not
         beside another one, as a process has one environment and one current directory."""
         return (
-            (self.user, self.python) == (None, sys.executable)
+            (self.user, self.python, self.own_program) == (None, sys.executable, False)
             and type(self).command is Project.command
             and threading.current_thread() is threading.main_thread()
         )
@@ -433,6 +450,14 @@ class Project:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGKILL)
         _left(left, 10)
+        for directory in self.socket_directories():
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def socket_directories(self) -> list[Path]:
+        """Directories for the sockets of environments whose state has too long a path for them."""
+        digests = [hashlib.sha256(os.fsencode(state)).hexdigest()[:12] for state in self.state_base.glob("*/*")]
+        shared = Path(tempfile.gettempdir())
+        return [found for digest in digests for found in shared.glob(f"nv-*-{digest}*")]
 
 
 def _checked(done: subprocess.CompletedProcess[str], expect: int | None) -> subprocess.CompletedProcess[str]:

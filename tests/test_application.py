@@ -53,10 +53,9 @@ def application(workspace: Path) -> Path:
     (package / "__init__.py").write_text("")
     (package / "server.py").write_text(SOURCE)
     (folder / "src" / "sqlalchemy_free.py").write_text('NAME = "theirs"\n')
-    subprocess.run([sys.executable, "-m", "venv", folder / ".venv"], check=True)
-    subprocess.run(
-        [folder / ".venv/bin/python", "-m", "pip", "install", "-q", "fastapi", "uvicorn", "pg8000"], check=True
-    )
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
+    install = ["install", "-q", "--no-compile", "fastapi", "uvicorn", "pg8000"]
+    subprocess.run([sys.executable, "-m", "pip", "--python", folder / ".venv/bin/python", *install], check=True)
     return folder
 
 

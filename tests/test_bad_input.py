@@ -219,6 +219,7 @@ def test_folders_of_any_name_work_and_are_executed_by_nobody(
     folder = workspace / f"hostile-{'long-' * 12}{len(name)}"  # too long for sockets, which go elsewhere
     folder.mkdir(mode=0o755)
     project = Project(folder, cache, root=folder / name)
+    project.own_program = True
     project.state_base = folder / state
     canary = folder / "canary"
     folder.chmod(0o1777)  # whoever runs it may write it

@@ -97,6 +97,7 @@ def test_a_copy_has_a_password_and_a_lineage_of_its_own(make: Make, place: Path)
         assert not path.is_file() or b"SCRAM-SHA-256$" not in path.read_bytes(), path
 
 
+@pytest.mark.slow
 def test_a_damaged_entry_is_made_again(make: Make, place: Path) -> None:
     project = make()
     project.inv("db.start")
@@ -164,6 +165,7 @@ def test_two_first_starts_at_once_make_one_entry(make: Make, place: Path) -> Non
     assert len({project.query(IDENTIFIER)[0] for project in projects}) == 1
 
 
+@pytest.mark.faults
 def test_a_start_that_is_killed_leaves_no_half_entry(make: Make, place: Path) -> None:
     project = make()
     start = project.popen("db.start")
@@ -178,6 +180,7 @@ def test_a_start_that_is_killed_leaves_no_half_entry(make: Make, place: Path) ->
     assert list((project.state / "volumes").glob(".*")) == []
 
 
+@pytest.mark.slow
 def test_what_makes_another_cluster_makes_another_entry(make: Make, place: Path) -> None:
     project = make()
     project.inv("db.start")

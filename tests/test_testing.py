@@ -336,6 +336,7 @@ def test_a_stack_that_did_not_run_is_stopped_again_by_the_last_worker(stopped: S
 
 @pytest.mark.slow
 def test_what_somebody_starts_meanwhile_stays_and_what_it_needs(stopped: Suite) -> None:
+    stopped.project.have_program()
     stopped.write("""
         def test_it(nv_db):
             import subprocess, sys

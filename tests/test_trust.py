@@ -265,7 +265,7 @@ def test_no_hook_is_run_that_a_link_of_another_account_led_to(project: Project, 
     evil = tmp_path / "evil.yaml"
     evil.write_text(f"hooks: {{pre_up: ['touch {canary}']}}\n")
     link = chain(project.root / "invoke.yaml", tmp_path / "nobody", evil)
-    said = project.inv("dev.up", expect=2).stderr
+    said = project.process("dev.up", expect=2).stderr
     assert f"{link} is a link that belongs to nobody" in said
     assert not canary.exists()
     assert project.inv("--list").returncode == 0
@@ -552,17 +552,18 @@ def test_inv_refuses_settings_that_others_may_write_and_goes_on_once_they_are_al
     project: Project, tmp_path: Path
 ) -> None:
     (project.root / "invoke.yaml").chmod(0o666)
-    refused = project.inv("dev.status", expect=2, HOME=str(tmp_path))
+    refused = project.process("dev.status", expect=2, HOME=str(tmp_path))
     assert f"{project.root / 'invoke.yaml'} is writable by everybody" in refused.stderr
     assert project.inv("--list").returncode == 0
     fix = next(line for line in refused.stderr.splitlines() if "mkdir -p" in line).partition("run: ")[2]
     subprocess.run(["sh", "-c", fix], check=True)
-    assert project.inv("dev.status", expect=1, HOME=str(tmp_path)).stderr == ""
+    assert project.process("dev.status", expect=1, HOME=str(tmp_path)).stderr == ""
 
 
 @pytest.mark.slow
 def test_nothing_is_imported_from_the_caller_s_directory(stack: Project, tmp_path: Path) -> None:
     """A module of that name in a repository, or of another account in a directory below the project."""
+    stack.have_program()
     there = stack.root / "sub"
     there.mkdir()
     for name in ("supervisor", "devstack", "psutil"):

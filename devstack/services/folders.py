@@ -76,6 +76,7 @@ class Folders:
             yield path
         finally:
             self.context.host.remove(path)
+            self.context.leave_run_dir()
 
     def log(self, sockets: Path) -> list[str]:
         """What a server that was tried has said."""

@@ -7,7 +7,6 @@ import hashlib
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,11 +33,8 @@ class Data(Project):
 
     def superuser(self) -> dict[str, str]:
         run = self.state / "run"
-        if not (run / "db").is_dir():  # a short one, where the state's path is too long for a socket
-            digest = hashlib.sha256(str(self.state).encode()).hexdigest()[:12]
-            import os
-
-            run = Path(tempfile.gettempdir()) / f"nv-{os.getuid()}-{digest}"
+        if not (run / "db").is_dir():
+            (run,) = self.socket_directories()
         return {"PGHOST": str(run / "db"), "PGPORT": str(self.db_port), "PGUSER": "postgres", "PGDATABASE": "nina"}
 
     def program(self, *words: str, input: str | None = None, **env: str) -> str:  # noqa: A002

@@ -105,6 +105,7 @@ def stack(workspace: Path, cache: Path) -> Iterator[Data]:
         home = made.folder / "it's 100 %d $(touch PWN)"
         home.mkdir()
         made.root = made.root.rename(home / "project")
+        made.own_program = True
         made.state_base = home / "state"
         made.env["INVOKE_STACK_STATE_DIR"] = str(made.state_base)
         made.inv("db.start")

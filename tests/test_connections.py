@@ -133,10 +133,9 @@ def test_a_listener_in_the_place_of_a_stopped_stack_gets_no_password(stack: Proj
     stack.inv("dev.down")
     with listening(shared, kind, stack.db_port, stack.pgb_port) as listeners:
         for command in COMMANDS if kind == "cleartext" else COMMANDS[:2]:
-            process = stack.popen(*command.split())
-            said = "".join(process.communicate(timeout=100))
-            assert process.returncode != 0, (command, said)
-            assert "Traceback" not in said, (command, said)
+            done = stack.inv(*command.split(), expect=None)
+            said = done.stdout + done.stderr
+            assert done.returncode != 0, (command, said)
             for listener in listeners:
                 assert secrets_in(stack, listener.seen()) == [], (command, said)
             if command in NAMES_THEM:
@@ -165,9 +164,8 @@ def test_a_listener_in_the_place_of_pgbouncer_can_not_pass_a_login_on_to_the_dat
             "metrics --interval 0.2",
             "dev.load --seconds 1 --only pgb",
         ):
-            process = stack.popen(*command.split())
-            said = "".join(process.communicate(timeout=100))
-            assert "Traceback" not in said, (command, said)
+            done = stack.inv(*command.split(), expect=None)
+            said = done.stdout + done.stderr
             assert secrets_in(stack, relay.seen()) == [], (command, said)
         assert f"pid {relay.process.pid}" in stack.inv("pgb.start", expect=1).stderr or os.getuid() != 0
 

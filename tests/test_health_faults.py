@@ -336,15 +336,14 @@ def test_a_fault_is_named_with_cause_and_fix_and_what_follows_from_it_and_is_men
                 assert (found[follower]["fix"], found[follower]["cause"][: len(root)]) == ("", root)
         text = stack.inv("health", expect=None).stdout
         assert "cause:   " in text
-        done = stack.popen("dev.heal")
-        out, err = done.communicate(timeout=120)
+        done = stack.inv("dev.heal", expect=None)
         if mended:
-            assert done.returncode == 0, (out, err)
-            assert out.endswith("everything is healthy\n"), (out, err)
-            assert f"\n{found[whose]['name']} " in f"\n{out}"
+            assert done.returncode == 0, done
+            assert done.stdout.endswith("everything is healthy\n"), done
+            assert f"\n{found[whose]['name']} " in f"\n{done.stdout}"
             wait_for(lambda: well(stack))
         else:
-            assert f"is {verdict}" in out
+            assert f"is {verdict}" in done.stdout
     finally:
         _mend(stack)
 
@@ -356,7 +355,7 @@ def _mend(stack: Project) -> None:
             os.kill(pid, signal.SIGCONT)
     if health(stack)["verdict"] == "healthy":
         return
-    stack.popen("dev.restart").communicate(timeout=120)
+    stack.inv("dev.restart", expect=None)
 
 
 @pytest.mark.faults
@@ -424,8 +423,7 @@ def test_a_data_folder_that_is_moved_away_is_found_again(stack: Project) -> None
     data.rename(away)
     try:
         found = health(stack)["db"]
-        healed = stack.popen("dev.heal")
-        healed.communicate(timeout=60)
+        healed = stack.inv("dev.heal", expect=None)
     finally:
         assert not data.exists()
         away.rename(data)
@@ -445,7 +443,7 @@ def test_a_service_is_not_stopped_for_a_port_that_somebody_else_has(stack: Proje
         assert found["fix"] == "inv db.start restarts it with those"
         was = f"it runs with other settings than there are now (parameter port is {stack.db_port}, not {port}); "
         assert found["cause"].startswith(was)
-        stack.popen("dev.heal", INVOKE_DB_PORT=port).communicate(timeout=60)
+        stack.inv("dev.heal", expect=None, INVOKE_DB_PORT=port)
         assert f"port {port} of nv-db is taken" in stack.inv("db.start", INVOKE_DB_PORT=port, expect=1).stderr
     assert stack.pids()[DB] == before
     assert well(stack)
@@ -600,10 +598,8 @@ def test_a_stack_that_is_down_is_stopped_and_healed_only_where_there_are_data(pr
         ["inv", f"{label}.start"] for label in ("db", "pgb", "api")
     ]
     assert "there are no data at" in found["db"]["cause"]
-    refused = project.popen("dev.heal")
-    out, _ = refused.communicate(timeout=60)
-    assert refused.returncode == 1
-    assert "not repaired: there are no data at" in out
+    refused = project.inv("dev.heal", expect=1)
+    assert "not repaired: there are no data at" in refused.stdout
     assert not (project.state / "volumes").exists() or not any((project.state / "volumes").iterdir())
     with socket.create_server(("127.0.0.1", project.db_port)):
         found = health(project)

@@ -74,15 +74,14 @@ def test_the_answer_is_a_table_a_histogram_and_a_drawing(stack: Project) -> None
 def test_who_waits_for_a_connection_has_waited_since_it_was_due(stack: Project) -> None:
     sql = "SELECT pg_sleep(0.2)"
     flags = ("--rps", "20", "--seconds", "2", "--connections", "1", "--only", "db")
-    process = stack.popen("dev.load", "--json", *flags, "--sql", sql)
-    stdout, said = process.communicate(timeout=60)
-    (one,) = json.loads(stdout)["targets"]
+    done = stack.inv("dev.load", "--json", *flags, "--sql", sql)
+    (one,) = json.loads(done.stdout)["targets"]
     assert one["planned"] == 40
     assert 1 <= one["sent"] <= 10
     assert one["unsent"] == 40 - one["sent"]
     # each takes 200 ms and is due 50 ms after the one before: the tenth has waited for more than a second
     assert one["max_ms"] > 200 + 150 * (one["sent"] - 1)
-    assert said == ""
+    assert done.stderr == ""
     shown = stack.inv("dev.load", *flags, "--sql", sql)
     assert "it does not keep up with this rate" in shown.stderr
 

@@ -16,12 +16,11 @@ def refused(stack: Project, *command: str, says: str, **env: str) -> None:
     """Run a command that has to fail, and leave every process as it was."""
     before = stack.pids()
     assert len(before) == 3
-    process = stack.popen(*command, **env)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode in (1, 2), out + err
-    assert says in err, err
-    assert "not touched" in err, err
-    assert "stopped" not in out, out
+    done = stack.inv(*command, expect=None, **env)
+    assert done.returncode in (1, 2), done
+    assert says in done.stderr, done
+    assert "not touched" in done.stderr, done
+    assert "stopped" not in done.stdout, done
     assert stack.pids() == before
     assert stack.http("/health")[0] == 200
 

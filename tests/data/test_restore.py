@@ -592,7 +592,7 @@ def test_a_disk_that_fills_during_a_restore_costs_nothing(fresh: Data, tmp_path:
             fresh.inv("data.backup")
             assert fresh.databases() == ["nina"]
         finally:
-            fresh.popen("dev.down").communicate(timeout=60)
+            fresh.inv("dev.down", expect=None)
 
 
 @pytest.mark.slow

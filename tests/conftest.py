@@ -282,6 +282,11 @@ class Project:
         self.have_program()
         return [self.python, "-m", "invoke", *args]
 
+    def code(self, source: str, *args: str) -> list[str]:
+        """Return the command that runs source code, which may import the program, in the project's directory."""
+        self.have_program()
+        return [self.python, "-c", source, *args]
+
     def popen(self, *args: str, **env: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             self.command(*args),

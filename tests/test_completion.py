@@ -48,6 +48,7 @@ def checkout(workspace: Path, cache: Path) -> Iterator[Project]:
     folder = workspace / "completion"
     folder.mkdir()
     made = Project(folder, cache, root=folder / "a project's")
+    made.have_program()
     (made.root / "backups/review").mkdir(parents=True)
     for name in (BACKUP, f"review/other-{BACKUP}"):
         (made.root / "backups" / name).touch()
@@ -289,7 +290,7 @@ def test_every_task_and_flag_is_in_the_table(checkout: Project) -> None:
 def test_what_the_values_belong_to_is_there_and_they_are_what_the_tasks_take(checkout: Project) -> None:
     script = "import json, tasks.completion as c; print(json.dumps([c.VALUES, list(c.SHELLS)]))"  # the tasks, elsewhere
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=checkout.root, env=checkout.env, capture_output=True, text=True, check=True
+        checkout.code(script), cwd=checkout.root, env=checkout.env, capture_output=True, text=True, check=True
     )
     values, shells = json.loads(done.stdout)
     valued = {f"{task} {name}".strip() for kind, task, name, *rest in table(checkout) if kind == "flag" and rest[1]}

@@ -377,7 +377,7 @@ def test_who_waited_for_an_environment_that_was_removed_hears_so(checkout: Check
 @pytest.mark.faults
 def test_a_removal_that_is_cut_off_can_be_done_again(checkout: Checkout) -> None:
     checkout.inv("db.start", "-e", "a")
-    command = [checkout.python, "-c", KILLED_AT, "os.remove", "40", "dev.remove", "-e", "a", "--yes", "--no-backup"]
+    command = checkout.code(KILLED_AT, "os.remove", "40", "dev.remove", "-e", "a", "--yes", "--no-backup")
     killed = subprocess.run(command, cwd=checkout.root, env=checkout.env, capture_output=True, text=True, timeout=60)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert set(checkout.listed()) == {"a"}

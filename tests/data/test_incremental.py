@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -149,10 +148,8 @@ def test_a_restore_is_exact_and_undo_swaps_back(stack: Data, chain: list[Path]) 
 def test_killed_in_the_middle_the_next_command_has_a_whole_database(
     stack: Data, chain: list[Path], count: int, new: bool
 ) -> None:
-    command = [sys.executable, "-c", KILLED_AT, str(count), "data.restore", "--no-safety-backup"]
-    killed = subprocess.run(
-        [*command, "--file", chain[0].name], cwd=stack.root, env=stack.env, capture_output=True, text=True, timeout=60
-    )
+    command = stack.code(KILLED_AT, str(count), "data.restore", "--no-safety-backup", "--file", chain[0].name)
+    killed = subprocess.run(command, cwd=stack.root, env=stack.env, capture_output=True, text=True, timeout=60)
     assert killed.returncode == -9, killed.stderr
     wait_for(lambda: stack.inv("db.start"))
     assert mark(stack) == ("base" if new else "now")

@@ -6,7 +6,6 @@ import os
 import pty
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,7 +108,7 @@ def test_killed_at_any_point_it_is_as_before_or_finished_by_the_next_command(
     stack: Data, event: str, count: int, kept: bool
 ) -> None:
     mark(stack, "old")
-    command = [sys.executable, "-c", KILLED_AT, event, str(count), "dev.reset", "--yes", "--no-backup"]
+    command = stack.code(KILLED_AT, event, str(count), "dev.reset", "--yes", "--no-backup")
     killed = subprocess.run(command, cwd=stack.root, env=stack.env, capture_output=True, text=True, timeout=60)
     assert killed.returncode == -9, killed.stderr
     assert stack.data.exists() == kept

@@ -13,7 +13,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -399,7 +398,7 @@ def test_killed_at_a_step_it_is_finished_or_undone(data: Data, command: str, ste
         old, new, flags = new, old, []
     source = AT.format(module=module, name=name, after=after or "pass")
     done = subprocess.run(
-        [sys.executable, "-c", source, command, *flags], cwd=data.root, env=data.env, capture_output=True, text=True
+        data.code(source, command, *flags), cwd=data.root, env=data.env, capture_output=True, text=True
     )
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
     note = data.inv("dev.up").stderr
@@ -432,7 +431,7 @@ def test_a_merge_killed_at_a_step_has_added_all_or_nothing(data: Data, step: str
     source = AT.format(module=module, name=name, after=after or "pass")
     flags = ["--merge", "--file", path.name, "--no-safety-backup"]
     done = subprocess.run(
-        [sys.executable, "-c", source, "data.restore", *flags],
+        data.code(source, "data.restore", *flags),
         cwd=data.root, env=data.env, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr

@@ -148,7 +148,7 @@ program.run(["inv", *sys.argv[1:]])
 @pytest.mark.parametrize("layout", ["sql", "custom"])
 def test_a_bit_that_flips_on_its_way_to_the_disk_fails_the_backup(filled: Data, layout: str) -> None:
     before = filled.files()
-    words = [sys.executable, "-c", FLIPPING, "data.backup", "--format", layout]
+    words = filled.code(FLIPPING, "data.backup", "--format", layout)
     done = subprocess.run(words, cwd=filled.root, env=filled.env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the new backup is damaged" in done.stderr

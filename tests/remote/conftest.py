@@ -21,15 +21,17 @@ def box(workspace: Path) -> Iterator[Host]:
 
 
 @pytest.fixture
-def remote(workspace: Path, cache: Path, box: Host) -> Iterator[Remote]:
+def remote(request: pytest.FixtureRequest, workspace: Path, cache: Path, box: Host) -> Iterator[Remote]:
     """A project of this test's own, nothing sent yet."""
     with directory_of_its_own(workspace) as folder, ended(Remote(folder, cache, box)) as made:
+        made.own_program = getattr(request.module, "OWN_PROGRAM", False)
         yield made
 
 
 @pytest.fixture(scope="module")
-def up(workspace: Path, cache: Path, box: Host) -> Iterator[Remote]:
+def up(request: pytest.FixtureRequest, workspace: Path, cache: Path, box: Host) -> Iterator[Remote]:
     """A running stack on the host; the tests leave it running."""
     with directory_of_its_own(workspace) as folder, ended(Remote(folder, cache, box)) as made:
+        made.own_program = getattr(request.module, "OWN_PROGRAM", False)
         made.inv("dev.up")
         yield made

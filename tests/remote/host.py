@@ -177,9 +177,7 @@ def beside(folder: Path, **environment: str) -> Iterator[Host]:
 
 
 class Remote(Project):
-    """A project whose stack is on a host, where its program goes too."""
-
-    own_program = True
+    """A project whose stack is on a host."""
 
     def __init__(self, folder: Path, cache: Path, host: Host, **options: Any) -> None:
         super().__init__(folder, cache, **options)

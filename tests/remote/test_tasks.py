@@ -23,6 +23,9 @@ from tests.data import manifests
 from tests.engines.test_everywhere import read_until
 from tests.remote.host import Remote
 
+OWN_PROGRAM = True
+"""The project is a checkout, which is sent as it is. In the other files the program is sent beside the project."""
+
 
 def test_it_runs_there_and_not_here(up: Remote) -> None:
     assert {s["state"] for s in json.loads(up.inv("dev.status", "--json").stdout)["services"]} == {"running"}

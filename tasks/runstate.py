@@ -78,13 +78,14 @@ class RunState:
 
     @contextlib.contextmanager
     def task(self, typed: ParserContext) -> Iterator[None]:
-        """Run a task of the command line: it hands nothing on to the next one, and leaves its locks."""
+        """Run a task of the command line: it hands nothing on to the next one, and leaves its locks and questions."""
         self.flags = typed.as_kwargs
         try:
             yield
         finally:
             stack, self.flags, self.stack, self.restore = self.stack, {}, None, None
             if stack:
+                stack.context.withdraw(engine=True)
                 with contextlib.suppress(OSError):
                     stack.lock.release()
                     stack.data_lock.release()

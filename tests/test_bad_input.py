@@ -470,6 +470,7 @@ def test_streams_that_are_closed_or_full(project: Project, redirection: str, cod
 
 
 def test_a_current_folder_that_was_removed(project: Project, tmp_path: Path) -> None:
+    project.have_program()
     gone = tmp_path / "gone"
     gone.mkdir()
     inv = [project.python, Path(project.python).with_name("inv"), "--search-root", project.root]

@@ -210,10 +210,15 @@ import sys, time
 from devstack import console
 from devstack.errors import StackError
 
+def sleep():
+    # not one long sleep: a signal that comes a moment before it would be handled after it
+    for _ in range(1200):
+        time.sleep(0.05)
+
 def command(error=None):
     try:
         print("asleep", flush=True)
-        time.sleep(60)
+        sleep()
     except KeyboardInterrupt:
         if error:
             raise error
@@ -293,7 +298,7 @@ def test_a_display_higher_than_the_terminal_is_cut_there_and_whole_afterwards() 
 
 
 def test_control_c_ends_watching_without_an_error() -> None:
-    with on_terminal(count=99, lines=1, then="time.sleep(60)") as terminal:
+    with on_terminal(count=99, lines=1, then="sleep()") as terminal:
         terminal.read_until("display 0")
         os.write(terminal.master, b"\x03")
         assert terminal.end() == 0
@@ -321,8 +326,7 @@ def test_an_error_or_a_signal_gives_the_terminal_back() -> None:
     with on_terminal(count=9, lines=1, then="raise ValueError('broken')") as terminal:
         assert terminal.end() == 1
         assert terminal.text.index("display 0") < terminal.text.index(END) < terminal.text.index("ValueError: broken")
-    # not one long sleep: a signal that comes a moment before it would be handled after it
-    with on_terminal(count=9, lines=1, then="while True: time.sleep(0.05)") as terminal:
+    with on_terminal(count=9, lines=1, then="sleep()") as terminal:
         terminal.read_until("display 0")
         terminal.process.send_signal(signal.SIGTERM)
         assert terminal.end() == 128 + signal.SIGTERM

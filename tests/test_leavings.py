@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import ROOT, user_registry, wait_for
+from tests.conftest import ROOT, directory_of_its_own, user_registry, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -50,11 +50,9 @@ def left_in(place: Path) -> list[object]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A directory that the services' account may enter."""
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
-    return tmp_path
+def place(workspace: Path) -> Iterator[Path]:
+    with directory_of_its_own(workspace) as folder:
+        yield folder
 
 
 @pytest.mark.parametrize(("name", "code"), [("test_that_passes", 0), ("test_that_fails", 1)])
@@ -68,7 +66,7 @@ def test_a_run_that_ends_by_itself_leaves_nothing(place: Path, cache: Path, name
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_ended_leaves_nothing(place: Path, cache: Path, number: signal.Signals) -> None:
     with run("test_that_waits", place, cache) as process:
-        wait_for((place / "sign").exists, seconds=100)
+        wait_for(lambda: (place / "sign").exists() or process.poll() is not None, seconds=100)
         assert left_in(place) != []
         process.send_signal(number)
         said, _ = process.communicate(timeout=120)

@@ -165,6 +165,8 @@ def test_what_is_missing_comes_with_what_to_type_on_this_system(
     if manager:
         write_program(path / manager, ":")
     else:
+        project.own_program = True
+        project.have_program()
         (project.root / "scripts/bootstrap.sh").write_text("exit 0\n")
     (path / "curl").symlink_to(shutil.which("curl") or "")
     facts = facts_of(project, PATH=str(path))

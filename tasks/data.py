@@ -60,7 +60,7 @@ def backup(
     if format not in backups.FORMATS:
         raise UsageError(f"--format {format!r} is not known", fix="sql, custom or directory")
     kind = "schema" if schema_only else "data" if data_only else "full"
-    request = backups.Request(kind, format, jobs, label, output, not no_verify)  # type: ignore[arg-type]
+    request = backups.Request(kind, format, jobs, label, output, not no_verify, incremental=incremental)  # type: ignore[arg-type]
     request.check()
     if url and (incremental or data_only):
         raise UsageError(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from devstack.data.schedule import Status
     from devstack.data.transfer import Moved
     from devstack.errors import StackError
+    from devstack.data.verify import Result
     from devstack.stack import Stack
 
 HOW = {"read": "read", "restore": "restored"}
@@ -130,7 +131,7 @@ def _origin(stack: Stack, backup: Backup) -> Iterator[str]:
 
 def verified(
     stack: Stack,
-    results: Sequence[tuple[Backup, StackError | None]],
+    results: Sequence[Result],
     unreadable: Sequence[Unreadable],
     *,
     as_json: bool,
@@ -142,19 +143,29 @@ def verified(
         return "damaged" if isinstance(error, Damaged) else "unchecked" if error else "whole"
 
     if as_json:
-        rows = [{**data(stack, b), "state": state(e), "damage": e.why if e else None} for b, e in results]
-        rows += [{**data(stack, other), "state": "damaged", "damage": other.why} for other in unreadable]
+        rows = [
+            {
+                **data(stack, result.backup),
+                "state": state(result.error),
+                "damage": result.error.why if result.error else None,
+                "recorded": not (result.error or result.unrecorded),
+            }
+            for result in results
+        ]
+        rows += [
+            {**data(stack, other), "state": "damaged", "damage": other.why, "recorded": False} for other in unreadable
+        ]
         console.data({"backups": rows})
     else:
-        for backup, error in results:
-            m = backup.manifest
-            if error:
+        for result in results:
+            m = result.backup.manifest
+            if result.error:
                 words = {"damaged": "damaged", "unchecked": "could not be checked"}
-                word = console.paint(words[state(error)], "bad")
+                word = console.paint(words[state(result.error)], "bad")
             else:
                 assert m.verified
                 word = {"read": "whole", "restore": "whole, restored and counted"}[m.verified.how]
-            console.out(f"{backup.name}  {word}")
+            console.out(f"{result.backup.name}  {word}")
         for other in unreadable:
             console.out(f"{other.name}  {console.paint(_damage(other), 'bad')}")
         for other in unreadable:

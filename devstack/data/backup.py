@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -297,14 +297,24 @@ def _target(stack: Stack, request: Request) -> tuple[Path, Callable[[], str]]:
                 raise UsageError(f"{path} exists", fix="name another file; none is replaced")
             return path.parent, lambda: path.name
         folder = path
-    stamped = names(folder, request.kind, request.layout, now())
+    stamped = names(folder, request.kind, request.layout, now(), own=own_of(stack, folder))
     return folder, lambda: next(stamped)
 
 
-def names(folder: Path, kind: Kind, layout: Layout, moment: datetime) -> Iterator[str]:
+def own_of(stack: Stack, folder: Path) -> list[Path]:
+    """Return the backups in a directory that this environment has made, on this machine."""
+    return [b.path for b in catalogue.backups(folder) if catalogue.is_own(stack, b)]
+
+
+def names(folder: Path, kind: Kind, layout: Layout, moment: datetime, *, own: Iterable[Path] = ()) -> Iterator[str]:
     """Yield names by the second, in UTC, each later than those that are there: they sort as the backups were made,
-    whatever the clock did. When one was really made is in its manifest."""
-    newest = max(_times(folder), default=moment - timedelta(days=1))
+    whatever the clock did. When one was really made is in its manifest.
+
+    :param own: the environment's own backups. Names of others count only as far as a clock may differ by a time zone,
+        so that one with a name of the far future is not followed for ever.
+    """
+    near = (time for time in _times(folder.glob("backup-*")) if time <= moment + timedelta(days=1))
+    newest = max([*_times(own), *near], default=moment - timedelta(days=1))
     if newest >= moment.replace(microsecond=0):
         if newest - moment > AHEAD:
             console.note(
@@ -319,9 +329,9 @@ def names(folder: Path, kind: Kind, layout: Layout, moment: datetime) -> Iterato
         moment += timedelta(seconds=1)
 
 
-def _times(folder: Path) -> Iterator[datetime]:
-    """Yield the times in the names of a directory's backups."""
-    for path in folder.glob("backup-*"):
+def _times(paths: Iterable[Path]) -> Iterator[datetime]:
+    """Yield the times in the names of backups."""
+    for path in paths:
         if stamped := STAMPED.fullmatch(path.name):
             with contextlib.suppress(ValueError):  # digits, but no time
                 made = datetime.strptime(f"{stamped[2]}+0000", "%Y%m%d-%H%M%S%z")

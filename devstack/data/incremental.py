@@ -72,7 +72,7 @@ def create(stack: Stack, request: backup.Request) -> Backup | None:
                 verify.check_content(stack, partial.path, made)
                 made = backup.changed(made, verified=Verified(stamp(now()), "read"))
             sequence = 1 + max((b.manifest.sequence for b in catalogue.backups(folder)), default=0)
-            names = backup.names(folder, made.kind, made.layout, now())
+            names = backup.names(folder, made.kind, made.layout, now(), own=backup.own_of(stack, folder))
             path, made = partial.publish(
                 lambda: next(names),
                 lambda file: signing.sign(

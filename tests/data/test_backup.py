@@ -90,11 +90,12 @@ def test_names_follow_the_order_of_making_also_within_a_second_and_with_a_clock_
     later = json.loads(manifest.read_text())
     future = time.strftime("%Y%m%d-%H%M%S", time.gmtime(time.time() + 40 * 86400))
     name = f"backup-{future}.sql.gz"
-    manifests.write(rich.backups / made[-1], {**later, "file": name, "created": "2099-01-01T00:00:00+00:00"})
+    manifests.write(rich.backups / made[-1], {**later, "file": name})
     manifest.rename(rich.backups / f"{name}.json")
     (rich.backups / made[-1]).rename(rich.backups / name)
     made.append(rich.backup("--no-verify").name)
     assert made[-1] > name
+    manifests.write(rich.backups / name, {**later, "file": name, "created": "2099-01-01T00:00:00+00:00"})
     assert [b["file"] for b in rich.json("data.list")["backups"]] == [*made[:2], name, made[-1]]
     assert "in the future" in rich.inv("data.list").stdout
 
@@ -104,10 +105,12 @@ def test_a_name_is_later_than_those_that_are_there_however_far_the_clock_was_ahe
     tmp_path: Path, ahead: timedelta, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moment = datetime(2026, 11, 23, 10, 0, 0, 500_000, tzinfo=timezone.utc)
-    for name in (f"{moment + ahead:%Y%m%d-%H%M%S}", "20261399-000000", "99991231-235959"):  # the last two by nobody
-        (tmp_path / f"backup-{name}.sql.gz").touch()
+    own = f"backup-{moment + ahead:%Y%m%d-%H%M%S}.sql.gz"
+    # the last ones have such names by somebody else's doing, or by nobody's
+    for name in (own, "backup-29990101-000000.sql.gz", "backup-20261399-000000.sql.gz", "backup-99991231-235959.dump"):
+        (tmp_path / name).touch()
     for kind, prefix in (("full", "backup-"), ("schema", "backup-schema-")):
-        found = names(tmp_path, kind, "sql", moment)  # type: ignore[arg-type]
+        found = names(tmp_path, kind, "sql", moment, own=[tmp_path / own])  # type: ignore[arg-type]
         assert next(found) == f"{prefix}{moment + ahead + timedelta(seconds=1):%Y%m%d-%H%M%S}.sql.gz"
     assert ("clock has not reached" in " ".join(capsys.readouterr().err.split())) == (ahead.days > 0)
 

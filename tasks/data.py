@@ -60,7 +60,7 @@ def backup(
     if format not in backups.FORMATS:
         raise UsageError(f"--format {format!r} is not known", fix="sql, custom or directory")
     kind = "schema" if schema_only else "data" if data_only else "full"
-    request = backups.Request(kind, format, jobs, label, output, not no_verify)  # type: ignore[arg-type]
+    request = backups.Request(kind, format, jobs, label, output, not no_verify, incremental=incremental)  # type: ignore[arg-type]
     request.check()
     if url and (incremental or data_only):
         raise UsageError(
@@ -113,12 +113,21 @@ def verify(
         raise Exit(code=FAILED)
 
 
-@task(name="list", help={"json": "the answer as JSON"})
-def list_(c: Context, json: bool = False) -> None:
+@task(
+    name="list",
+    help={
+        "kept": "what restores kept instead: previous databases, and directories of previous clusters",
+        "json": "the answer as JSON",
+    },
+)
+def list_(c: Context, kept: bool = False, json: bool = False) -> None:
     """Show the backups of this environment."""
     from devstack.data import catalogue
 
     stack = session.stack(c, looking=True)
+    if kept:
+        inventory.kept(stack, as_json=json)
+        return
     folder = catalogue.folder_of(stack.settings)
     catalogue.check_closed(stack.context.host, stack.settings, folder, "data.dir")
     found, unreadable = catalogue.survey(folder)
@@ -242,15 +251,17 @@ def undo(c: Context, json: bool = False) -> None:
     },
 )
 def cleanup(c: Context, days: int = -1, keep: int = 1, dry_run: bool = False, json: bool = False) -> None:
-    """Remove old backups, never the last good one."""
-    from devstack.data import retention
+    """Remove old backups, never the last good one, and what restores left over."""
+    from devstack.data import kept, retention
 
     stack = replacement.begin(c, running=False)
     days = stack.settings.data.retention_days if days == -1 else days
     if days < 0 or keep < 1 or days > 36_500:
         raise UsageError("--days is 0 to 36500, --keep is 1 or more")
     gone = retention.cleanup(stack, days=days, keep=keep, dry=dry_run)
-    inventory.removed(stack, gone, days=days, dry=dry_run or stack.context.dry, as_json=json)
+    dry = dry_run or stack.context.dry
+    copies = kept.clean_up(stack, dry=dry)
+    inventory.removed(stack, gone, copies, days=days, dry=dry, as_json=json)
 
 
 @task(positional=["name"], help={"name": "the backup's name or path, or latest"}, auto_shortflags=False)

@@ -152,6 +152,8 @@ def _groups(contexts: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
     place = ""
     for context in contexts:
         where = "here" if context.name in HERE else "both" if context.name in BOTH else "there"
+        if context.name == "data.list" and _value(context, "kept"):
+            where = "there"  # the databases are where the stack is, the backups here
         alone = context.name in MAKE_BACKUPS | BOTH
         if group and (where != place or alone or group[-1].name in MAKE_BACKUPS | BOTH):
             yield place, group

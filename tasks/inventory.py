@@ -16,10 +16,12 @@ from devstack.errors import UsageError, addressed, labelled
 
 if TYPE_CHECKING:
     from devstack.data.catalogue import Backup, Unreadable
+    from devstack.data.kept import Kept
     from devstack.data.merge import Merged
     from devstack.data.restore import Restored, Undone
     from devstack.data.schedule import Status
     from devstack.data.transfer import Moved
+    from devstack.data.verify import Result
     from devstack.errors import StackError
     from devstack.stack import Stack
 
@@ -130,7 +132,7 @@ def _origin(stack: Stack, backup: Backup) -> Iterator[str]:
 
 def verified(
     stack: Stack,
-    results: Sequence[tuple[Backup, StackError | None]],
+    results: Sequence[Result],
     unreadable: Sequence[Unreadable],
     *,
     as_json: bool,
@@ -142,31 +144,92 @@ def verified(
         return "damaged" if isinstance(error, Damaged) else "unchecked" if error else "whole"
 
     if as_json:
-        rows = [{**data(stack, b), "state": state(e), "damage": e.why if e else None} for b, e in results]
-        rows += [{**data(stack, other), "state": "damaged", "damage": other.why} for other in unreadable]
+        rows = [
+            {
+                **data(stack, result.backup),
+                "state": state(result.error),
+                "damage": result.error.why if result.error else None,
+                "recorded": not (result.error or result.unrecorded),
+            }
+            for result in results
+        ]
+        rows += [
+            {**data(stack, other), "state": "damaged", "damage": other.why, "recorded": False} for other in unreadable
+        ]
         console.data({"backups": rows})
     else:
-        for backup, error in results:
-            m = backup.manifest
-            if error:
+        for result in results:
+            m = result.backup.manifest
+            if result.error:
                 words = {"damaged": "damaged", "unchecked": "could not be checked"}
-                word = console.paint(words[state(error)], "bad")
+                word = console.paint(words[state(result.error)], "bad")
             else:
                 assert m.verified
                 word = {"read": "whole", "restore": "whole, restored and counted"}[m.verified.how]
-            console.out(f"{backup.name}  {word}")
+            console.out(f"{result.backup.name}  {word}")
         for other in unreadable:
             console.out(f"{other.name}  {console.paint(_damage(other), 'bad')}")
         for other in unreadable:
             console.out(f"\n{_way_out(other)}")
-    return all(error is None for _, error in results) and not unreadable
+    return all(result.error is None for result in results) and not unreadable
 
 
-def removed(stack: Stack, gone: list[Backup], *, days: int, dry: bool, as_json: bool) -> None:
-    """What a cleanup removed, or would."""
+def kept(stack: Stack, *, as_json: bool) -> None:
+    """Print what restores have kept, and what has the name of it."""
+    from devstack.data import kept as copies
+
+    found = copies.find(stack, sizes=True)
     if as_json:
-        console.data({"dry_run": dry, "removed": [data(stack, b) for b in gone]})
+        console.data({"kept": [_copy(copy) for copy in found]})
         return
+    if not stack.context.states([stack.db.name])[stack.db.name].running:
+        console.note(f"databases that were kept are shown while {stack.db.name} runs")
+    if not found:
+        console.out("no restore has kept anything that is still there")
+        return
+    rows = []
+    for copy in found:
+        since = f"{copy.mark.when[:16].replace('T', ' ')}, {copy.mark.why}" if copy.mark else ""
+        size = "-" if copy.bytes is None else console.size(copy.bytes)
+        rows.append((copy.name, "cluster" if copy.directory else "database", size, since, addressed(_use(copy))))
+    for line in console.table(rows, ("kept", "what", "size", "since (UTC)", ""), right=(2,)):
+        console.out(line)
+
+
+def _use(copy: Kept) -> str:
+    """Return what becomes of a kept copy, in words."""
+    if copy.for_undo:
+        return "inv data.undo puts it back; the next restore removes it"
+    if copy.is_left_over:
+        return console.paint("left over: inv data.cleanup removes it", "warn")
+    return "not removed by any command: only its name says that a restore of this environment kept it"
+
+
+def _copy(copy: Kept) -> dict[str, Any]:
+    """Return a kept copy as JSON."""
+    mark = copy.mark
+    return {
+        "name": copy.name,
+        "kind": "cluster" if copy.directory else "database",
+        "bytes": copy.bytes,
+        "when": mark.when if mark else None,
+        "why": mark.why if mark else None,
+        "ours": mark is not None,
+        "for_undo": copy.for_undo,
+        "left_over": copy.is_left_over,
+    }
+
+
+def removed(stack: Stack, gone: list[Backup], copies: Sequence[Kept], *, days: int, dry: bool, as_json: bool) -> None:
+    """Print what a cleanup removed, or would."""
+    if as_json:
+        answer = {"dry_run": dry, "removed": [data(stack, b) for b in gone], "kept": [_copy(copy) for copy in copies]}
+        console.data(answer)
+        return
+    for copy in copies:
+        size = "" if copy.bytes is None else f", {console.size(copy.bytes)}"
+        why = copy.mark.why if copy.mark else ""
+        console.out(f"{copy.name}  {'would be removed' if dry else 'removed'}  (kept by the {why}{size})")
     for backup in gone:
         console.out(f"{backup.name}  {'would be removed' if dry else 'removed'}  ({age(backup)} old)")
     freed = console.size(sum(b.manifest.bytes for b in gone))
@@ -174,6 +237,8 @@ def removed(stack: Stack, gone: list[Backup], *, days: int, dry: bool, as_json: 
     console.out(
         f"{_count(len(gone), 'backup')} older than {_count(days, 'day')}, {freed} {verb}"
         if gone
+        else "no backup to remove"
+        if copies
         else "nothing to remove"
     )
 

@@ -94,12 +94,16 @@ def sweep(folder: Path) -> list[str]:
         partial, manifest = folder / f".{identity}.partial", folder / f".{identity}.manifest"
         if not _is_abandoned(partial if os.path.lexists(partial) else manifest):
             continue
-        if name := _complete(partial, manifest):
-            done.append(f"completed {name}, whose command was cut off after writing it")
-        else:
-            done.append(f"removed {partial.name}, left behind by a command that was cut off")
-        _remove(partial)
-        manifest.unlink(missing_ok=True)
+        try:
+            if name := _complete(partial, manifest):
+                said = f"completed {name}, whose command was cut off after writing it"
+            else:
+                said = f"removed {partial.name}, left behind by a command that was cut off"
+            _remove(partial)
+            manifest.unlink(missing_ok=True)
+        except OSError as error:  # a directory that nothing can be written to: what is in it can still be read
+            said = f"could not remove {partial.name}, left behind by a command that was cut off: {error.strerror}"
+        done.append(said)
     return done
 
 

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 FORMATS = ("sql", "custom", "directory")
 
+AHEAD = timedelta(minutes=1)
+"""How far names may be ahead of the clock before that is worth a note: several backups in a second are no reason."""
+LAST_YEAR = 9999
+"""The last one that names have room for: nothing could be named after a backup of it."""
+
 ABOUT = """
 SELECT pg_database_size(oid) AS database_bytes, pg_get_userbyid(datdba) AS owner,
        split_part(current_setting('server_version'), ' ', 1) AS server_version
@@ -53,6 +58,7 @@ class Request(Struct, frozen=True):
     output: str = ""
     verify: bool = True
     safety: bool = False
+    incremental: bool = False
 
     def check(self) -> None:
         """:raises UsageError: it contradicts itself."""
@@ -112,22 +118,38 @@ def create(stack: Stack, request: Request) -> Backup | None:
     except FileExistsError as error:
         raise UsageError(f"{error.filename or error} exists", fix="name another file; none is replaced") from None
     except OSError as error:
-        raise not_written(folder, error.strerror or str(error)) from None
+        raise not_written(folder, error, request) from None
     except StackError as error:
         if FULL in (evidence := "\n".join(error.evidence)):  # pg_dump's own words, where it writes itself
-            raise not_written(folder, evidence) from None
+            raise not_written(folder, OSError(errno.ENOSPC, evidence), request) from None
         raise
     return Backup(path, manifest)
 
 
 FULL = os.strerror(errno.ENOSPC)
+TOO_FULL = (errno.ENOSPC, errno.EDQUOT)
+CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""Errors of a directory that can't be written to."""
 
 
-def not_written(folder: Path, why: str) -> StackError:
+def not_written(folder: Path, error: OSError, request: Request) -> StackError:
+    """Return what to say of a backup that the system did not let us write."""
+    other = "set data.dir to another directory"
+    if request.output:
+        other = "name another place with --output"
+    elif not (request.safety or request.incremental):
+        other += ", or write this one elsewhere: inv data.backup --output DIRECTORY"
     return StackError(
-        "the backup could not be written",
-        why=f"{why}; nothing is left of it, earlier backups are as they were",
-        fix=f"free some space in {folder}: inv data.cleanup; or name another place with --output",
+        f"the backup could not be written to {folder}",
+        why=f"{error.strerror or error}; nothing is left of it, earlier backups are as they were",
+        fix=[
+            f"make {folder} writable for you"
+            if error.errno in CLOSED
+            else f"free some space in {folder}: inv data.cleanup"
+            if error.errno in TOO_FULL
+            else f"see what is wrong with the disk of {folder}",
+            f"or {other}",
+        ],
     )
 
 
@@ -275,20 +297,43 @@ def _target(stack: Stack, request: Request) -> tuple[Path, Callable[[], str]]:
                 raise UsageError(f"{path} exists", fix="name another file; none is replaced")
             return path.parent, lambda: path.name
         folder = path
-    stamped = names(folder, request.kind, request.layout, now())
+    stamped = names(folder, request.kind, request.layout, now(), own=own_of(stack, folder))
     return folder, lambda: next(stamped)
 
 
-def names(folder: Path, kind: Kind, layout: Layout, moment: datetime) -> Iterator[str]:
-    """Names by the second, in UTC. One that is taken gives way to the next second's, so that they sort as they were
-    made; a clock that was set back does not change that."""
-    taken = [m[2] for path in folder.glob("backup-*") if (m := STAMPED.fullmatch(path.name))] if folder.is_dir() else []
-    stamped = f"{moment:%Y%m%d-%H%M%S}"
-    newest = max((t for t in taken if t <= f"{moment + timedelta(days=1):%Y%m%d-%H%M%S}"), default="")
-    with contextlib.suppress(ValueError):
-        if newest >= stamped:
-            moment = datetime.strptime(f"{newest}+0000", "%Y%m%d-%H%M%S%z") + timedelta(seconds=1)
+def own_of(stack: Stack, folder: Path) -> list[Path]:
+    """Return the backups in a directory that this environment has made, on this machine."""
+    return [b.path for b in catalogue.backups(folder) if catalogue.is_own(stack, b)]
+
+
+def names(folder: Path, kind: Kind, layout: Layout, moment: datetime, *, own: Iterable[Path] = ()) -> Iterator[str]:
+    """Yield names by the second, in UTC, each later than those that are there: they sort as the backups were made,
+    whatever the clock did. When one was really made is in its manifest.
+
+    :param own: the environment's own backups. Names of others count only as far as a clock may differ by a time zone,
+        so that one with a name of the far future is not followed for ever.
+    """
+    near = (time for time in _times(folder.glob("backup-*")) if time <= moment + timedelta(days=1))
+    newest = max([*_times(own), *near], default=moment - timedelta(days=1))
+    if newest >= moment.replace(microsecond=0):
+        if newest - moment > AHEAD:
+            console.note(
+                f"the newest name in {folder} is of {newest:%Y-%m-%d %H:%M:%S}, which this machine's clock has not"
+                " reached: the new one is named after it, so that names sort as the backups were made; data.list shows"
+                " when that was"
+            )
+        moment = newest + timedelta(seconds=1)
     prefix = "backup-" if kind == "full" else f"backup-{kind}-"
     while True:
         yield f"{prefix}{moment:%Y%m%d-%H%M%S}.{SUFFIX[layout]}"
         moment += timedelta(seconds=1)
+
+
+def _times(paths: Iterable[Path]) -> Iterator[datetime]:
+    """Yield the times in the names of backups."""
+    for path in paths:
+        if stamped := STAMPED.fullmatch(path.name):
+            with contextlib.suppress(ValueError):  # digits, but no time
+                made = datetime.strptime(f"{stamped[2]}+0000", "%Y%m%d-%H%M%S%z")
+                if made.year < LAST_YEAR:
+                    yield made

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct, field
 
 from devstack import console
-from devstack.data import catalogue, census, journal, verify, wal_check
+from devstack.data import catalogue, census, kept, verify, wal_check
 from devstack.data.catalogue import Backup
 from devstack.data.journal import Previous
 from devstack.data.manifest import now, stamp
@@ -260,6 +260,7 @@ def _exchange(stack: Stack, plan: Swap) -> float:
     :raises StackError: the new one does not start; the old one is in its place again then.
     """
     data, folders = stack.db.data.name, stack.db.folders
+    kept.mark_directory(stack, data, plan.outgoing, plan.why)  # while it has its old name the mark means nothing
     began = time.monotonic()
     for service in reversed(stack.services):
         stack.stop(service.label)
@@ -278,14 +279,11 @@ def _exchange(stack: Stack, plan: Swap) -> float:
 
 
 def _settle(stack: Stack, plan: Swap) -> None:
-    """Remember what was put aside, let go of what an earlier restore had kept."""
-    was = journal.read_previous(stack.paths)
-    journal.write_previous(
-        stack,
-        Previous(name=plan.outgoing, of=stack.settings.db.name, when=stamp(now()), why=plan.why, directory=True),
+    """Remember what was put aside, let go of what earlier restores had kept: also inside of the cluster that is in use
+    now, which has what was kept in it when it was copied."""
+    kept.settle(
+        stack, Previous(name=plan.outgoing, of=stack.settings.db.name, when=stamp(now()), why=plan.why, directory=True)
     )
-    if was and was.directory and was.name not in (plan.outgoing, plan.incoming):
-        stack.db.folders.remove(was.name)
     stack.context.host.remove(stack.paths.swap)
 
 

@@ -6,6 +6,7 @@ https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-INCREME
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import shutil
@@ -71,7 +72,7 @@ def create(stack: Stack, request: backup.Request) -> Backup | None:
                 verify.check_content(stack, partial.path, made)
                 made = backup.changed(made, verified=Verified(stamp(now()), "read"))
             sequence = 1 + max((b.manifest.sequence for b in catalogue.backups(folder)), default=0)
-            names = backup.names(folder, made.kind, made.layout, now())
+            names = backup.names(folder, made.kind, made.layout, now(), own=backup.own_of(stack, folder))
             path, made = partial.publish(
                 lambda: next(names),
                 lambda file: signing.sign(
@@ -82,10 +83,10 @@ def create(stack: Stack, request: backup.Request) -> Backup | None:
                 ),
             )
     except OSError as error:
-        raise backup.not_written(folder, error.strerror or str(error)) from None
+        raise backup.not_written(folder, error, request) from None
     except StackError as error:
         if backup.FULL in (evidence := "\n".join(error.evidence)):
-            raise backup.not_written(folder, evidence) from None
+            raise backup.not_written(folder, OSError(errno.ENOSPC, evidence), request) from None
         raise
     return Backup(path, made)
 
@@ -237,8 +238,8 @@ def _manifest(
     stack: Stack, request: backup.Request, path: Path, parent: Backup | None, about: dict[str, Any], saved: int
 ) -> Manifest:
     digest = sha256_of(path / LIST)
-    # PostgreSQL's list has no checksum of them, and the server obeys what is in them when it starts
-    logs = {str(file.relative_to(path)): sha256_of(file) for file in sorted(path.glob("pg_wal/*")) if file.is_file()}
+    # PostgreSQL's list has no checksum of these, and the server obeys what is in the WAL when it starts
+    logs = {str(file.relative_to(path)): sha256_of(file) for file in sorted(path.glob("pg_wal/**/*")) if file.is_file()}
     return Manifest(
         file="",
         sequence=0,

@@ -26,8 +26,6 @@ class Journal(Struct, frozen=True, kw_only=True):
     """The database that is filled, and takes :attr:`database`'s name in a switch."""
     outgoing: str = ""
     """The name that the database gets which had it until then."""
-    previous: str = ""
-    """The database that an earlier restore kept, which goes when this one has succeeded."""
     began: str
     pid: int
 

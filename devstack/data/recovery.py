@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from devstack import console
-from devstack.data import journal, load, switch
+from devstack.data import journal, kept, load, switch
 from devstack.data.elsewhere import PASSFILE
 from devstack.data.journal import Previous
 from devstack.data.manifest import now, stamp
-from devstack.errors import StackError
 from devstack.services.postgres import STAGING
 
 if TYPE_CHECKING:
@@ -75,17 +74,7 @@ def recover(stack: Stack) -> None:
 
 
 def settle(stack: Stack, done: journal.Journal) -> None:
-    """After a switch: remember what was put aside, let go of what an earlier restore had kept."""
-    was = journal.read_previous(stack.paths)
-    journal.write_previous(
-        stack,
-        Previous(name=done.outgoing, of=done.database, when=stamp(now()), why=f"{done.operation} of {done.about}"),
-    )
-    if done.previous and done.previous != done.outgoing:
-        try:
-            load.drop(stack, done.previous)
-        except StackError as error:
-            console.note(f"{done.previous} could not be dropped: {error.why}")
-    if was and was.directory:
-        stack.db.folders.remove(was.name)
+    """After a switch: remember what was put aside, let go of what earlier restores had kept."""
+    why = f"{done.operation} of {done.about}"
+    kept.settle(stack, Previous(name=done.outgoing, of=done.database, when=stamp(now()), why=why))
     journal.clear(stack)

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from devstack import console
-from devstack.data import backup, census, journal, load, privileged, switch
+from devstack.data import backup, census, journal, kept, load, privileged, switch
 from devstack.data.catalogue import Backup
 from devstack.data.journal import Journal
 from devstack.data.load import Mismatch, Source
@@ -146,18 +146,15 @@ def replace(stack: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
     safety = ""
     try:
         if backed_up:
-            if kept := fill_and_back_up(stack, source, made):
-                say(kept)
-                safety = kept.name
+            if backed := fill_and_back_up(stack, source, made):
+                say(backed)
+                safety = backed.name
         else:
             load.load(stack, source, made.incoming, analyze=False)
         with load.analyzed(stack, made.incoming):
             counted = compared(stack, source, made.incoming)
         copy_properties(stack, made)
-        previous = journal.read_previous(stack.paths)
-        plan = msgspec.structs.replace(
-            made, phase="switch", outgoing=kept_name(stack), previous=previous.name if previous else ""
-        )
+        plan = msgspec.structs.replace(made, phase="switch", outgoing=kept_name(stack))
         outage = switch.swap(stack, plan)
     except BaseException:
         load.abandon(stack, made)
@@ -186,13 +183,13 @@ def fill_and_back_up(stack: Stack, source: Source, made: Journal) -> Backup | No
     with ThreadPoolExecutor(1) as beside:
         filling = beside.submit(load.load, stack, source, made.incoming, analyze=False)
         try:
-            kept = back_up_first(stack)
+            backed = back_up_first(stack)
             filling.result()
         except BaseException:
             with contextlib.suppress(StackError):
                 load.drop(stack, made.incoming)  # ends the filling, which would be waited for
             raise
-    return kept
+    return backed
 
 
 def compared(stack: Stack, source: Source, name: str) -> census.Census:
@@ -228,9 +225,9 @@ def kept_name(stack: Stack) -> str:
     there = switch.databases(stack)
     name = stack.settings.db.name
     suffix = f"old_{now():%Y%m%d_%H%M%S}"
-    while (kept := load.derived(name, suffix)) in there:
+    while (free := load.derived(name, suffix)) in there:
         suffix = f"old_{now():%Y%m%d_%H%M%S}_{secrets.token_hex(2)}"
-    return kept
+    return free
 
 
 class Undone(Struct, frozen=True):
@@ -246,7 +243,7 @@ def undo(stack: Stack) -> Undone:
 
     :raises StackError: there is none.
     """
-    previous = journal.read_previous(stack.paths)
+    previous = kept.previous(stack)
     name = stack.settings.db.name
     if previous and previous.directory:
         from devstack.data import cluster

@@ -127,7 +127,7 @@ def run(stack: Stack) -> None:
 
     :raises StackError: it failed.
     """
-    from devstack.data import backup, recovery, retention
+    from devstack.data import backup, kept, recovery, retention
 
     began = Run(began=stamp(now()), pid=os.getpid())
     clock = time.monotonic()
@@ -147,6 +147,7 @@ def run(stack: Stack) -> None:
         else:
             gone = retention.cleanup(stack, days=stack.settings.data.retention_days, keep=1, dry=False)
             removed = f"{len(gone)} removed"
+            kept.clean_up(stack)
         said = f"{made.name if made else ''} verified, {removed}, {console.duration(time.monotonic() - clock)}"
         ended = msgspec.structs.replace(began, ok=True, said=said)
         console.out(f"{stamp(now())}  {said}")

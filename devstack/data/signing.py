@@ -1,4 +1,4 @@
-"""Signatures of manifests: which backups this environment has made itself.
+"""Signatures of manifests: which backups this environment has made itself; and of what it has kept.
 
 What was brought from another host, copied from a colleague, or made before signatures existed counts as foreign: its
 dump is loaded all the same, as the database's owner, but nothing that it says of itself is believed.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -44,6 +45,30 @@ def is_signed(paths: Paths, manifest: Manifest) -> bool:
     return len(key) == BYTES and hmac.compare_digest(
         _signature(key, manifest).encode(), manifest.signature.encode(errors="replace")
     )
+
+
+def seal(stack: Stack, facts: Sequence[object]) -> str:
+    """Return this environment's signature of facts, which are text and numbers.
+
+    No signature of a manifest can be taken for one, nor the other way round: a manifest is signed as a JSON object,
+    facts as a JSON array.
+
+    :raises StackError: the key is damaged.
+    """
+    return _of_facts(_key(stack), facts)
+
+
+def is_sealed(paths: Paths, facts: Sequence[object], signature: str) -> bool:
+    """Check whether this environment has signed facts."""
+    try:
+        key = paths.signing_key.read_bytes()
+    except OSError:
+        return False
+    return len(key) == BYTES and hmac.compare_digest(_of_facts(key, facts).encode(), signature.encode(errors="replace"))
+
+
+def _of_facts(key: bytes, facts: Sequence[object]) -> str:
+    return hmac.new(key, msgspec.json.encode(list(facts)), hashlib.sha256).hexdigest()
 
 
 def _signature(key: bytes, manifest: Manifest) -> str:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from devstack.data import journal
+from devstack.data import journal, kept
 from devstack.data.journal import Journal
 from devstack.data.load import sessions_on
 from devstack.data.session import Session, session
@@ -45,7 +45,7 @@ def swap(stack: Stack, plan: Journal) -> float:
     began = time.monotonic()
     try:
         with _clients_held(stack):
-            _rename(stack, [(plan.database, plan.outgoing), (plan.incoming, plan.database)])
+            _rename(stack, [(plan.database, plan.outgoing), (plan.incoming, plan.database)], _why(plan))
         _answers(stack)
     except BaseException as error:
         _swap_back(stack, plan)
@@ -65,7 +65,11 @@ def _swap_back(stack: Stack, plan: Journal) -> None:
         open_again(stack)
         return
     with _clients_held(stack):
-        _rename(stack, [(plan.database, plan.incoming), (plan.outgoing, plan.database)])
+        _rename(stack, [(plan.database, plan.incoming), (plan.outgoing, plan.database)], _why(plan))
+
+
+def _why(plan: Journal) -> str:
+    return f"{plan.operation} of {plan.about}"
 
 
 def open_again(stack: Stack) -> None:
@@ -75,17 +79,22 @@ def open_again(stack: Stack) -> None:
     _tell_pooler(stack, "RESUME")
 
 
-def _rename(stack: Stack, pairs: list[tuple[str, str]]) -> None:
-    """Rename databases in one transaction. The first of them had the clients."""
+def _rename(stack: Stack, pairs: list[tuple[str, str]], why: str) -> None:
+    """Rename databases in one transaction, and mark the first of them, which had the clients, as one that was kept.
+
+    :param why: what it is kept for.
+    """
     closed, incoming = pairs[0][0], pairs[1][0]
     with session(stack.db, "postgres", "put the restored database in its place") as sql:
         # nobody new first: a client that comes back at once can't starve this
         sql.run(f"ALTER DATABASE {identifier(closed)} ALLOW_CONNECTIONS false")
+        oid = sql.value(f"SELECT oid::bigint FROM pg_database WHERE datname = {literal(closed)}")
+        marks = kept.statements(stack, oid, pairs[0][1], why)
         _empty(sql, [closed, incoming])
         renames = "; ".join(f"ALTER DATABASE {identifier(a)} RENAME TO {identifier(b)}" for a, b in pairs)
         # what comes in is open again in the same moment that it has the name; what goes stays closed, so that
         # nobody writes to it by mistake
-        sql.run(f"BEGIN; {renames}; ALTER DATABASE {identifier(closed)} ALLOW_CONNECTIONS true; COMMIT")
+        sql.run(f"BEGIN; {renames}; {marks}; ALTER DATABASE {identifier(closed)} ALLOW_CONNECTIONS true; COMMIT")
 
 
 def _empty(sql: Session, names: list[str]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from devstack import console
 from devstack.data import catalogue, load, signing, wal_check
@@ -55,11 +55,22 @@ class Unchecked(StackError):
         )
 
 
+class Result(Struct, frozen=True):
+    """Result of verifying a backup."""
+
+    backup: Backup
+    error: StackError | None = None
+    """What is wrong with it, or kept it from being checked."""
+    unrecorded: str = ""
+    """Why the result is not in its manifest; empty if it is, and for a backup that was not found whole."""
+
+
 def verify(
     stack: Stack, backup: Backup, *, deep: bool = False, as_superuser: bool = False, trust_cluster: bool = False
-) -> Backup:
-    """Prove a backup, and note in its manifest when and how.
+) -> Verified:
+    """Prove a backup.
 
+    :returns: when and how, for its manifest.
     :raises Damaged: it is not whole, or does not hold what its manifest says.
     :raises Unchecked: something else is in the way.
     """
@@ -81,7 +92,16 @@ def verify(
         except load.Mismatch as error:
             why = "it was restored, and holds something else than its manifest says"
             raise Damaged(backup.name, why, error.lines) from None
-    return catalogue.change(stack, backup, verified=Verified(stamp(now()), "restore" if deep else "read"))
+    return Verified(stamp(now()), "restore" if deep else "read")
+
+
+def _record(stack: Stack, backup: Backup, proof: Verified) -> Result:
+    """Write into a backup's manifest that it was found whole. Where that can't be written, it is whole all the same."""
+    try:
+        return Result(catalogue.change(stack, backup, verified=proof))
+    except OSError as error:
+        manifest = structs.replace(backup.manifest, verified=proof)
+        return Result(Backup(backup.path, manifest), unrecorded=error.strerror or str(error))
 
 
 def check_content(stack: Stack, path: Path, manifest: Manifest) -> None:
@@ -230,7 +250,7 @@ def _check_cluster(stack: Stack, path: Path, manifest: Manifest) -> None:
     """https://www.postgresql.org/docs/current/app-pgverifybackup.html"""
     check_plain(path)
     logs = {str(file.relative_to(path)) for file in path.glob("pg_wal/*") if file.is_file()}
-    noted = {name for name in manifest.files if name.startswith("pg_wal/")}
+    noted = {name for name in manifest.files if name.startswith("pg_wal/") and name.count("/") == 1}
     if noted and logs != noted:  # a manifest of before signatures has none
         raise Wrong(f"{min(logs ^ noted)} is {'missing' if noted - logs else 'not in its manifest'}")
     for name, digest in manifest.files.items():
@@ -260,14 +280,21 @@ def check_plain(path: Path) -> None:
 
 def verify_all(
     stack: Stack, found: list[Backup], *, deep: bool, as_superuser: bool = False, trust_cluster: bool = False
-) -> list[tuple[Backup, StackError | None]]:
-    """Prove each backup; return them with what is wrong with each, or was in the way."""
-    results: list[tuple[Backup, StackError | None]] = []
+) -> list[Result]:
+    """Prove each backup, and record in its manifest when and how."""
+    results: list[Result] = []
     for backup in found:
         try:
-            proven = verify(stack, backup, deep=deep, as_superuser=as_superuser, trust_cluster=trust_cluster)
-            results.append((proven, None))
+            proof = verify(stack, backup, deep=deep, as_superuser=as_superuser, trust_cluster=trust_cluster)
+            results.append(_record(stack, backup, proof))
         except StackError as error:
             console.note(error.text())
-            results.append((backup, error))
+            results.append(Result(backup, error))
+    if unrecorded := [result for result in results if result.unrecorded]:
+        first = unrecorded[0]
+        others = f" and {len(unrecorded) - 1} more" if len(unrecorded) > 1 else ""
+        console.note(
+            f"the result could not be recorded in the manifest of {first.backup.name}{others}: {first.unrecorded};"
+            " data.list goes on to show when they were verified before"
+        )
     return results

@@ -6,7 +6,10 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from devstack import console
+from devstack.data import kept
 from devstack.data.journal import restoring
 from devstack.data.schedule import overdue
 from devstack.errors import StackError
@@ -172,6 +175,10 @@ def _query(db: Postgres, connection: Connection, findings: Findings) -> None:
         ((active, most, size),) = cursor.fetchall()
         findings.add(_connections(limits.connections_percent, active, most))
         findings.add(Check(name="size", text=f"{console.size(size)} of data", value=size, unit="bytes"))
+        cursor.execute(kept.DATABASES)
+        names = [column.name for column in cursor.description or ()]
+        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        findings.extend(_left_over(kept.judged(db.context.paths, kept.databases(db, rows))))
         cursor.execute(TRANSACTION)
         findings.add(_transaction(limits.transaction_seconds, cursor.fetchone()))
         cursor.execute(LOCK)
@@ -188,6 +195,25 @@ def _extension(db: Postgres, name: str, version: str | None) -> Check:
         fix="inv dev.heal creates it",
         remedy="settle",
     )
+
+
+def _left_over(copies: list[kept.Kept]) -> list[Check]:
+    """Return what to say of kept copies that nothing needs any more."""
+    copies = [copy for copy in copies if copy.is_left_over]
+    if not copies:
+        return []
+    size = sum(copy.bytes or 0 for copy in copies)
+    return [
+        Check(
+            name="kept",
+            verdict="degraded",
+            value=size,
+            unit="bytes",
+            cause=f"{', '.join(copy.name for copy in copies)}, kept by an earlier restore, takes {console.size(size)}"
+            " and is no longer needed",
+            fix="inv data.cleanup removes it, or says why it can't; inv data.list --kept shows it",
+        )
+    ]
 
 
 def _connections(percent: int, active: int, most: int) -> Check:
@@ -272,6 +298,12 @@ def probe_data(stack: Stack) -> Probe:
         if late := overdue(stack):
             fix = "inv data.backup; inv data.schedule --status says how the last run ended"
             findings.add(Check(name="backups", verdict="degraded", cause=late, fix=fix))
+        # in the volume of a container engine they are not looked for: that takes a command of the engine's each time
+        if not stack.context.runtime.contained and not stack.paths.swap.exists():
+            found = kept.judged(stack.paths, kept.directories(stack.db))
+            copies = [copy for copy in found if copy.is_left_over]
+            sizes = [replace(copy, bytes=stack.db.folders.size(copy.name)) for copy in copies]
+            findings.extend(_left_over(sizes))
 
     return probe
 

@@ -49,9 +49,26 @@ class Folders:
         """
         self.context.make_dir(self.path(name), 0o700, account=account)
 
-    def remove(self, name: str) -> None:
-        """Remove a folder; none there is fine."""
-        self.context.host.remove(self.path(name))
+    def remove(self, name: str, *, last: str = "") -> None:
+        """Remove a folder; none there is fine.
+
+        :param last: the file in it that is removed after all others.
+        """
+        path, host = self.path(name), self.context.host
+        if last and path.is_dir() and not path.is_symlink():
+            for inside in sorted(path.iterdir()):
+                if inside.name != last:
+                    host.remove(inside)
+        host.remove(path)
+
+    def size(self, name: str) -> int:
+        """Bytes that a folder takes on the disk."""
+        total = 0
+        for folder, _, files in os.walk(self.path(name)):
+            for file in files:
+                with contextlib.suppress(FileNotFoundError):
+                    total += os.lstat(os.path.join(folder, file)).st_blocks * 512
+        return total
 
     def read(self, name: str, file: str) -> str:
         """A file's content; empty if there is none."""
@@ -118,8 +135,15 @@ class VolumeFolders(Folders):
     def make(self, name: str, *, account: bool) -> None:
         """Let the programs make it: here they run as the server's account."""
 
-    def remove(self, name: str) -> None:
-        self._run('rm -rf "$1"', str(self.path(name)), what="remove a folder in the volume")
+    def remove(self, name: str, *, last: str = "") -> None:
+        script = (
+            'if [ -n "$2" ] && cd "$1" 2>/dev/null; then find . -mindepth 1 ! -path "./$2" -delete; fi; rm -rf "$1"'
+        )
+        self._run(script, str(self.path(name)), last, what="remove a folder in the volume")
+
+    def size(self, name: str) -> int:
+        said = self._run('du -sk "$1"', str(self.path(name)), what="measure a folder in the volume").split()
+        return int(said[0]) << 10 if said and said[0].isdecimal() else 0
 
     def read(self, name: str, file: str) -> str:
         script = '[ ! -e "$1" ] || cat "$1"'

@@ -15,12 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import psutil
 import pytest
 from filelock import FileLock
 
+from devstack.data.backup import names
 from tests.conftest import ROOT, Rounds, wait_for
 from tests.data import manifests
 from tests.data.conftest import Data
@@ -86,15 +88,37 @@ def test_names_follow_the_order_of_making_also_within_a_second_and_with_a_clock_
     manifest = rich.backups / f"{made[-1]}.json"
     assert sorted(made) == made
     later = json.loads(manifest.read_text())
-    future = time.strftime("%Y%m%d-%H%M%S", time.gmtime(time.time() + 3600))
+    future = time.strftime("%Y%m%d-%H%M%S", time.gmtime(time.time() + 40 * 86400))
     name = f"backup-{future}.sql.gz"
-    manifests.write(rich.backups / made[-1], {**later, "file": name, "created": "2099-01-01T00:00:00+00:00"})
+    manifests.write(rich.backups / made[-1], {**later, "file": name})
     manifest.rename(rich.backups / f"{name}.json")
     (rich.backups / made[-1]).rename(rich.backups / name)
     made.append(rich.backup("--no-verify").name)
     assert made[-1] > name
+    manifests.write(rich.backups / name, {**later, "file": name, "created": "2099-01-01T00:00:00+00:00"})
     assert [b["file"] for b in rich.json("data.list")["backups"]] == [*made[:2], name, made[-1]]
     assert "in the future" in rich.inv("data.list").stdout
+
+
+@pytest.mark.parametrize("ahead", [timedelta(seconds=30), timedelta(days=2), timedelta(days=4000)])
+def test_a_name_is_later_than_those_that_are_there_however_far_the_clock_was_ahead(
+    tmp_path: Path, ahead: timedelta, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moment = datetime(2026, 11, 23, 10, 0, 0, 500_000, tzinfo=timezone.utc)
+    own = f"backup-{moment + ahead:%Y%m%d-%H%M%S}.sql.gz"
+    # the last ones have such names by somebody else's doing, or by nobody's
+    for name in (own, "backup-29990101-000000.sql.gz", "backup-20261399-000000.sql.gz", "backup-99991231-235959.dump"):
+        (tmp_path / name).touch()
+    for kind, prefix in (("full", "backup-"), ("schema", "backup-schema-")):
+        found = names(tmp_path, kind, "sql", moment, own=[tmp_path / own])  # type: ignore[arg-type]
+        assert next(found) == f"{prefix}{moment + ahead + timedelta(seconds=1):%Y%m%d-%H%M%S}.sql.gz"
+    assert ("clock has not reached" in " ".join(capsys.readouterr().err.split())) == (ahead.days > 0)
+
+
+def test_a_name_is_the_time_where_the_others_are_older(tmp_path: Path) -> None:
+    moment = datetime(2026, 11, 23, 10, 0, 0, tzinfo=timezone.utc)
+    (tmp_path / "backup-20261123-095959.dump").touch()
+    assert next(names(tmp_path, "full", "sql", moment)) == "backup-20261123-100000.sql.gz"
 
 
 @pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/St_Johns"])
@@ -362,6 +386,38 @@ def test_a_full_disk_leaves_earlier_backups_and_nothing_else(data: Data, tmp_pat
         data.inv("data.verify", "--file", first.name)
         data.inv("data.backup")
     del data.env["INVOKE_DATA_DIR"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="for root a folder is read-only on a file system of its own alone")
+def test_in_a_read_only_folder_backups_are_verified_and_none_is_made(rich: Data, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "8m") as disk:
+        rich.env["INVOKE_DATA_DIR"] = str(disk)
+        try:
+            whole, bad = rich.backup("--no-verify"), rich.backup()
+            (disk / ".nv-01234567.partial").touch()
+            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+            done = rich.inv("data.verify", "--all")
+            assert done.stdout == f"{whole.name}  whole\n{bad.name}  whole\n"
+            assert f"not be recorded in the manifest of {whole.name} and 1 more: Read-only file system" in done.stderr
+            assert "could not remove .nv-01234567.partial" in done.stderr
+            assert [
+                (found["state"], found["recorded"], found["verified"]["how"])
+                for found in rich.json("data.verify", "--all")["backups"]
+            ] == [("whole", False, "read")] * 2
+            assert rich.json("data.list")["backups"][0]["verified"] is None
+            said = rich.refused("data.backup", says=f"could not be written to {disk}\ncause: Read-only file system;")
+            assert f"fix:   make {disk} writable for you\n       or set data.dir to another directory" in said
+            assert "inv data.backup --output DIRECTORY" in said
+            said = rich.refused("data.backup", "--output", str(disk), says="Read-only file system")
+            assert "or name another place with --output" in said
+            said = rich.refused("data.restore", "--file", whole.name, says="Read-only file system")
+            assert "--output" not in said
+            subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+            os.truncate(bad, bad.stat().st_size - 1)
+            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+            assert "damaged" in rich.inv("data.verify", "--all", expect=1).stdout
+        finally:
+            del rich.env["INVOKE_DATA_DIR"]
 
 
 @pytest.mark.slow

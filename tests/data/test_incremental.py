@@ -34,13 +34,18 @@ def audit(event, args):
         seen += 1
         if seen == count:
             os.kill(os.getpid(), 9)
+    if event == "shutil.rmtree" and count == 4 and "/nv-db-data-" in str(args[0]):
+        seen += 1
+        if seen == 2:
+            os.kill(os.getpid(), 9)
     if event == "subprocess.Popen" and count == 0 and "pg_verifybackup -q" in str(args) and "incoming" in str(args):
         os.kill(os.getpid(), 9)
 sys.addaudithook(audit)
 from invoke.main import program
 program.run(["inv", *sys.argv[2:]])
 """
-"""``inv``, killed before the n-th rename of a data folder; 3: after both; 0: when the combined copy is verified."""
+"""``inv``, killed before the n-th rename of a data folder; 3: after both; 0: when the combined copy is verified; 4: in
+the middle of the removal of a directory that an earlier restore has kept."""
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +163,50 @@ def test_killed_in_the_middle_the_next_command_has_a_whole_database(
         assert mark(stack) == "now"
     assert not list(stack.data.parent.glob(".*"))
     assert not (stack.state / "swap.json").exists()
+
+
+@pytest.mark.slow
+def test_what_was_kept_is_not_forgotten_when_a_cluster_comes_back(stack: Data, chain: list[Path]) -> None:
+    """A dump's restore keeps a database, the cluster is copied with it, and the copy is restored."""
+    dump = stack.backup()
+    database = stack.json("data.restore", "--file", dump.name, "--no-safety-backup")["kept"]
+    copy = stack.backup("--incremental")
+    done = stack.json("data.restore", "--file", copy.name, "--no-safety-backup")
+    assert stack.databases() == ["nina"]
+    assert [(k["name"], k["kind"], k["for_undo"]) for k in stack.json("data.list", "--kept")["kept"]] == [
+        (done["kept"], "cluster", True)
+    ]
+    stack.inv("data.undo")
+    assert stack.databases() == ["nina"], "it was in use then, and nothing leads back to what it had kept"
+    assert mark(stack) == "now"
+    assert database not in stack.databases()
+    # a directory with the name of a kept one, and one with a copied mark
+    (kept,) = (path for path in stack.data.parent.iterdir() if path != stack.data)
+    for name in ("nv-db-data-20200101-000000", "nv-db-data-20200102-000000"):
+        kept.with_name(name).mkdir()
+    shutil.copy(kept / "nv-kept.json", kept.with_name("nv-db-data-20200102-000000"))
+    found = {k["name"]: k for k in stack.json("data.list", "--kept")["kept"]}
+    assert [k["ours"] for _, k in sorted(found.items())] == [False, False, True]
+    assert found[kept.name]["bytes"] > 10_000_000
+    stack.inv("data.cleanup")
+    command = stack.code(KILLED_AT, "4", "data.restore", "--no-safety-backup", "--file", dump.name)
+    killed = subprocess.run(command, cwd=stack.root, env=stack.env, capture_output=True, text=True, timeout=60)
+    assert killed.returncode == -9, killed.stderr
+    assert (kept / "nv-kept.json").exists()
+    assert not (kept / "PG_VERSION").exists() or not (kept / "base").exists()
+    (stack.state / "journal.json").unlink()
+    checks = json.loads(stack.inv("health", "--json", expect=None).stdout)["services"][0]["checks"]
+    assert [check["cause"].split(",")[0] for check in checks if check["name"] == "kept"] == [kept.name]
+    assert f"{kept.name}  removed" in stack.inv("data.cleanup").stdout
+    assert not kept.exists()
+    for name in ("nv-db-data-20200101-000000", "nv-db-data-20200102-000000"):
+        shutil.rmtree(kept.with_name(name))
+    stack.inv("data.undo")
+    stack.sql("UPDATE mark SET text = 'now'")
+    shutil.rmtree(copy)
+    for path in (copy, dump):
+        Path(f"{path}.json").unlink()
+    dump.unlink()
 
 
 @pytest.mark.faults

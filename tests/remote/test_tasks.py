@@ -256,6 +256,13 @@ def test_files_folders_and_links_take_each_other_s_place(up: Remote) -> None:
     assert not there.exists()
 
 
+def test_what_restores_have_kept_is_listed_where_it_is(up: Remote) -> None:
+    made = json.loads(up.inv("data.backup", "--json").stdout)["file"]
+    kept = json.loads(up.inv("data.restore", "--file", made, "--no-safety-backup", "--json").stdout)["kept"]
+    found = json.loads(up.inv("data.list", "--kept", "--json").stdout)["kept"]
+    assert [(copy["name"], copy["for_undo"]) for copy in found] == [(kept, True)]
+
+
 def test_old_backups_go_on_both_sides(up: Remote) -> None:
     made = [json.loads(up.inv("data.backup", "--keep-remote", "--json").stdout)["file"] for _ in range(2)]
     for folder in (up.root / "backups", up.there / "backups"):
@@ -263,7 +270,7 @@ def test_old_backups_go_on_both_sides(up: Remote) -> None:
             # both unsigned, as a change takes the signature away: those of another environment are kept for themselves
             content = json.loads(path_of(folder / name).read_text())
             manifests.write(folder / name, {**content, **changes, "signature": ""})
-    up.inv("data.cleanup", "--days", "30")
+    assert "kept is not looked for" not in up.inv("data.cleanup", "--days", "30").stderr
     for folder in (up.root / "backups", up.there / "backups"):
         assert [(folder / name).exists() for name in made] == [False, True]
     (up.there / "backups" / made[1]).unlink()

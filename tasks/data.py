@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoke import Context, Exit, task
 
 from devstack import console
-from devstack.errors import FAILED, UsageError
+from devstack.errors import FAILED, StackError, UsageError
 from tasks import filling, hooks, inventory, lifecycle, moving, replacement, session
 from tasks.runstate import state_of
 
@@ -116,9 +116,14 @@ def verify(
 @task(name="list", help={"json": "the answer as JSON"})
 def list_(c: Context, json: bool = False) -> None:
     """Show the backups of this environment."""
-    from devstack.data import catalogue
+    from devstack.data import catalogue, recovery
 
     stack = session.stack(c, looking=True)
+    if not stack.settings.wrong:
+        try:
+            recovery.put_right(stack)
+        except StackError as error:  # the backups can be seen all the same
+            console.note(f"a restore was cut off, and could not be put right: {error.what}: {error.why}")
     folder = catalogue.folder_of(stack.settings)
     catalogue.check_closed(stack.context.host, stack.settings, folder, "data.dir")
     found, unreadable = catalogue.survey(folder)

@@ -199,7 +199,11 @@ def test_a_command_ends_with_the_process_that_was_killed(tmp_path: Path, way: st
     found = wait_for(lambda: [shell, *shell.children(recursive=True)])
     process.kill()
     process.communicate()
-    wait_for(lambda: not any(map(works, found)))
+    try:
+        wait_for(lambda: not any(map(works, found)))
+    finally:
+        for one in filter(works, found):
+            one.kill()
 
 
 @pytest.mark.faults

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devstack import console
-from devstack.data.journal import restoring
+from devstack.data.journal import holds_clients, is_cut_off, restoring
 from devstack.data.schedule import overdue
 from devstack.errors import StackError
 from devstack.health.findings import Findings, Probe, fastest
@@ -267,13 +267,25 @@ def probe_data(stack: Stack) -> Probe:
 
     def probe(findings: Findings) -> None:
         if doing := restoring(stack.paths):
-            fix = "inv dev.up" if "cut off" in doing else "wait for it: inv health --wait 600"
-            findings.add(Check(name="restore", verdict="degraded", cause=doing, fix=fix))
+            findings.add(_restore(stack, doing))
         if late := overdue(stack):
             fix = "inv data.backup; inv data.schedule --status says how the last run ended"
             findings.add(Check(name="backups", verdict="degraded", cause=late, fix=fix))
 
     return probe
+
+
+def _restore(stack: Stack, doing: str) -> Check:
+    """Judge what is being done to the database, or was cut off."""
+    if not is_cut_off(stack.paths):
+        return Check(name="restore", verdict="degraded", cause=doing, fix="wait for it: inv health --wait 600")
+    return Check(
+        name="restore",
+        verdict="unhealthy" if holds_clients(stack.paths) else "degraded",
+        cause=doing,
+        fix="inv dev.heal finishes or undoes it; so do inv dev.up and inv data.list",
+        remedy="recover",
+    )
 
 
 def probe_disk(db: Postgres, pid: int) -> Probe:

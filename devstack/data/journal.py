@@ -72,7 +72,7 @@ def read_previous(paths: Paths) -> Previous | None:
     return None
 
 
-def is_cut_off(paths: Paths) -> bool:
+def is_abandoned(paths: Paths) -> bool:
     """Check whether there is a journal whose command is gone; nobody waits for its lock for that."""
     journal = read(paths)
     if journal is None:
@@ -87,7 +87,7 @@ def restoring(paths: Paths) -> str:
         return ""
     doing = {"restore": "restoring", "merge": "merging", "undo": "undoing the restore of"}[journal.operation]
     sentence = f"{doing} {journal.about} since {journal.began[11:19]} UTC"
-    return f"{sentence}; it was cut off" if is_cut_off(paths) else sentence
+    return f"{sentence}; it was cut off" if is_abandoned(paths) else sentence
 
 
 def holds_clients(paths: Paths) -> bool:

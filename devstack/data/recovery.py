@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from devstack import console
 from devstack.data import journal, load, switch
 from devstack.data.elsewhere import PASSFILE
@@ -19,9 +21,13 @@ from devstack.guard import Guard, append
 from devstack.inherited import take_out, without_foreign
 from devstack.services import wait_until_answers
 from devstack.services.postgres import STAGING
+from devstack.settings import VARIABLE_PREFIXES, Entry, check_expansion, entries_of_runtime_file
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
+
+GIVEN = "NV_GUARD_GIVEN"
+"""Variable by which the guard gets what flags have set: a command line could be read by everybody."""
 
 
 def begin(stack: Stack, *, changes: bool) -> None:
@@ -88,7 +94,7 @@ def put_right(stack: Stack) -> None:
 
     :raises StackError: the database does not let it, or another command has the stack for too long.
     """
-    if not stack.context.dry and journal.is_cut_off(stack.paths):
+    if not stack.context.dry and journal.is_abandoned(stack.paths):
         _put_right(stack)
 
 
@@ -103,13 +109,17 @@ def _put_right(stack: Stack) -> None:
 @contextlib.contextmanager
 def guarded(stack: Stack) -> Iterator[None]:
     """Have a switch finished or undone at once should this process be killed in the middle: its clients wait."""
-    runtime_file = object.__getattribute__(stack.context.c.config, "_runtime_path")
-    words = [str(stack.settings.root), stack.settings.stack.env, os.path.abspath(runtime_file) if runtime_file else ""]
-    log = append(stack.paths.log / "devstack.log")
-    try:
-        guard = Guard("devstack.data.recovery", words, env=without_foreign(stack.environ), log=log)
-    finally:
-        os.close(log)
+    given = [
+        *entries_of_runtime_file(stack.context.c.config),  # the file may be gone by then, as it is on another host
+        Entry("stack.env", stack.settings.stack.env, "the flag -e", True),
+    ]
+    env = {**without_foreign(stack.environ), GIVEN: msgspec.json.encode(given).decode()}
+    with contextlib.ExitStack() as held:
+        log = None
+        with contextlib.suppress(OSError):
+            log = append(stack.paths.log / "devstack.log")
+            held.callback(os.close, log)
+        guard = Guard("devstack.data.recovery", [str(stack.settings.root)], env=env, log=log)
     guard.tell(str(os.getpid()))
     try:
         yield
@@ -119,8 +129,8 @@ def guarded(stack: Stack) -> Iterator[None]:
 
 def main(words: list[str]) -> None:
     """Put right what a command has left that was killed in a switch. Called by the guard."""
-    root, env, runtime_file, pid = words
-    stack = _open(Path(root), env, runtime_file)
+    root, pid = words
+    stack = _open(Path(root), msgspec.json.decode(os.environ.pop(GIVEN), type=list[Entry]))
     left = journal.read(stack.paths)
     if left is None or left.pid != int(pid):
         return  # another command was quicker
@@ -133,12 +143,14 @@ def main(words: list[str]) -> None:
         console.note(f"could not put right the {left.operation} of {left.about}: {error.what}: {error.why}")
 
 
-def _open(root: Path, env: str, runtime_file: str) -> Stack:
-    """Open the stack of the command that the guard was started by."""
+def _open(root: Path, given: list[Entry]) -> Stack:
+    """Open the stack of the command that the guard was started by.
+
+    :param given: what its flags have set.
+    """
     from invoke import Config, Context
 
     from devstack import trust
-    from devstack.settings import VARIABLE_PREFIXES, Entry, check_expansion
     from devstack.stack import open_stack
 
     environ = dict(os.environ)
@@ -149,10 +161,7 @@ def _open(root: Path, env: str, runtime_file: str) -> Stack:
     config.set_project_location(str(root))
     check_expansion(root)
     config.load_project()
-    if runtime_file:
-        config.set_runtime_path(Path(runtime_file))
-        config.load_runtime()
-    return open_stack(Context(config), root, environ, given=[Entry("stack.env", env, "the flag -e", True)])
+    return open_stack(Context(config), root, environ, given=given)
 
 
 def settle(stack: Stack, done: journal.Journal) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devstack import console
-from devstack.data.journal import holds_clients, is_cut_off, restoring
+from devstack.data.journal import holds_clients, is_abandoned, restoring
 from devstack.data.schedule import overdue
 from devstack.errors import StackError
 from devstack.health.findings import Findings, Probe, fastest
@@ -277,7 +277,7 @@ def probe_data(stack: Stack) -> Probe:
 
 def _restore(stack: Stack, doing: str) -> Check:
     """Judge what is being done to the database, or was cut off."""
-    if not is_cut_off(stack.paths):
+    if not is_abandoned(stack.paths):
         return Check(name="restore", verdict="degraded", cause=doing, fix="wait for it: inv health --wait 600")
     return Check(
         name="restore",

@@ -383,9 +383,10 @@ STEPS = {
 SWITCHING = list(STEPS)[2:]
 
 
-def killed(data: Data, command: str, step: str, *, alone: bool) -> tuple[str, str, str]:
+def killed(data: Data, command: str, step: str, *, alone: bool, given: Path | None = None) -> tuple[str, str, str]:
     """Kill a restore or an undo at a step, with the guard that would put it right if it is to be ``alone``.
 
+    :param given: a file that has the database's port, for that command alone; it is gone afterwards.
     :returns: the rows of the database before it and of the other one, and which of them are to be there.
     """
     module, name, after, expected = STEPS[step]
@@ -398,9 +399,13 @@ def killed(data: Data, command: str, step: str, *, alone: bool) -> tuple[str, st
     if command == "data.undo":
         data.inv("data.restore", *flags)
         old, new, flags = new, old, []
+    env, core = dict(data.env), []
+    if given:
+        given.write_text(f"db:\n  port: {env.pop('INVOKE_DB_PORT')}\n")
+        after, core = f"os.remove({str(given)!r}); {after}", ["-f", str(given)]
     source = AT.format(module=module, name=name, after=after or "pass", alone=alone)
     done = subprocess.run(
-        data.code(source, command, *flags), cwd=data.root, env=data.env, capture_output=True, text=True
+        data.code(source, *core, command, *flags), cwd=data.root, env=env, capture_output=True, text=True
     )
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
     return old, new, expected
@@ -435,9 +440,15 @@ def test_killed_while_pgbouncer_pauses_it_keeps_no_client_waiting_for_a_person(d
         check_clients_go_on(data, "data.restore", "closed")
 
 
-def check_clients_go_on(data: Data, command: str, step: str) -> None:
+@pytest.mark.faults
+@pytest.mark.slow
+def test_what_puts_it_right_has_the_settings_of_a_file_that_is_gone(data: Data, tmp_path: Path) -> None:
+    check_clients_go_on(data, "data.restore", "closed", given=tmp_path / "given.yaml")
+
+
+def check_clients_go_on(data: Data, command: str, step: str, *, given: Path | None = None) -> None:
     """Kill a command at a step, and check that clients are served without another one."""
-    old, new, expected = killed(data, command, step, alone=False)
+    old, new, expected = killed(data, command, step, alone=False, given=given)
     began = time.monotonic()
     assert data.query("SELECT 1", data.pgb_port, connect_timeout=30) == [(1,)]
     assert time.monotonic() - began < 20

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from invoke.runners import Local
 from msgspec import Struct
 from msgspec.structs import replace
 
-from devstack import console
+from devstack import children, console
 from devstack.errors import CommandError, StackError
 from devstack.host import Host
 from devstack.masking import hide_url_passwords
@@ -51,6 +52,8 @@ PROVEN_SECONDS = 0.3
 """For which a listener that was found to be a service counts as that: a load opens hundreds of connections a second."""
 CHUNK = 1 << 18
 """Bytes that a stream holds at a time."""
+MARK = "NV_COMMAND"
+"""Variable of all that a command runs in a service's container, by which it is found there."""
 
 
 class Probed(Struct, frozen=True):
@@ -70,11 +73,20 @@ class Probed(Struct, frozen=True):
 
 
 class _Local(Local):
-    """Invoke's runner of commands, with two differences: Ctrl-C ends the task too, not only the command, and a command
-    is looked after every 1 ms rather than every 10, which is longer than most of ours take."""
+    """Invoke's runner of commands, with three differences: Ctrl-C ends the task too, not only the command; a command
+    ends with this process, also when that is killed; and it is looked after every 1 ms rather than every 10, which is
+    longer than most of ours take."""
 
     input_sleep = 0.001
+    endings: Sequence[str] = ()
+    """Commands that end what a command has started in a container."""
     _interrupts = 0
+    _started = 0
+
+    def start(self, command: str, shell: str, env: dict[str, Any]) -> None:
+        super().start(command, shell, env)
+        self._started = self.pid if self.using_pty else self.process.pid
+        children.add(self._started, self.endings)
 
     def run(self, command: str, **kwargs: Any) -> Result | None:
         result: Result | None = super().run(command, **kwargs)
@@ -92,6 +104,7 @@ class _Local(Local):
         """Close the pipes too, which Invoke leaves to the garbage collector: who runs with warnings as errors, as tests
         do, would hear of it."""
         super().stop()
+        children.remove(self._started)
         process = getattr(self, "process", None)  # there is none if it could not be started
         if process and not self.using_pty:
             for stream in (process.stdin, process.stdout, process.stderr):
@@ -114,7 +127,10 @@ class ContainerContext:
 
     def __init__(self, c: Context, runtime: Runtime, host: Host, paths: Paths) -> None:
         self.c = c
-        c.config.runners.local = _Local
+        self._endings: list[str] = []
+        """Commands that end what this one runs in containers, for when it is killed."""
+        self._mark = secrets.token_hex(8)
+        c.config.runners.local = type("_Local", (_Local,), {"endings": self._endings})
         self.runtime = runtime
         self.host = host
         self.paths = paths
@@ -169,6 +185,7 @@ class ContainerContext:
                     text=True,
                     errors="replace",
                 )
+                children.add(process.pid, self._endings)
                 self._asked[command] = _Asked(process, time.monotonic())
 
     def withdraw(self, *, engine: bool = False) -> None:
@@ -182,12 +199,14 @@ class ContainerContext:
             if asked.answer is None:
                 asked.process.kill()
                 asked.process.communicate()
+                children.remove(asked.process.pid)
 
     def _answer(self, command: Command, asked: _Asked) -> Result:
         from invoke import Result
 
         if asked.answer is None:
             stdout, stderr = asked.process.communicate()
+            children.remove(asked.process.pid)
             asked.answer = Result(command=command, stdout=stdout, stderr=stderr, exited=asked.process.returncode)
             self._record(command, asked.process.returncode, time.monotonic() - asked.began)
         asked.reads -= 1
@@ -260,24 +279,34 @@ class ContainerContext:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        try:
-            output, _ = process.communicate(timeout=seconds)
-            answer = Probed(process.returncode, output.decode(errors="replace").strip())
-        except subprocess.TimeoutExpired:
-            _kill_tree(process.pid)
-            answer = Probed(None, "")
-            # what is stuck in the kernel, or in a session of its own, is not waited for
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=0.2)
+        with self.guarded(process):
+            try:
+                output, _ = process.communicate(timeout=seconds)
+                answer = Probed(process.returncode, output.decode(errors="replace").strip())
+            except subprocess.TimeoutExpired:
+                _kill_tree(process.pid)
+                answer = Probed(None, "")
+                # what is stuck in the kernel, or in a session of its own, is not waited for
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.communicate(timeout=0.2)
         self._record(command, -1 if answer.exited is None else answer.exited, time.monotonic() - began)
         return answer
 
     def interact(self, command: Command) -> int:
         """Give the terminal to a command (psql); its exit code."""
         began = time.monotonic()
-        done = subprocess.run(["/bin/sh", "-c", command])
-        self._record(command, done.returncode, time.monotonic() - began)
-        return done.returncode
+        with subprocess.Popen(["/bin/sh", "-c", command]) as process, self.guarded(process):
+            try:
+                code = process.wait()
+            except BaseException:
+                process.kill()
+                raise
+        self._record(command, code, time.monotonic() - began)
+        return code
+
+    def guarded(self, process: subprocess.Popen[Any]) -> contextlib.AbstractContextManager[None]:
+        """Have a command end with this process, also when that is killed; to be open as long as the command runs."""
+        return children.guarded(process.pid, self._endings)
 
     def watch(self, command: str, *, folder: Path, env: Mapping[str, str]) -> tuple[int, list[str]]:
         """Run a user's own command, each line on the screen as it comes; its exit code and its last lines."""
@@ -293,6 +322,7 @@ class ContainerContext:
             errors="replace",
         )
         last: deque[str] = deque(maxlen=15)
+        children.add(process.pid, self._endings)
         try:
             assert process.stdout is not None
             with process.stdout:
@@ -305,6 +335,7 @@ class ContainerContext:
             process.wait()
             raise
         finally:
+            children.remove(process.pid)
             self._record(command, process.returncode, time.monotonic() - began)
         return code, list(last)
 
@@ -367,6 +398,7 @@ class ContainerContext:
         began = time.monotonic()
         with tempfile.TemporaryFile() as errors:
             process = subprocess.Popen(["/bin/sh", "-c", command], stderr=errors, bufsize=CHUNK, **streams)
+            children.add(process.pid, self._endings)
             try:
                 yield process
                 for stream in (process.stdin, process.stdout):
@@ -383,6 +415,7 @@ class ContainerContext:
                     if stream:
                         with contextlib.suppress(BrokenPipeError):
                             stream.close()
+                children.remove(process.pid)
                 self._record(command, process.returncode, time.monotonic() - began)
             if code != 0:
                 size = errors.seek(0, 2)
@@ -740,7 +773,15 @@ class ContainerContext:
         tty: bool = False,
     ) -> Command:
         """A command in the surroundings of a service: to run, read or stream; with ``tty`` for :meth:`interact`."""
-        return self.runtime.exec(name, argv, env or {}, user=user, tty=tty)
+        variables = dict(env or {})
+        if isinstance(self.runtime, Containers) and not self.dry:
+            variables[MARK] = self._mark
+            self._end_also(self.runtime.end_marked(name, f"{MARK}={self._mark}", user=user))
+        return self.runtime.exec(name, argv, variables, user=user, tty=tty)
+
+    def _end_also(self, command: Command) -> None:
+        if command not in self._endings:
+            self._endings.append(command)
 
     @contextlib.contextmanager
     def one_off(self, spec: ServiceSpec) -> Iterator[Command]:
@@ -748,9 +789,12 @@ class ContainerContext:
         assert isinstance(self.runtime, Containers)
         env = File(self.runtime.env_file(spec.name), self.runtime.env_lines(spec))
         self.write_file(env.path, env.content, env.mode)
+        ending = self.runtime.remove(spec.name)
+        self._end_also(ending)
         try:
             yield self.runtime.once(spec, env.path)
         finally:
+            self._endings.remove(ending)
             if not self.dry:
                 self.host.remove(env.path)
 

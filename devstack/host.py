@@ -40,6 +40,8 @@ FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 """Flags for a file that nobody else has made, nor a link."""
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """Errors by which a file system says that it has no hard links, as FAT has none."""
+STILL_WRITTEN = 5.0
+"""Seconds for a program to end that writes into a directory that is removed."""
 READ_BYTES = 100_000_000
 """Largest file that is read whole: a log of a server that was tried."""
 
@@ -315,8 +317,9 @@ class Host:
         except FileNotFoundError:
             return 0
 
-    def remove(self, path: Path, *, seconds: float = 0.0) -> None:
-        """Remove a file, link or folder; none there is fine. For ``seconds`` others may still write in a folder."""
+    def remove(self, path: Path, *, seconds: float = STILL_WRITTEN) -> None:
+        """Remove a file, link or folder; none there is fine. For ``seconds`` others may still write in a folder: what
+        a command has started that was killed ends a moment later."""
         deadline = time.monotonic() + seconds
         while path.is_dir() and not path.is_symlink():
             try:

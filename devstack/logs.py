@@ -100,6 +100,7 @@ def follow(context: ContainerContext, names: list[str], *, tail: int) -> Iterato
     """The last lines of each service and whatever comes, until the caller stops."""
     lines: queue.Queue[Line | None] = queue.Queue(maxsize=10_000)
     processes = []
+    guards = contextlib.ExitStack()
 
     def read(name: str, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
@@ -119,6 +120,7 @@ def follow(context: ContainerContext, names: list[str], *, tail: int) -> Iterato
                 start_new_session=True,  # so that what the command starts ends with it
             )
             processes.append(process)
+            guards.enter_context(context.guarded(process))
             threading.Thread(target=read, args=(name, process), daemon=True).start()
         ended = 0
         while ended < len(processes):
@@ -132,3 +134,4 @@ def follow(context: ContainerContext, names: list[str], *, tail: int) -> Iterato
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
             process.wait()
+        guards.close()

@@ -955,6 +955,11 @@ def _is_ours(variable: str) -> bool:
     return variable == URL_VARIABLE or variable in SPECIFIED or variable.startswith(("INVOKE_", "NV_"))
 
 
+def entries_of_runtime_file(config: Any) -> list[Entry]:
+    """Return the settings of the file that ``-f`` names."""
+    return list(_level(config, "runtime"))
+
+
 def _level(config: Any, name: str) -> Iterator[Entry]:
     """The settings of one level; Invoke keeps the levels and their files in attributes of its own."""
     values = object.__getattribute__(config, f"_{name}")

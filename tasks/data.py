@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoke import Context, Exit, task
 
 from devstack import console
-from devstack.errors import FAILED, UsageError
+from devstack.errors import FAILED, StackError, UsageError
 from tasks import filling, hooks, inventory, lifecycle, moving, replacement, session
 from tasks.runstate import state_of
 
@@ -122,9 +122,14 @@ def verify(
 )
 def list_(c: Context, kept: bool = False, json: bool = False) -> None:
     """Show the backups of this environment."""
-    from devstack.data import catalogue
+    from devstack.data import catalogue, recovery
 
     stack = session.stack(c, looking=True)
+    if not stack.settings.wrong:
+        try:
+            recovery.put_right(stack)
+        except StackError as error:  # the backups can be seen all the same
+            console.note(f"a restore was cut off, and could not be put right: {error.what}: {error.why}")
     if kept:
         inventory.kept(stack, as_json=json)
         return

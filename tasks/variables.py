@@ -7,7 +7,7 @@ import sys
 
 from invoke import Context
 
-from devstack import console
+from devstack import children, console
 from devstack import variables as given
 from devstack.errors import StackError, UsageError
 from devstack.inherited import LIBPQ_VARIABLES
@@ -62,6 +62,7 @@ def run(c: Context, *, direct: bool) -> None:
         return
     sys.stdout.flush()
     try:
+        children.stop()
         os.execvpe(words[0], words, env)  # noqa: S606
     except FileNotFoundError:
         raise StackError(

@@ -19,6 +19,7 @@ import pytest
 from invoke import Context
 from invoke.config import Config
 
+from devstack import children as ended
 from devstack.container import ContainerContext
 from devstack.errors import StackError
 from devstack.host import Host
@@ -56,11 +57,13 @@ def works(process: psutil.Process) -> bool:
 
 
 def children() -> set[int]:
-    """Processes below this one."""
+    """Processes below this one, without the guard that ends them with it."""
     alive = set()
     for process in psutil.Process().children(recursive=True):
-        if process.status() != psutil.STATUS_ZOMBIE:
-            alive.add(process.pid)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            guard = any("devstack.children" in word for word in process.cmdline())
+            if process.status() != psutil.STATUS_ZOMBIE and not guard:
+                alive.add(process.pid)
     return alive
 
 
@@ -157,6 +160,78 @@ def test_the_second_ctrl_c_kills_a_command_that_ignores_the_first(
     ):
         context.read(command)
     wait_for(lambda: children() == before)
+
+
+KILLED = """
+import contextlib, sys
+sys.path[:0] = [{root!r}, {tests!r}]
+from pathlib import Path
+from tests.test_container import context_in, sh
+context = context_in(Path({folder!r}))
+command = sh("echo $$$$ >$new; mv $new $sign; sh -c 'sleep 300; :'; :", new="{folder}/new", sign="{folder}/sign")
+def stream():
+    with context.stream_out(command, "read"):
+        sys.stdin.read()
+{call}
+"""
+WAYS = {
+    "read": "context.read(command)",
+    "ask ahead": "context.ask_ahead([command]); sys.stdin.read()",
+    "hook": "context.hook(command, {})",
+    "probe": "context.probe(command, 300)",
+    "watch": "context.watch(command, folder=Path('/'), env={'PATH': '/usr/bin:/bin'})",
+    "interact": "context.interact(command)",
+    "stream": "stream()",
+}
+
+
+def begun(folder: Path, call: str) -> tuple[subprocess.Popen[bytes], psutil.Process]:
+    """Start a process that has called something; the shell that it has started by that."""
+    script = KILLED.format(root=str(ROOT), tests=str(ROOT / "tests"), folder=str(folder), call=call)
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE)
+    return process, psutil.Process(int(wait_for((folder / "sign").read_text)))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("way", WAYS)
+def test_a_command_ends_with_the_process_that_was_killed(tmp_path: Path, way: str) -> None:
+    process, shell = begun(tmp_path, WAYS[way])
+    found = wait_for(lambda: [shell, *shell.children(recursive=True)])
+    process.kill()
+    process.communicate()
+    try:
+        wait_for(lambda: not any(map(works, found)))
+    finally:
+        for one in filter(works, found):
+            one.kill()
+
+
+@pytest.mark.faults
+def test_a_stopped_command_ends_too_and_one_that_detached_itself_lives_on(tmp_path: Path) -> None:
+    process, shell = begun(
+        tmp_path, f"context.read(sh('sleep 300 >/dev/null 2>&1 & echo $$! >{tmp_path}/other')); {WAYS['read']}"
+    )
+    other = psutil.Process(int((tmp_path / "other").read_text()))
+    try:
+        shell.suspend()
+        process.kill()
+        process.communicate()
+        wait_for(lambda: not works(shell))
+        assert works(other)
+    finally:
+        other.kill()
+
+
+def test_a_process_that_has_got_the_id_of_a_command_is_left_alone() -> None:
+    with subprocess.Popen(["sleep", "300"]) as process:
+        try:
+            created = psutil.Process(process.pid).create_time()
+            ended.end([(process.pid, created - 60)])
+            assert process.poll() is None
+            ended.end([(process.pid, created)])
+            process.wait(5)  # psutil has waited for it, and knows how it ended
+        finally:
+            process.kill()
 
 
 def test_output_is_streamed_as_the_bytes_that_it_is(context: ContainerContext) -> None:
@@ -256,7 +331,7 @@ def test_a_consumer_that_breaks_off_leaves_nothing_of_a_composed_command(context
     started: list[psutil.Process] = []
     try:
         with pytest.raises(Stopped), context.stream_out(reading, "read"):
-            (shell,) = psutil.Process().children()
+            (shell,) = [child for child in psutil.Process().children() if child.pid in children()]
             while not (started := shell.children()):
                 pass
             raise Stopped

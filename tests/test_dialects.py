@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import secrets
 import signal
 import subprocess
 from pathlib import Path
@@ -17,7 +18,7 @@ from msgspec.structs import replace
 from devstack.paths import Paths
 from devstack.runtimes import Crash, EngineError, File, Inside, ServiceSpec, ServiceState, Usage
 from devstack.runtimes.apple import Apple
-from devstack.runtimes.containers import LABEL, Containers, seconds_of
+from devstack.runtimes.containers import END_MARKED, LABEL, Containers, seconds_of
 from devstack.runtimes.docker import Docker, Podman
 
 NASTY = "o'hara $(id)"
@@ -184,6 +185,30 @@ def test_a_command_in_a_container(kind: type[Containers]) -> None:
     assert line == (
         f"{program} exec -i --user postgres '--env=PGUSER=o'\"'\"'hara' nv-db psql -c 'SELECT '\"'\"'a'\"'\"''"
     )
+
+
+@ALL
+def test_what_a_killed_command_runs_in_a_container_is_ended_by_its_mark(kind: type[Containers]) -> None:
+    line = dialect(kind).end_marked("nv-db", "NV_COMMAND=0123", user="postgres")
+    assert line.startswith(f"{dialect(kind).program} exec -i --user postgres nv-db sh -c ")
+    assert line.endswith(" sh NV_COMMAND=0123")
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="containers run Linux")
+def test_of_what_runs_in_a_container_nothing_else_is_ended() -> None:
+    mark = f"NV_COMMAND={secrets.token_hex(8)}"
+    name, _, value = mark.partition("=")
+    with (
+        subprocess.Popen(["sleep", "300"], env={**os.environ, name: value}) as marked,
+        subprocess.Popen(["sleep", "300"], env={**os.environ, name: "another"}) as other,
+    ):
+        try:
+            subprocess.run(["sh", "-c", END_MARKED, "sh", mark], check=False)
+            assert marked.wait(5) == -signal.SIGTERM
+            assert other.poll() is None
+        finally:
+            marked.kill()
+            other.kill()
 
 
 @ALL

@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,7 +104,6 @@ def test_ctrl_c_shows_what_there_is(stack: Project, tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with the one that started it")
 def test_nobody_goes_on_looking_when_the_command_is_killed(stack: Project) -> None:
     process = stack.popen("api.profile", "--seconds", "600")
     (spy,) = wait_for(lambda: [p for p in psutil.Process(process.pid).children(True) if p.name() == "py-spy"])

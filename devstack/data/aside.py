@@ -11,13 +11,12 @@ import errno
 import fcntl
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from devstack.data.manifest import Manifest, encode, load, path_of
-from devstack.host import FRESH
+from devstack.host import FRESH, Host
 
 
 class Aside:
@@ -95,15 +94,16 @@ def sweep(folder: Path) -> list[str]:
         if not _is_abandoned(partial if os.path.lexists(partial) else manifest):
             continue
         try:
-            if name := _complete(partial, manifest):
-                said = f"completed {name}, whose command was cut off after writing it"
-            else:
-                said = f"removed {partial.name}, left behind by a command that was cut off"
-            _remove(partial)
+            name = _complete(partial, manifest)
             manifest.unlink(missing_ok=True)
-        except OSError as error:  # a directory that nothing can be written to: what is in it can still be read
-            said = f"could not remove {partial.name}, left behind by a command that was cut off: {error.strerror}"
-        done.append(said)
+            _remove(partial)
+        except OSError as error:  # a directory that nothing can be written to; the next command tries again
+            done.append(f"could not remove {partial}, left behind by a command that was cut off: {error.strerror}")
+            continue
+        if name:
+            done.append(f"completed {name}, whose command was cut off after writing it")
+        else:
+            done.append(f"removed {partial.name}, left behind by a command that was cut off")
     return done
 
 
@@ -181,10 +181,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    Host().remove(path)
 
 
 def _sync(folder: Path) -> None:

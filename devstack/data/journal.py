@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from msgspec import Struct
+
+from devstack.host import Host
 
 if TYPE_CHECKING:
     from devstack.paths import Paths
@@ -69,17 +70,25 @@ def read_previous(paths: Paths) -> Previous | None:
     return None
 
 
+def is_abandoned(paths: Paths) -> bool:
+    """Check whether there is a journal whose command is gone; nobody waits for its lock for that."""
+    journal = read(paths)
+    if journal is None:
+        return paths.journal.exists()  # damaged by a full disk
+    return not Host().runs(journal.pid)
+
+
 def restoring(paths: Paths) -> str:
-    """What is being done to the database right now, as a sentence; empty if nothing is."""
+    """Return what is being done to the database right now, as a sentence; empty if nothing is."""
     journal = read(paths)
     if journal is None or journal.operation == "verify":
         return ""
     doing = {"restore": "restoring", "merge": "merging", "undo": "undoing the restore of"}[journal.operation]
     sentence = f"{doing} {journal.about} since {journal.began[11:19]} UTC"
-    try:
-        os.kill(journal.pid, 0)
-    except ProcessLookupError:
-        return f"{sentence}; it was cut off, the next `inv dev.up` or `inv data.list` puts that right"
-    except PermissionError:
-        pass
-    return sentence
+    return f"{sentence}; it was cut off" if is_abandoned(paths) else sentence
+
+
+def holds_clients(paths: Paths) -> bool:
+    """Check whether clients wait for what is being done, or was cut off."""
+    journal = read(paths)
+    return journal is not None and journal.phase == "switch"

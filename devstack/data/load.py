@@ -456,12 +456,3 @@ def check_counts(stack: Stack, manifest: Manifest, name: str) -> census.Census:
     if lines := expected.differences(counted, data=manifest.kind != "schema"):
         raise Mismatch(lines)
     return counted
-
-
-def sessions_on(sql: Session, names: list[str]) -> int:
-    """Clients connected to these databases."""
-    listed = ", ".join(map(literal, names))
-    found: int = sql.value(
-        f"SELECT count(*) FROM pg_stat_activity WHERE datname IN ({listed}) AND pid <> pg_backend_pid()"
-    )
-    return found

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from devstack import console
 from devstack.data import journal, kept, load, switch
 from devstack.data.elsewhere import PASSFILE
 from devstack.data.journal import Previous
 from devstack.data.manifest import now, stamp
+from devstack.errors import StackError
+from devstack.guard import Guard, append
+from devstack.inherited import take_out, without_foreign
+from devstack.services import wait_until_answers
 from devstack.services.postgres import STAGING
+from devstack.settings import VARIABLE_PREFIXES, Entry, check_expansion, entries_of_runtime_file
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
+
+GIVEN = "NV_GUARD_GIVEN"
+"""Variable by which the guard gets what flags have set: a command line could be read by everybody."""
 
 
 def begin(stack: Stack, *, changes: bool) -> None:
@@ -57,7 +72,7 @@ def recover(stack: Stack) -> None:
         return
     if not stack.context.states(stack.names)[stack.db.name].running:
         return
-    there = switch.databases(stack)
+    there = switch.final_databases(stack)
     if left.phase == "switch" and left.incoming not in there and left.outgoing in there:
         switch.open_again(stack)
         settle(stack, left)
@@ -71,6 +86,82 @@ def recover(stack: Stack) -> None:
     journal.clear(stack)
     if left.operation != "verify":
         console.note(f"the {left.operation} of {left.about} was cut off: the database is as it was before")
+
+
+def put_right(stack: Stack) -> None:
+    """Finish or undo what was cut off, if anything was, for a command that is not about the data itself; the locks are
+    free again afterwards.
+
+    :raises StackError: the database does not let it, or another command has the stack for too long.
+    """
+    if not stack.context.dry and journal.is_abandoned(stack.paths):
+        _put_right(stack)
+
+
+def _put_right(stack: Stack) -> None:
+    try:
+        begin(stack, changes=True)
+    finally:
+        stack.data_lock.release()
+        stack.lock.release()
+
+
+@contextlib.contextmanager
+def guarded(stack: Stack) -> Iterator[None]:
+    """Have a switch finished or undone at once should this process be killed in the middle: its clients wait."""
+    given = [
+        *entries_of_runtime_file(stack.context.c.config),  # the file may be gone by then, as it is on another host
+        Entry("stack.env", stack.settings.stack.env, "the flag -e", True),
+    ]
+    env = {**without_foreign(stack.environ), GIVEN: msgspec.json.encode(given).decode()}
+    with contextlib.ExitStack() as held:
+        log = None
+        with contextlib.suppress(OSError):
+            log = append(stack.paths.log / "devstack.log")
+            held.callback(os.close, log)
+        guard = Guard("devstack.data.recovery", [str(stack.settings.root)], env=env, log=log)
+    guard.tell(str(os.getpid()))
+    try:
+        yield
+    finally:
+        guard.close()
+
+
+def main(words: list[str]) -> None:
+    """Put right what a command has left that was killed in a switch. Called by the guard."""
+    root, pid = words
+    stack = _open(Path(root), msgspec.json.decode(os.environ.pop(GIVEN), type=list[Entry]))
+    left = journal.read(stack.paths)
+    if left is None or left.pid != int(pid):
+        return  # another command was quicker
+    sys.argv = ["inv", f"data.{left.operation}"]  # who waits for the lock is told what has it
+    try:
+        if stack.context.states(stack.names)[stack.db.name].running:
+            wait_until_answers(stack.db.accepts, seconds=stack.settings.stack.start_timeout, failed=lambda: "")
+        _put_right(stack)
+    except StackError as error:
+        console.note(f"could not put right the {left.operation} of {left.about}: {error.what}: {error.why}")
+
+
+def _open(root: Path, given: list[Entry]) -> Stack:
+    """Open the stack of the command that the guard was started by.
+
+    :param given: what its flags have set.
+    """
+    from invoke import Config, Context
+
+    from devstack import trust
+    from devstack.stack import open_stack
+
+    environ = dict(os.environ)
+    take_out(os.environ, VARIABLE_PREFIXES)
+    os.chdir(root)
+    trust.check(root, environ)
+    config = Config()
+    config.set_project_location(str(root))
+    check_expansion(root)
+    config.load_project()
+    return open_stack(Context(config), root, environ, given=given)
 
 
 def settle(stack: Stack, done: journal.Journal) -> None:

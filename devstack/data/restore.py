@@ -18,7 +18,7 @@ from devstack.data.catalogue import Backup
 from devstack.data.journal import Journal
 from devstack.data.load import Mismatch, Source
 from devstack.data.manifest import now, stamp
-from devstack.data.recovery import settle
+from devstack.data.recovery import guarded, settle
 from devstack.data.session import session
 from devstack.errors import StackError
 from devstack.services.postgres import identifier, literal
@@ -144,22 +144,24 @@ def replace(stack: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
     began = now()
     made = load.begin(stack, "restore", source.name)
     safety = ""
-    try:
-        if backed_up:
-            if backed := fill_and_back_up(stack, source, made):
-                say(backed)
-                safety = backed.name
-        else:
-            load.load(stack, source, made.incoming, analyze=False)
-        with load.analyzed(stack, made.incoming):
-            counted = compared(stack, source, made.incoming)
-        copy_properties(stack, made)
-        plan = msgspec.structs.replace(made, phase="switch", outgoing=kept_name(stack))
-        outage = switch.swap(stack, plan)
-    except BaseException:
-        load.abandon(stack, made)
-        raise
-    settle(stack, plan)
+    with contextlib.ExitStack() as guard:
+        try:
+            if backed_up:
+                if backed := fill_and_back_up(stack, source, made):
+                    say(backed)
+                    safety = backed.name
+            else:
+                load.load(stack, source, made.incoming, analyze=False)
+            with load.analyzed(stack, made.incoming):
+                counted = compared(stack, source, made.incoming)
+            copy_properties(stack, made)
+            plan = msgspec.structs.replace(made, phase="switch", outgoing=kept_name(stack))
+            guard.enter_context(guarded(stack))
+            outage = switch.swap(stack, plan)
+        except BaseException:
+            load.abandon(stack, made)
+            raise
+        settle(stack, plan)
     if source.manifest and source.manifest.needs_superuser and not source.as_superuser:
         changed = privileged.shown(source.manifest.needs_superuser)
         console.note(
@@ -267,10 +269,11 @@ def undo(stack: Stack) -> Undone:
     )
     with session(stack.db, "postgres", "open the database that was put aside") as sql:
         sql.run(f"ALTER DATABASE {identifier(previous.name)} ALLOW_CONNECTIONS true")
-    try:
-        outage = switch.swap(stack, plan)
-    except BaseException:
-        journal.clear(stack)
-        raise
-    settle(stack, plan)
+    with guarded(stack):
+        try:
+            outage = switch.swap(stack, plan)
+        except BaseException:
+            journal.clear(stack)
+            raise
+        settle(stack, plan)
     return Undone(previous.why, plan.outgoing, round(outage, 3))

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from devstack.data import journal, kept
 from devstack.data.journal import Journal
-from devstack.data.load import sessions_on
 from devstack.data.session import Session, session
 from devstack.errors import StackError
 from devstack.services import NotReady, wait_until_answers
@@ -29,10 +28,21 @@ EMPTY = 10.0
 """Seconds that cut-off sessions may take to be gone."""
 ANSWER = 10.0
 """Seconds that the new database may take to answer."""
+RENAMING = "nv renames databases"
+"""Name by which a session that renames databases is known to the server."""
 
 
 def databases(stack: Stack) -> set[str]:
     with session(stack.db, "postgres", "list the databases") as sql:
+        return {row["datname"] for row in sql.rows("SELECT datname FROM pg_database")}
+
+
+def final_databases(stack: Stack) -> set[str]:
+    """Return the databases that there are once no renaming of a command that has ended is on its way any more: what it
+    has sent, the server carries out whether or not it is still there."""
+    with session(stack.db, "postgres", "look at what a restore has renamed") as sql:
+        mine = f"application_name = {literal(RENAMING)} AND usename = current_user"
+        _end(sql, mine, "the renaming of databases does not end")
         return {row["datname"] for row in sql.rows("SELECT datname FROM pg_database")}
 
 
@@ -60,7 +70,7 @@ def swap(stack: Stack, plan: Journal) -> float:
 
 
 def _swap_back(stack: Stack, plan: Journal) -> None:
-    there = databases(stack)
+    there = final_databases(stack)
     if plan.incoming in there:
         open_again(stack)
         return
@@ -86,6 +96,7 @@ def _rename(stack: Stack, pairs: list[tuple[str, str]], why: str) -> None:
     """
     closed, incoming = pairs[0][0], pairs[1][0]
     with session(stack.db, "postgres", "put the restored database in its place") as sql:
+        sql.run(f"SET application_name = {literal(RENAMING)}")
         # nobody new first: a client that comes back at once can't starve this
         sql.run(f"ALTER DATABASE {identifier(closed)} ALLOW_CONNECTIONS false")
         oid = sql.value(f"SELECT oid::bigint FROM pg_database WHERE datname = {literal(closed)}")
@@ -99,19 +110,22 @@ def _rename(stack: Stack, pairs: list[tuple[str, str]], why: str) -> None:
 
 def _empty(sql: Session, names: list[str]) -> None:
     """Cut off everybody on these databases, and wait until they are gone."""
-    listed = ", ".join(map(literal, names))
+    _end(sql, f"datname IN ({', '.join(map(literal, names))})", "the database is still in use")
+
+
+def _end(sql: Session, which: str, problem: str) -> None:
+    """End sessions, and wait until they are gone.
+
+    :param which: a condition on ``pg_stat_activity``.
+    :raises StackError: one goes on.
+    """
     deadline = time.monotonic() + EMPTY
-    while True:
-        sql.run(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-            f" WHERE datname IN ({listed}) AND pid <> pg_backend_pid()"
-        )
-        if not sessions_on(sql, names):
-            return
+    others = f"FROM pg_stat_activity WHERE {which} AND pid <> pg_backend_pid()"
+    while sql.value(f"SELECT count(pg_terminate_backend(pid)) {others}"):
         if time.monotonic() > deadline:
             raise StackError(
-                "the database is still in use",
-                why=f"sessions on it did not end within {EMPTY:g} s",
+                problem,
+                why=f"its sessions did not end within {EMPTY:g} s",
                 fix="see who: inv db.shell --admin --command 'TABLE pg_stat_activity'; nothing was changed",
             )
         time.sleep(0.01)

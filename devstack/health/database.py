@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from devstack import console
 from devstack.data import kept
-from devstack.data.journal import restoring
+from devstack.data.journal import holds_clients, is_abandoned, restoring
 from devstack.data.schedule import overdue
 from devstack.errors import StackError
 from devstack.health.findings import Findings, Probe, fastest
@@ -293,8 +293,7 @@ def probe_data(stack: Stack) -> Probe:
 
     def probe(findings: Findings) -> None:
         if doing := restoring(stack.paths):
-            fix = "inv dev.up" if "cut off" in doing else "wait for it: inv health --wait 600"
-            findings.add(Check(name="restore", verdict="degraded", cause=doing, fix=fix))
+            findings.add(_restore(stack, doing))
         if late := overdue(stack):
             fix = "inv data.backup; inv data.schedule --status says how the last run ended"
             findings.add(Check(name="backups", verdict="degraded", cause=late, fix=fix))
@@ -306,6 +305,19 @@ def probe_data(stack: Stack) -> Probe:
             findings.extend(_left_over(sizes))
 
     return probe
+
+
+def _restore(stack: Stack, doing: str) -> Check:
+    """Judge what is being done to the database, or was cut off."""
+    if not is_abandoned(stack.paths):
+        return Check(name="restore", verdict="degraded", cause=doing, fix="wait for it: inv health --wait 600")
+    return Check(
+        name="restore",
+        verdict="unhealthy" if holds_clients(stack.paths) else "degraded",
+        cause=doing,
+        fix="inv dev.heal finishes or undoes it; so do inv dev.up and inv data.list",
+        remedy="recover",
+    )
 
 
 def probe_disk(db: Postgres, pid: int) -> Probe:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 
 from msgspec import Struct
 
+from devstack.data import recovery
 from devstack.errors import StackError
 from devstack.health.examination import examine
 from devstack.health.records import Health, Remedy, ServiceHealth
@@ -25,6 +26,7 @@ DID: dict[Remedy, str] = {
     "settle": "role, database and extensions set up as the settings say",
     "reload": "configuration rendered again and read",
     "unpause": "its databases are open to clients again",
+    "recover": "what was cut off is finished or undone",
 }
 
 
@@ -107,6 +109,7 @@ def _repair(stack: Stack, service: ServiceHealth) -> Repair:
         "settle": stack.settle_database,
         "reload": lambda: _reload(stack),
         "unpause": stack.unpause_pooler,
+        "recover": lambda: recovery.put_right(stack),
     }
     try:
         actions[service.remedy]()

@@ -94,6 +94,7 @@ def _paused(databases: list[dict[str, Any]]) -> Check:
         cause=f"{', '.join(names)} is paused or disabled in PgBouncer: clients wait",
         fix="inv dev.heal resumes it",
         remedy="unpause",
+        upstream=True,  # a restore that was cut off has paused it
     )
 
 

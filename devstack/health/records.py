@@ -10,7 +10,7 @@ from msgspec import Struct
 Verdict = Literal["healthy", "degraded", "unhealthy", "stopped", "unknown"]
 SEVERITY: dict[Verdict, int] = {"healthy": 0, "degraded": 1, "unknown": 2, "stopped": 3, "unhealthy": 4}
 
-Remedy = Literal["", "start", "resume", "restart", "settle", "reload", "unpause"]
+Remedy = Literal["", "start", "resume", "restart", "settle", "reload", "unpause", "recover"]
 """What ``inv dev.heal`` does about it; nothing where only a person can."""
 
 

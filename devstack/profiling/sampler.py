@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -186,36 +185,26 @@ def _record(stack: Stack, command: Command, seconds: float, *, sudo: bool) -> st
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        preexec_fn=_end_with_us(),
         start_new_session=not sudo,  # sudo's permission is for this terminal; otherwise Ctrl-C is ours to pass on
     )
     began = time.monotonic()
-    try:
-        with files.progress(f"sampling {stack.api.name}", seconds) as show:
-            while time.monotonic() - began < seconds + PATIENCE:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    return process.communicate(timeout=0.2)[1]
-                show(time.monotonic() - began)
-    except KeyboardInterrupt:
-        if not sudo:
-            process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=PATIENCE)[1]
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+    with stack.context.guarded(process):
+        try:
+            with files.progress(f"sampling {stack.api.name}", seconds) as show:
+                while time.monotonic() - began < seconds + PATIENCE:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        return process.communicate(timeout=0.2)[1]
+                    show(time.monotonic() - began)
+        except KeyboardInterrupt:
+            if not sudo:
+                process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.communicate(timeout=PATIENCE)[1]
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
     raise StackError("py-spy did not end", why=f"it was given {seconds + PATIENCE:.0f} s", fix="try it again")
-
-
-def _end_with_us() -> Callable[[], object] | None:
-    """Has a process end when this one is killed, where the system can do that; otherwise it goes on for its time."""
-    if sys.platform != "linux":
-        return None
-    import ctypes
-
-    set_death_signal = 1  # PR_SET_PDEATHSIG, prctl(2)
-    return partial(ctypes.CDLL(None).prctl, set_death_signal, signal.SIGINT)
 
 
 def _gone(pid: int) -> bool:

@@ -378,6 +378,18 @@ def signal_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
 
 
+def guard_of(child: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+    """Start a process that interrupts a command, should this one be killed: nobody would attend to it any more. It ends
+    at a line on its input."""
+    return subprocess.Popen(
+        ["/bin/sh", "-c", 'read -r _ || kill -s INT -- "-$0"', str(child.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
 def run(request: Request) -> None:
     """Run a command to its end. From now on the sender says: ``.`` that it is there, ``I`` for an interrupt, ``D`` with
     a frame for the command's input, and an empty one for its end."""
@@ -391,10 +403,12 @@ def run(request: Request) -> None:
             stdin=subprocess.PIPE if request["input"] else subprocess.DEVNULL,
             start_new_session=True,
         )
+        guard = guard_of(child)
         answer(running=True)
         watched, told = os.pipe()
         threading.Thread(target=lambda: (child.wait(), os.write(told, b".")), daemon=True).start()
         attend(child, watched, request["silence"])
+        guard.communicate(b"\n")
     finally:
         command.clean()
     sys.exit(child.returncode if child.returncode >= 0 else 128 - child.returncode)

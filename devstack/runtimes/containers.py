@@ -202,6 +202,11 @@ class Containers(ABC):
         words = [*(["--user", user] if user else []), *(f"--env={key}={value}" for key, value in env.items())]
         return self.sh("exec $flags $words", flags=["-i", *(["-t"] if tty else [])], words=[*words, name, *argv_])
 
+    def end_marked(self, name: str, mark: str, *, user: str = "") -> Command:
+        """End what runs in a container with a variable in its environment: ``NAME=VALUE``. An engine lets it go on when
+        the one that has asked for it is gone."""
+        return self.exec(name, ["sh", "-c", END_MARKED, "sh", mark], {}, user=user)
+
     def as_account(self, command: Command, folder: Path | None = None) -> Command:
         return command
 
@@ -308,6 +313,11 @@ class Containers(ABC):
     def volume_remove(self, name: str) -> Command:
         return self.sh("volume rm $name >/dev/null", name=name)
 
+
+END_MARKED = """\
+for file in /proc/[0-9]*/environ; do
+    ! grep -q "$1" "$file" 2>/dev/null || { pid=${file#/proc/}; kill "${pid%/environ}"; }
+done"""
 
 USAGE = """\
 if [ -e /sys/fs/cgroup/memory.current ]; then cd /sys/fs/cgroup; cat memory.current; cat memory.stat cpu.stat; \

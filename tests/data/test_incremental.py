@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from devstack.data import incremental
@@ -256,6 +257,29 @@ def test_what_can_not_be_is_said(stack: Data) -> None:
     stack.refused("data.backup", "--incremental", says="db.parameters sets it to off", code=2, INVOKE_DB_PARAMETERS=env)
     assert sorted(os.listdir(stack.backups)) == sorted(before)
     stack.inv("db.start")
+
+
+@pytest.mark.faults
+def test_a_copy_ends_with_its_command_and_hinders_no_other(stack: Data) -> None:
+    """Also where it runs under another account, and does not heed a signal at once."""
+    before = sorted(os.listdir(stack.backups)) if stack.backups.exists() else []
+    command = stack.popen("data.backup", "--incremental")
+
+    def copying() -> list[psutil.Process]:
+        below = psutil.Process(command.pid).children(recursive=True)
+        return [process for process in below if process.name() == "pg_basebackup"]
+
+    copies = wait_for(copying)
+    copies[0].suspend()
+    command.kill()
+    command.communicate()
+    left = psutil.wait_procs(copies, timeout=20)[1]
+    for copy in left:
+        copy.kill()
+    assert left == []
+    stack.inv("data.list")
+    stack.inv("data.backup", "--incremental")
+    assert len(os.listdir(stack.backups)) == len(before) + 2
 
 
 @pytest.mark.slow

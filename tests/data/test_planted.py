@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from devstack.data import aside, catalogue, retention, source
 from devstack.data.manifest import path_of
 from devstack.errors import StackError
+from tests.conftest import wait_for
 from tests.data.conftest import Data
 from tests.data.manifests import made_up
 
@@ -37,6 +40,35 @@ def test_a_fifo_with_the_name_of_a_leftover_is_left_alone(tmp_path: Path, kind: 
     os.mkfifo(tmp_path / f".nv-aaaaaaaa.{kind}")
     assert aside.sweep(tmp_path) == []
     assert stat.S_ISFIFO((tmp_path / f".nv-aaaaaaaa.{kind}").stat().st_mode)
+
+
+@pytest.mark.usefixtures("alarm")
+def test_a_leftover_that_is_still_written_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".nv-aaaaaaaa.partial"
+    (left / "base").mkdir(parents=True)
+    writes = 'i=0; while [ $i -lt 2000 ]; do i=$((i + 1)); mkdir -p "$0/base"; touch "$0/base/$i"; done 2>/dev/null'
+    with subprocess.Popen(["sh", "-c", writes, str(left)]) as writer:
+        wait_for((left / "base" / "1").exists)
+        said = aside.sweep(tmp_path)
+        assert writer.wait(20) == 0
+    assert said == ["removed .nv-aaaaaaaa.partial, left behind by a command that was cut off"]
+    aside.sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_leftover_that_can_not_be_removed_is_said_and_hinders_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / ".nv-aaaaaaaa.partial"
+    left.mkdir()
+
+    def remove(path: Path) -> None:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+
+    monkeypatch.setattr(aside, "_remove", remove)
+    assert aside.sweep(tmp_path) == [
+        f"could not remove {left}, left behind by a command that was cut off: Directory not empty"
+    ]
 
 
 @pytest.mark.usefixtures("alarm")

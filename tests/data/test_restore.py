@@ -15,6 +15,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -355,10 +356,14 @@ def test_a_restore_killed_at_any_moment_leaves_the_old_or_the_new_database_and_t
 
 AT = """
 import os, signal, sys
+import psutil
 from devstack.data import {module}
 original = {module}.{name}
 def stop(*args, **kwargs):
     {after}
+    for child in psutil.Process().children() if {alone} else []:
+        if any("devstack.data.recovery" in word for word in child.cmdline()):
+            child.kill()
     os.kill(os.getpid(), signal.SIGKILL)
 {module}.{name} = stop
 sys.path.insert(0, os.getcwd())
@@ -375,17 +380,15 @@ STEPS = {
     "before the old one goes": ("restore", "settle", "", "new"),
     "with it noted": ("journal", "clear", "", "new"),
 }
+SWITCHING = list(STEPS)[2:]
 
 
-@pytest.mark.faults
-@pytest.mark.parametrize(
-    ("command", "step"),
-    [
-        *(("data.restore", step) for step in STEPS),
-        *(("data.undo", step) for step in list(STEPS)[2:]),
-    ],
-)
-def test_killed_at_a_step_it_is_finished_or_undone(data: Data, command: str, step: str) -> None:
+def killed(data: Data, command: str, step: str, *, alone: bool, given: Path | None = None) -> tuple[str, str, str]:
+    """Kill a restore or an undo at a step, with the guard that would put it right if it is to be ``alone``.
+
+    :param given: a file that has the database's port, for that command alone; it is gone afterwards.
+    :returns: the rows of the database before it and of the other one, and which of them are to be there.
+    """
     module, name, after, expected = STEPS[step]
     data.sql("DELETE FROM log")
     new = data.rows_of()
@@ -396,16 +399,116 @@ def test_killed_at_a_step_it_is_finished_or_undone(data: Data, command: str, ste
     if command == "data.undo":
         data.inv("data.restore", *flags)
         old, new, flags = new, old, []
-    source = AT.format(module=module, name=name, after=after or "pass")
+    env, core = dict(data.env), []
+    if given:
+        given.write_text(f"db:\n  port: {env.pop('INVOKE_DB_PORT')}\n")
+        after, core = f"os.remove({str(given)!r}); {after}", ["-f", str(given)]
+    source = AT.format(module=module, name=name, after=after or "pass", alone=alone)
     done = subprocess.run(
-        data.code(source, command, *flags), cwd=data.root, env=data.env, capture_output=True, text=True
+        data.code(source, *core, command, *flags), cwd=data.root, env=env, capture_output=True, text=True
     )
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    return old, new, expected
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("command", "step"),
+    [*(("data.restore", step) for step in STEPS), *(("data.undo", step) for step in SWITCHING)],
+)
+def test_killed_at_a_step_it_is_finished_or_undone(data: Data, command: str, step: str) -> None:
+    old, new, expected = killed(data, command, step, alone=True)
     note = data.inv("dev.up").stderr
     assert states(data, old, new) == expected, note
-    assert ("finished" in note or "cut off" in note) or name == "clear"
+    assert ("finished" in note or "cut off" in note) or step == "with it noted"
     assert data.query("SELECT 1", data.pgb_port) == [(1,)]
     assert len(data.databases()) <= 2
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("command", "step"), [*(("data.restore", step) for step in SWITCHING), ("data.undo", "closed")]
+)
+def test_killed_in_its_switch_it_keeps_no_client_waiting_for_a_person(data: Data, command: str, step: str) -> None:
+    check_clients_go_on(data, command, step)
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_killed_while_pgbouncer_pauses_it_keeps_no_client_waiting_for_a_person(data: Data) -> None:
+    with pool_mode(data, "transaction"):
+        check_clients_go_on(data, "data.restore", "closed")
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_what_puts_it_right_has_the_settings_of_a_file_that_is_gone(data: Data, tmp_path: Path) -> None:
+    check_clients_go_on(data, "data.restore", "closed", given=tmp_path / "given.yaml")
+
+
+def check_clients_go_on(data: Data, command: str, step: str, *, given: Path | None = None) -> None:
+    """Kill a command at a step, and check that clients are served without another one."""
+    old, new, expected = killed(data, command, step, alone=False, given=given)
+    began = time.monotonic()
+    assert data.query("SELECT 1", data.pgb_port, connect_timeout=30) == [(1,)]
+    assert time.monotonic() - began < 20
+    wait_for(lambda: not (data.state / "journal.json").exists())
+    assert states(data, old, new) == expected
+    assert data.json("health")["verdict"] == "healthy"
+    log = (data.root / "logs" / "devstack.log").read_text()
+    assert re.search(r"^(finished )?the \w+ of .* was cut off", log, re.MULTILINE)
+    wait_for(lambda: guards(data) == [])
+
+
+def guards(data: Data) -> list[list[str]]:
+    """Return the command lines of the guards of the project's restores."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if str(data.root) in words and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(words)
+    return found
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("step", ["closed", "renamed"])
+@pytest.mark.parametrize("fix", ["dev.heal", "data.list"])
+def test_what_health_names_puts_a_switch_right_that_nobody_guarded(data: Data, fix: str, step: str) -> None:
+    old, new, expected = killed(data, "data.restore", step, alone=True)
+    found = data.json("health", expect=1)["services"][0]
+    assert (found["verdict"], found["remedy"]) == ("unhealthy", "recover")
+    assert "it was cut off" in found["cause"]
+    assert found["fix"] == "inv dev.heal finishes or undoes it; so do inv dev.up and inv data.list"
+    data.inv(fix)
+    assert data.query("SELECT 1", data.pgb_port) == [(1,)]
+    assert states(data, old, new) == expected
+    assert data.json("health")["verdict"] == "healthy"
+
+
+@pytest.mark.faults
+def test_a_renaming_that_is_still_on_its_way_does_not_overtake_what_puts_it_right(data: Data) -> None:
+    """The server carries out what it was sent, whether or not its client is still there."""
+    old, new, _ = killed(data, "data.restore", "closed", alone=True)
+    incoming = json.loads((data.state / "journal.json").read_text())["incoming"]
+    late = subprocess.Popen(
+        [str(data.bin / "psql"), "-XqAt", "-d", "postgres"],
+        env={**data.env, **data.superuser(), "PGDATABASE": "postgres"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert late.stdin
+    assert late.stdout
+    late.stdin.write("SET application_name = 'nv renames databases'; BEGIN; ALTER DATABASE nina RENAME TO other;\n")
+    late.stdin.write(f"ALTER DATABASE {incoming} RENAME TO nina; SELECT 'sent';\n")
+    late.stdin.flush()
+    assert late.stdout.readline() == "sent\n"
+    data.inv("data.list")
+    late.communicate("COMMIT;\n")
+    assert states(data, old, new) == "old"
+    assert data.databases() == ["nina"]
 
 
 MERGING = {
@@ -428,7 +531,7 @@ def test_a_merge_killed_at_a_step_has_added_all_or_nothing(data: Data, step: str
     data.sql("DELETE FROM people WHERE id > 450; DELETE FROM vectors")
     old = data.rows_of(sequences=False)
     assert old != new
-    source = AT.format(module=module, name=name, after=after or "pass")
+    source = AT.format(module=module, name=name, after=after or "pass", alone=False)
     flags = ["--merge", "--file", path.name, "--no-safety-backup"]
     done = subprocess.run(
         data.code(source, "data.restore", *flags),
@@ -508,14 +611,24 @@ def test_when_postgres_is_killed_during_a_restore_the_old_database_is_there(data
     assert data.sql("SELECT count(*) FROM bulk") == "200000"
 
 
+@contextlib.contextmanager
+def pool_mode(data: Data, mode: str) -> Iterator[None]:
+    """Have PgBouncer in a mode for the time being."""
+    data.env["INVOKE_PGB_POOL_MODE"] = mode
+    try:
+        data.inv("dev.up")
+        yield
+    finally:
+        del data.env["INVOKE_PGB_POOL_MODE"]
+        data.inv("dev.up")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 def test_clients_wait_a_moment_and_see_the_new_rows(data: Data, mode: str) -> None:
     import psycopg2
 
-    data.env["INVOKE_PGB_POOL_MODE"] = mode
-    try:
-        data.inv("dev.up")
+    with pool_mode(data, mode):
         data.sql("DELETE FROM log; INSERT INTO log (what) VALUES ('backed up')")
         path = data.backup()
         data.sql("UPDATE log SET what = 'in use'")
@@ -549,9 +662,6 @@ def test_clients_wait_a_moment_and_see_the_new_rows(data: Data, mode: str) -> No
         gap = max(after - before for before, after in itertools.pairwise(times))
         print(f"{mode}: longest wait of a client {gap:.3f} s, {len(broken)} broken, outage {done['outage']} s")
         assert len(broken) <= 1, broken
-    finally:
-        del data.env["INVOKE_PGB_POOL_MODE"]
-        data.inv("dev.up")
 
 
 @pytest.mark.slow

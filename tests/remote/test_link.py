@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import psutil
 import psycopg2
 import pytest
 
-from tests.conftest import wait_for
+from tests.conftest import ROOT, wait_for
 from tests.remote.host import Host, Remote
 
 
@@ -165,6 +166,30 @@ def test_a_restore_whose_link_breaks_keeps_the_one_database_or_the_other(large: 
     assert large.sql("SELECT count(*) FROM large").split()[2] in ("5", "400000")
     large.inv("data.restore", "--file", made, "--no-safety-backup")
     assert large.sql("SELECT count(*) FROM large").split()[2] == "400000"
+
+
+UNATTENDED = """
+import subprocess, sys
+sys.path.insert(0, {root!r})
+from devstack.remote.agent import guard_of
+child = subprocess.Popen(["sleep", "300"], start_new_session=True)
+guard_of(child)
+print(child.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.faults
+def test_a_command_is_interrupted_when_what_attends_to_it_is_killed() -> None:
+    agent = subprocess.Popen(
+        [sys.executable, "-c", UNATTENDED.format(root=str(ROOT))], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert agent.stdout
+    command = psutil.Process(int(agent.stdout.readline()))
+    agent.kill()
+    agent.communicate()
+    psutil.wait_procs([command], timeout=10)
+    assert not command.is_running()
 
 
 def test_following_logs_ends_with_the_link(up: Remote) -> None:

@@ -58,6 +58,8 @@ def user_registry() -> Registry:
     return Registry(registry_of(Path.home(), xdg, os.getuid()), Host())
 
 
+THREADS = set(threading.enumerate())
+"""Threads of pytest and its plugins."""
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 """The number of this process among those that run tests at the same time."""
 FIRST = secrets.randbelow(2_000)  # not from the seed: a run with the seed of another one begins elsewhere too
@@ -320,11 +322,12 @@ class Project:
     @property
     def _shares_process(self) -> bool:
         """Whether a command can run in the process of the tests: as the same user, by this checkout's program, and not
-        beside another one, as a process has one environment and one current directory."""
+        beside another thread of a test: a process has one environment and one current directory, and libpq crashes when
+        it reads the environment while that changes."""
         return (
             (self.user, self.python, self.own_program) == (None, sys.executable, False)
             and type(self).command is Project.command
-            and threading.current_thread() is threading.main_thread()
+            and THREADS.issuperset(threading.enumerate())
         )
 
     def process(self, *args: str, expect: int | None = 0, **env: str) -> subprocess.CompletedProcess[str]:

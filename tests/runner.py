@@ -36,9 +36,7 @@ def run(
     """Run a command line in a directory, with this environment alone."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull) as nothing:
         with _restored(), _redirected({0: nothing, 1: out, 2: err}):
-            os.environ.clear()
-            os.environ.update(env)
-            time.tzset()
+            _have_environ(env)
             os.chdir(directory)
             os.execvpe = _refuse  # type: ignore[assignment]
             sys.argv = [program.typed_name, *args]
@@ -51,6 +49,13 @@ def run(
                 code = end.code if isinstance(end.code, int) else 1 if end.code else 0
         stdout, stderr = (_content(stream) for stream in (out, err))
     return subprocess.CompletedProcess(args, code, stdout, stderr)
+
+
+def _have_environ(env: Mapping[str, str]) -> None:
+    for name in os.environ.keys() - env.keys():
+        del os.environ[name]
+    os.environ.update({name: value for name, value in env.items() if os.environ.get(name) != value})
+    time.tzset()
 
 
 def _content(stream: IO[bytes]) -> str:
@@ -98,9 +103,7 @@ def _restored() -> Iterator[None]:
         os.execvpe = execvpe
         sys.dont_write_bytecode, sys.path[:] = bytecode, path
         os.chdir(directory)
-        os.environ.clear()
-        os.environ.update(environ)
-        time.tzset()
+        _have_environ(environ)
         for number, handler in handlers.items():
             if handler is not signal.getsignal(number):
                 signal.signal(number, handler)

@@ -64,7 +64,7 @@ def test_what_could_not_be_dropped_is_listed_named_by_health_and_removed_later(d
 def test_killed_while_the_earlier_one_is_dropped_it_goes_with_the_next_command(data: Data) -> None:
     path = data.backup()
     first = restore(data, path.name)
-    source = AT.format(module="kept", name="_remove", after="pass")
+    source = AT.format(module="kept", name="_remove", after="pass", alone=True)
     words = data.code(source, "data.restore", "--file", path.name, "--no-safety-backup")
     done = subprocess.run(words, cwd=data.root, env=data.env, capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr

@@ -33,6 +33,15 @@ _running: dict[int, list[str]] = {}
 """The words for the guard, by process id. Like open files they belong to the process, not to a command in it."""
 
 
+def prepare() -> None:
+    """Have the guard before a program is started, so that there is hardly a moment in which nobody knows of it."""
+    global _guard
+    with _lock:
+        if _guard is None:
+            _guard = Guard("devstack.children")
+            atexit.register(stop)
+
+
 def add(pid: int, endings: Iterable[str] = ()) -> None:
     """Have a program end with this process from now on, until :func:`remove`.
 
@@ -40,6 +49,7 @@ def add(pid: int, endings: Iterable[str] = ()) -> None:
     """
     words = [f"pid:{pid}:{time.time()}"]
     words += [f"run:{base64.b64encode(line.encode()).decode()}" for line in endings]
+    prepare()
     with _lock:
         _running[pid] = words
         _tell()
@@ -71,11 +81,8 @@ def stop() -> None:
 
 
 def _tell() -> None:
-    global _guard
-    if _guard is None:
-        _guard = Guard("devstack.children")
-        atexit.register(stop)
-    _guard.tell(*dict.fromkeys(word for words in _running.values() for word in words))
+    if _guard is not None:  # a thread may go on at the end of this process
+        _guard.tell(*dict.fromkeys(word for words in _running.values() for word in words))
 
 
 def main(words: list[str]) -> None:

@@ -84,6 +84,7 @@ class _Local(Local):
     _started = 0
 
     def start(self, command: str, shell: str, env: dict[str, Any]) -> None:
+        children.prepare()
         super().start(command, shell, env)
         self._started = self.pid if self.using_pty else self.process.pid
         children.add(self._started, self.endings)
@@ -177,6 +178,7 @@ class ContainerContext:
             if command in self._asked:
                 self._asked[command].reads += 1
             else:
+                children.prepare()
                 process = subprocess.Popen(
                     ["/bin/sh", "-c", command],
                     stdin=subprocess.DEVNULL,
@@ -272,6 +274,7 @@ class ContainerContext:
     def probe(self, command: Command, seconds: float) -> Probed:
         """Ask a program that may hang; then it is killed with all that it started. For several threads at once."""
         began = time.monotonic()
+        children.prepare()
         process = subprocess.Popen(
             ["/bin/sh", "-c", command],
             stdin=subprocess.DEVNULL,
@@ -295,6 +298,7 @@ class ContainerContext:
     def interact(self, command: Command) -> int:
         """Give the terminal to a command (psql); its exit code."""
         began = time.monotonic()
+        children.prepare()
         with subprocess.Popen(["/bin/sh", "-c", command]) as process, self.guarded(process):
             try:
                 code = process.wait()
@@ -311,6 +315,7 @@ class ContainerContext:
     def watch(self, command: str, *, folder: Path, env: Mapping[str, str]) -> tuple[int, list[str]]:
         """Run a user's own command, each line on the screen as it comes; its exit code and its last lines."""
         began = time.monotonic()
+        children.prepare()
         process = subprocess.Popen(
             ["/bin/sh", "-c", command],
             cwd=folder,
@@ -397,6 +402,7 @@ class ContainerContext:
     def _process(self, command: Command, what: str, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
         began = time.monotonic()
         with tempfile.TemporaryFile() as errors:
+            children.prepare()
             process = subprocess.Popen(["/bin/sh", "-c", command], stderr=errors, bufsize=CHUNK, **streams)
             children.add(process.pid, self._endings)
             try:

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta, timezone
 
 from msgspec import Struct
 
+from devstack import children
 from devstack.container import ContainerContext
 from devstack.errors import UsageError
 
@@ -113,6 +114,7 @@ def follow(context: ContainerContext, names: list[str], *, tail: int) -> Iterato
     try:
         for name in names:
             command = context.runtime.logs(name, tail=tail, follow=True)
+            children.prepare()
             process = subprocess.Popen(
                 ["/bin/sh", "-c", f"exec {command}"],
                 stdout=subprocess.PIPE,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from devstack import console
+from devstack import children, console
 from devstack.errors import StackError, UsageError
 from devstack.lock import StackLock
 from devstack.profiling import files, flamegraph
@@ -178,6 +178,7 @@ def _record(stack: Stack, command: Command, seconds: float, *, sudo: bool) -> st
     # it asks for the password here, not below the bar
     if sudo and stack.context.interact(argv(["sudo", "-v"])):
         raise StackError("sudo does not let you", fix="without --sudo py-spy runs as you")
+    children.prepare()
     process = subprocess.Popen(
         ["/bin/sh", "-c", f"exec {command}"],
         stdin=subprocess.DEVNULL,

@@ -136,9 +136,11 @@ def verified(
     as_json: bool,
 ) -> bool:
     """Print what proving came to; whether all are whole."""
-    from devstack.data.verify import Damaged
+    from devstack.data.verify import Damaged, Unrestorable
 
     def state(error: StackError | None) -> str:
+        if isinstance(error, Unrestorable):
+            return "unrestorable"
         return "damaged" if isinstance(error, Damaged) else "unchecked" if error else "whole"
 
     if as_json:
@@ -149,7 +151,11 @@ def verified(
         for backup, error in results:
             m = backup.manifest
             if error:
-                words = {"damaged": "damaged", "unchecked": "could not be checked"}
+                words = {
+                    "damaged": "damaged",
+                    "unrestorable": "whole, could not be restored",
+                    "unchecked": "could not be checked",
+                }
                 word = console.paint(words[state(error)], "bad")
             else:
                 assert m.verified

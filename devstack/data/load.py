@@ -228,11 +228,11 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
         made = create_extensions(stack, {**dict(source.extensions), **in_use}, name)
         if made and source.manifest is None:
             console.note(f"created for {source.name}: extension {privileged.shown(made)}")
-    target = _target(stack, source, name)
     try:
         with contextlib.ExitStack() as held:
             if source.as_superuser:
                 source = held.enter_context(_proven(stack, source))
+            target = _target(stack, source, name)
             held.enter_context(stack.db.loading(name))
             _fill(stack, source, target)
     except Wrong as wrong:

@@ -38,7 +38,7 @@ DECLARE
 BEGIN
     PERFORM pg_catalog.set_config('search_path', '', false);
     FOR found IN
-        SELECT p.oid::pg_catalog.regprocedure::text AS name, pg_catalog.quote_ident(n.nspname) AS schema,
+        SELECT p.oid, pg_catalog.quote_ident(n.nspname) AS schema,
                (SELECT pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(en.nspname), ', ')
                   FROM pg_catalog.pg_extension JOIN pg_catalog.pg_namespace en ON en.oid = extnamespace) AS others
           FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
@@ -55,7 +55,8 @@ BEGIN
     LOOP
         PERFORM pg_catalog.set_config('search_path',
             pg_catalog.concat_ws(', ', NULLIF({path}, ''), found.schema, found.others, {mark}), false);
-        EXECUTE pg_catalog.format('ALTER FUNCTION %s SET search_path FROM CURRENT', found.name);
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s SET search_path FROM CURRENT',
+                                  found.oid::pg_catalog.regprocedure);
         PERFORM pg_catalog.set_config('search_path', '', false);
     END LOOP;
     FOR found IN
@@ -83,6 +84,8 @@ BEGIN
 END"""
 """Give the path to the functions that have none, are none of an extension, and whose bodies are texts. After the path
 come the schema of the function and those of extensions: of a dump without a manifest, the path is not known.
+
+The path may hide names of PostgreSQL's own: those of a function's arguments are written while it is set.
 
 Then put aside the check constraints whose functions may read tables: rows that they look for may come later."""
 

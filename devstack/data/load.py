@@ -225,9 +225,11 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
     stack.db.check_restricts()
     if not source.as_superuser:
         in_use = extensions_in_use(stack) if source.kind == "data" else {}
-        made = create_extensions(stack, {**dict(source.extensions), **in_use}, name)
+        made, absent = create_extensions(stack, {**dict(source.extensions), **in_use}, name)
         if made and source.manifest is None:
             console.note(f"created for {source.name}: extension {privileged.shown(made)}")
+        if absent and source.manifest is None:  # of one with a manifest that was refused before
+            console.note(f"left out, as this PostgreSQL does not have it: extension {privileged.shown(absent)}")
     try:
         with contextlib.ExitStack() as held:
             if source.as_superuser:
@@ -452,16 +454,19 @@ def extensions_in_use(stack: Stack) -> dict[str, str]:
         return {row["name"]: row["schema"] for row in sql.rows(EXTENSIONS)}
 
 
-def create_extensions(stack: Stack, schemas: Mapping[str, str], name: str) -> list[str]:
-    """Create extensions in an empty database: those of ``schemas`` that the server has, and those of the settings. Only
-    a superuser may, and as the database is empty, their scripts can't meet an object of a dump.
+def create_extensions(stack: Stack, schemas: Mapping[str, str], name: str) -> tuple[list[str], list[str]]:
+    """Create extensions in an empty database: those of ``schemas`` that the server has, with what they build on, and
+    those of the settings. Only a superuser may, and as the database is empty, their scripts can't meet an object of a
+    dump.
 
-    :returns: what was created beyond the settings, in words.
+    :returns: what was created beyond the settings, in words, and the names that the server does not have.
     """
     wanted = {**dict.fromkeys(stack.settings.db.extensions, "public"), **schemas}
     owner = identifier(stack.settings.db.user)
     with session(stack.db, name, "create the extensions of the restored database") as sql:
         needs = {row["name"]: row["requires"] or [] for row in sql.rows(AVAILABLE)}
+        for extension in list(wanted):
+            _add_required(extension, needs, wanted)
         missing = [extension for extension in wanted if extension in needs]
         while missing:
             # those first that others build on
@@ -474,7 +479,16 @@ def create_extensions(stack: Stack, schemas: Mapping[str, str], name: str) -> li
                 )
             sql.create_extension(extension, schema)
     own = {*stack.settings.db.extensions, "plpgsql"}
-    return [f"{name} in schema {schema}" for name, schema in wanted.items() if name in needs and name not in own]
+    made = [f"{name} in schema {schema}" for name, schema in wanted.items() if name in needs and name not in own]
+    return made, [name for name in wanted if name not in needs]
+
+
+def _add_required(extension: str, needs: Mapping[str, list[str]], wanted: dict[str, str]) -> None:
+    """Add what an extension builds on to those that are wanted, in its schema."""
+    for required in needs.get(extension, []):
+        if required not in wanted:
+            wanted[required] = wanted[extension]
+            _add_required(required, needs, wanted)
 
 
 def copy_database(stack: Stack, name: str, *, section: str = "", as_superuser: bool = False) -> None:

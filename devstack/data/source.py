@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from devstack.stack import Stack
 
 EXTENSION = re.compile(
-    rb'^[ \t]*CREATE\s+EXTENSION\s+(?:IF\s+NOT\s+EXISTS\s+)?("(?:[^"]|"")+"|\w+)(?:\s+WITH)?'
-    rb'(?:\s+SCHEMA\s+("(?:[^"]|"")+"|\w+))?[^;]*;',
+    rb'(?:^|;)[ \t]*CREATE\s+EXTENSION\s+(?:IF\s+NOT\s+EXISTS\s+)?("(?:[^"]|"")+"|\w+)(?:\s+WITH)?'
+    rb'(?:\s+SCHEMA\s+("(?:[^"]|"")+"|\w+))?[^;]*(?=;)',
     re.MULTILINE | re.IGNORECASE,
 )
 LONG = 1 << 10
@@ -202,6 +202,13 @@ def _foreign(stack: Stack, path: Path) -> Source:
                     " changed letters beyond ASCII, which pg_dump -f FILE does not"
                 )
     except Wrong as wrong:
+        if any("unsupported version" in line for line in wrong.evidence):
+            raise StackError(
+                f"{path.name} can't be restored",
+                why=f"a newer pg_dump made it than pg_restore {stack.db.programs.version} can read",
+                evidence=wrong.evidence,
+                fix="have it made as plain SQL: pg_dump -Fp; or set db.bin_dir to a newer PostgreSQL",
+            ) from None
         raise StackError(f"{path.name} can't be restored", why=str(wrong), evidence=wrong.evidence) from None
     if not outline.count:
         raise StackError(f"{path.name} is empty", why="there is nothing in it but gzip's own bytes")

@@ -135,7 +135,8 @@ create extension if not exists "uuid-ossp";
 /* what
    was there */
 drop table if exists mine;
-create extension pgcrypto; create table mine (id uuid default uuid_generate_v4(), t text, drop_me int);
+create extension pgcrypto; create extension earthdistance cascade; create extension no_such;
+create type c as (n int); create table mine (id uuid default uuid_generate_v4(), t text, drop_me int);
 grant all on mine to somebody; insert into mine (t) values ('a;b'), ('c');
 alter table mine
     drop column drop_me;
@@ -147,7 +148,9 @@ drop table if exists other;
 def test_sql_that_a_person_has_written_restores(data: Data, tmp_path: Path) -> None:
     path = tmp_path / "mine.sql"
     path.write_text(MINE)
-    restored(data, path)
+    said = restored(data, path)
+    assert "left out, as this PostgreSQL does not have it: extension no_such" in said
+    assert data.sql("SELECT count(*) FROM pg_extension WHERE extname IN ('cube', 'earthdistance', 'pgcrypto')") == "3"
     assert data.sql("SELECT count(*), count(id), string_agg(t, ',') FROM mine") == "2|2|a;b,c"
     assert data.sql("SELECT attname FROM pg_attribute WHERE attrelid = 'mine'::regclass AND attnum = 3") != "drop_me"
 
@@ -208,3 +211,55 @@ def test_an_index_is_built_in_the_shared_memory_that_there_is(
         monkeypatch.setattr(Postgres, "shared_memory", lambda self, room=room: room)
         restored(data, path)
         assert data.sql("TABLE used") == f"{workers}|256MB"
+
+
+SUPABASE = """
+CREATE ROLE boss LOGIN SUPERUSER PASSWORD 'secret';
+CREATE ROLE authenticated;
+CREATE DATABASE supa;
+"""
+SUPA = """
+CREATE SCHEMA extensions;
+CREATE EXTENSION pgcrypto SCHEMA extensions;
+CREATE EXTENSION vector SCHEMA extensions;
+CREATE FUNCTION code(n int) RETURNS text LANGUAGE plpgsql IMMUTABLE AS
+    $$ BEGIN RETURN encode(digest(n::text, 'md5'), 'hex'); END $$;
+CREATE TABLE notes (
+    id int PRIMARY KEY, emb extensions.vector(3), code text GENERATED ALWAYS AS (code(id)) STORED
+);
+CREATE INDEX ON notes USING hnsw (emb extensions.vector_l2_ops);
+INSERT INTO notes (id, emb) VALUES (1, '[1,2,3]'), (2, '[3,2,1]');
+ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON notes TO authenticated USING (true);
+COMMENT ON POLICY own ON notes IS 'theirs';
+"""
+
+
+@pytest.mark.variations
+@pytest.mark.parametrize("layout", ["sql", "custom", "directory"])
+def test_a_database_with_extensions_in_their_own_schema_moves_into_the_stack(data: Data, layout: str) -> None:
+    try:
+        data.sql(SUPABASE, "postgres")
+        data.sql('ALTER DATABASE supa SET search_path = "$user", public, extensions', "postgres")
+        data.sql(f"SET search_path = public, extensions; {SUPA}", "supa")
+        codes = data.sql("SELECT string_agg(code, ' ' ORDER BY id) FROM notes", "supa")
+        url = f"postgresql://boss:secret@127.0.0.1:{data.db_port}/supa"
+        path = data.backup("--url", url, "--format", layout)
+    finally:
+        data.sql("DROP DATABASE supa; DROP ROLE boss; DROP ROLE authenticated", "postgres")
+    assert "restored and counted" in data.inv("data.verify", "--deep", "--file", path.name).stdout
+    said = data.inv("data.restore", "--file", path.name, "--no-safety-backup").stderr
+    assert "left out, as the role is not there: policy own on public.notes (for authenticated)" in said
+    assert data.sql("SELECT string_agg(code, ' ' ORDER BY id) FROM notes") == codes
+    assert data.sql("SELECT count(*) FROM pg_proc WHERE proname = 'code' AND proconfig IS NULL") == "1"
+
+
+def test_what_is_whole_and_does_not_restore_is_not_called_damaged(data: Data) -> None:
+    data.sql("CREATE FUNCTION fast(text) RETURNS int LANGUAGE internal STRICT IMMUTABLE AS 'textlen'")
+    data.inv("data.backup")
+    done = data.inv("data.verify", "--deep", expect=1)
+    assert "whole, could not be restored" in done.stdout
+    assert "damaged" not in done.stdout + done.stderr
+    assert "STATEMENT:  CREATE FUNCTION public.fast(text)" in done.stderr
+    (backup,) = data.json("data.verify", "--deep", expect=1)["backups"]
+    assert backup["state"] == "unrestorable"

@@ -11,6 +11,7 @@ import pytest
 
 from devstack.services.postgres import Postgres
 from tests.data.conftest import Data
+from tests.data.test_url import DEBIANS
 
 DUMPS = Path(__file__).parent / "dumps"
 PLAIN = (DUMPS / "comment-on-extension.sql").read_bytes()
@@ -263,3 +264,54 @@ def test_what_is_whole_and_does_not_restore_is_not_called_damaged(data: Data) ->
     assert "STATEMENT:  CREATE FUNCTION public.fast(text)" in done.stderr
     (backup,) = data.json("data.verify", "--deep", expect=1)["backups"]
     assert backup["state"] == "unrestorable"
+
+
+NEWER = """\
+--
+-- PostgreSQL database dump
+--
+
+-- Dumped from database version 15.1
+-- Dumped by pg_dump version 18.1
+
+SET statement_timeout = 0;
+SET transaction_timeout = 0;
+SELECT pg_catalog.set_config('search_path', '', false);
+
+CREATE SCHEMA public;
+ALTER SCHEMA public OWNER TO pg_database_owner;
+COMMENT ON SCHEMA public IS 'standard public schema';
+CREATE TABLE public.t (n integer);
+COPY public.t (n) FROM stdin;
+1
+\\.
+SELECT * FROM pg_catalog.pg_restore_relation_stats(
+    'version', '150001'::integer,
+    'schemaname', 'public',
+    'relname', 't'
+);
+
+--
+-- PostgreSQL database dump complete
+--
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DEBIANS.is_dir(), reason="needs an older PostgreSQL")
+def test_an_older_server_restores_what_a_newer_pg_dump_wrote_for_it(fresh: Data, tmp_path: Path) -> None:
+    fresh.env |= {"INVOKE_DB_BIN_DIR": str(DEBIANS), "INVOKE_DB_EXTENSIONS": "[]"}
+    fresh.inv("db.start")
+    path = tmp_path / "newer.sql"
+    path.write_text(NEWER)
+    # the default application needs pgvector, which that server does not have
+    done = fresh.inv("data.restore", "--force", "--no-safety-backup", "--file", str(path), expect=None)
+    assert "nina is newer.sql: 1 table, 1 row" in done.stdout
+    assert fresh.sql("SELECT count(*) FROM t") == "1"
+    archive = str(DUMPS / "extension-schema.dump")
+    fresh.refused("data.restore", "--force", "--file", archive, says="a newer pg_dump made")
+    fresh.sql('ALTER DATABASE nina SET search_path = "$user", public, app', "postgres")
+    fresh.sql(UNQUALIFIED)
+    for layout in ("sql", "custom"):
+        fresh.backup("--format", layout)
+        assert "restored and counted" in fresh.inv("data.verify", "--deep").stdout

@@ -70,8 +70,11 @@ ROWS_OR_ERROR = b"SET ROW_SECURITY = OFF;"
 filled when they are, and its owner, whom FORCE ROW LEVEL SECURITY binds, then sees what it saw before."""
 ROWS = (b"COPY ", b"INSERT INTO ")
 """Beginnings of the statements that need the functions of generated columns and constraints."""
-HARMLESS = (b"SET ", b"RESET ", b"SELECT PG_CATALOG.SET_CONFIG(", b"BEGIN;", b"START TRANSACTION;", b"\\")
+REMARKS = (b"--", b"/*")
+HARMLESS = (*REMARKS, b"SET ", b"RESET ", b"SELECT PG_CATALOG.SET_CONFIG(", b"BEGIN;", b"START TRANSACTION;", b"\\")
 """Beginnings of what may stand before and between the statements of ``pg_dump --clean``."""
+ENDED = (b"--", b"\\", b"COPY ")
+"""Beginnings of lines that no statement goes on after: remarks, psql's own commands, and what rows follow."""
 _ATOMIC = re.compile(rb"\bBEGIN\s+ATOMIC\s*\Z", re.IGNORECASE)
 _ATOMIC_END = re.compile(rb"\s*END\s*;", re.IGNORECASE)
 SHORT = 1 << 14
@@ -197,7 +200,7 @@ class Owned:
             self._connects = False
             kept.append(b"\n")
         else:
-            if begins and beginning and not beginning.startswith((b"--", *HARMLESS)):
+            if self._cleaning and beginning and not beginning.startswith(HARMLESS):
                 self._cleaning = False
             kept.append(line)
 
@@ -205,12 +208,14 @@ class Owned:
         """Check whether a statement goes on after this line."""
         if not self._lexer.outside:
             return True
-        if _ATOMIC.search(line[-BEGINNING:]):
+        if line.rstrip()[-6:].upper() == b"ATOMIC" and _ATOMIC.search(line[-BEGINNING:]):
             self._atomic = True
         elif self._atomic and _ATOMIC_END.match(line):
             self._atomic = False
         text = _without_remark(line)
-        if beginning.startswith((b"--", b"\\")) or COPY.fullmatch(line) or (self._remark and text.endswith(b"*/")):
+        if self._remark and text.endswith(b"*/"):
+            return False
+        if beginning.startswith(ENDED) and (not beginning.startswith(b"COPY ") or COPY.fullmatch(line)):
             return False
         return (self._atomic or not text.endswith(b";")) if text else self._open
 

@@ -43,7 +43,7 @@ def restored(data: Data, path: Path, *flags: str) -> str:
     return data.inv("data.restore", "--force", "--no-safety-backup", "--file", str(path), *flags).stderr
 
 
-@pytest.mark.slow
+@pytest.mark.variations
 @pytest.mark.parametrize("layout", ["sql", "custom", "directory"])
 def test_functions_that_name_others_without_their_schema_restore(data: Data, layout: str) -> None:
     data.sql('ALTER DATABASE nina SET search_path = "$user", public, app', "postgres")
@@ -75,6 +75,7 @@ def test_functions_that_name_others_without_their_schema_restore_as_the_superuse
     assert data.print_of(owners=True) == before
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("name", ["extension-schema.sql", "extension-schema.dump"])
 def test_extensions_in_a_schema_of_their_own_restore(data: Data, name: str) -> None:
     said = restored(data, DUMPS / name)
@@ -88,14 +89,15 @@ def test_extensions_in_a_schema_of_their_own_restore(data: Data, name: str) -> N
 
 
 FORMS = {
+    "CRLF": PLAIN.replace(b"\n", b"\r\n"),
     "plain": PLAIN,
     "gzip": gzip.compress(PLAIN),
-    "CRLF": PLAIN.replace(b"\n", b"\r\n"),
     "BOM": codecs.BOM_UTF8 + PLAIN,
     "UTF-16": PLAIN.decode().replace("\n", "\r\n").encode("utf-16"),
 }
 
 
+@pytest.mark.variations
 @pytest.mark.parametrize("form", FORMS)
 def test_a_comment_on_an_extension_restores_in_every_form_of_text(data: Data, form: str, tmp_path: Path) -> None:
     path = tmp_path / "form.sql"

@@ -56,13 +56,14 @@ def located(error: StackError, name: str, line: Callable[[int], int] | None) -> 
     def place(found: re.Match[str]) -> str:
         return f"{name}:{line(int(found[1]))}: " if line else ""
 
-    evidence = [PLACE.sub(place, PASSWORD.sub(r"\1'***'", text)) for text in error.evidence]
-    error.evidence = [text if len(text) <= WIDTH else f"{text[:WIDTH]} …" for text in evidence]
+    error.evidence = [PLACE.sub(place, text) for text in error.evidence]
     return error
 
 
 def explained(stack: Stack, source: Source, error: StackError) -> StackError:
-    """Return the error with its cause and a fix, as far as the server's words tell."""
+    """Return the error with its cause and a fix, as far as the server's words tell, and without passwords."""
+    evidence = [PASSWORD.sub(r"\1'***'", text) for text in error.evidence]
+    error.evidence = [text if len(text) <= WIDTH else f"{text[:WIDTH]} …" for text in evidence]
     if any(word in line for word in REFUSED for line in error.evidence):
         return _refused(stack, source, error)
     for line in error.evidence:

@@ -172,6 +172,10 @@ ERRORS = {
         "pg_dump without -n",
     ),
     "SET no_such_setting = 0;\n": (r"does not know no_such_setting[^$]*bad.sql:1:", "take that line out"),
+    "CREATE USER MAPPING FOR nina SERVER s OPTIONS (user 'x', password 'hunter2');\n": (
+        r"bad.sql:1: ERROR[^$]*password '\*\*\*'",
+        "correct it there",
+    ),
     f"CREATE TABLE t (n int);\nINSERT INTO t VALUES ({'1' * 100_000}, 'x');\n": (r"bad.sql:2: ERROR", "correct it"),
 }
 
@@ -184,6 +188,7 @@ def test_an_error_names_the_statement_and_the_line_of_the_file(data: Data, text:
     said = data.refused("data.restore", "--force", "--no-safety-backup", "--file", str(path), says=says)
     assert re.search(f"fix: .*{fix}", said), said
     assert max(map(len, said.splitlines())) < 400
+    assert "hunter2" not in said
 
 
 def test_rows_that_the_owner_does_not_see_are_said(data: Data, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 EXTENSION = re.compile(
     rb'(?:^|;)[ \t]*CREATE\s+EXTENSION\s+(?:IF\s+NOT\s+EXISTS\s+)?("(?:[^"]|"")+"|\w+)(?:\s+WITH)?'
-    rb'(?:\s+SCHEMA\s+("(?:[^"]|"")+"|\w+))?[^;]*(?=;)',
+    rb'(?:\s+SCHEMA\s+("(?:[^"]|"")+"|\w+))?[^;]{0,200}(?=;)',
     re.MULTILINE | re.IGNORECASE,
 )
 LONG = 1 << 10

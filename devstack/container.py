@@ -54,6 +54,10 @@ CHUNK = 1 << 18
 """Bytes that a stream holds at a time."""
 MARK = "NV_COMMAND"
 """Variable of all that a command runs in a service's container, by which it is found there."""
+ERRORS = 1 << 22
+"""Bytes at the end of what a command says that are looked at: psql shows the whole statement that failed."""
+LINES = 10
+"""Lines of it that are shown."""
 
 
 class Probed(Struct, frozen=True):
@@ -425,8 +429,8 @@ class ContainerContext:
                 self._record(command, process.returncode, time.monotonic() - began)
             if code != 0:
                 size = errors.seek(0, 2)
-                errors.seek(max(0, size - 4096))
-                lines = errors.read().decode(errors="replace").strip().splitlines()[-10:]
+                errors.seek(max(0, size - ERRORS))
+                lines = _said(errors.read().decode(errors="replace").strip().splitlines())
                 raise CommandError(f"could not {what}", code, evidence=[self.mask(line) for line in lines])
 
     # files
@@ -831,6 +835,14 @@ def _not_ours(state: ServiceState) -> ServiceState:
     """What is said of a service whose name somebody else has taken: it is never touched."""
     detail = f"a container named {state.name} belongs to {state.foreign}"
     return ServiceState(state.name, detail=detail, foreign=state.foreign, defined=True)
+
+
+def _said(lines: list[str]) -> list[str]:
+    """Return the lines that say why a command failed: from the server's error on, else the last ones."""
+    if len(lines) <= LINES:
+        return lines
+    at = next((at for at, line in enumerate(lines) if "ERROR: " in line), len(lines) - LINES)
+    return lines[at : at + LINES]
 
 
 def _kill_tree(pid: int) -> None:

@@ -138,9 +138,11 @@ def verified(
     as_json: bool,
 ) -> bool:
     """Print what proving came to; whether all are whole."""
-    from devstack.data.verify import Damaged
+    from devstack.data.verify import Damaged, Unrestorable
 
     def state(error: StackError | None) -> str:
+        if isinstance(error, Unrestorable):
+            return "unrestorable"
         return "damaged" if isinstance(error, Damaged) else "unchecked" if error else "whole"
 
     if as_json:
@@ -161,7 +163,11 @@ def verified(
         for result in results:
             m = result.backup.manifest
             if result.error:
-                words = {"damaged": "damaged", "unchecked": "could not be checked"}
+                words = {
+                    "damaged": "damaged",
+                    "unrestorable": "whole, could not be restored",
+                    "unchecked": "could not be checked",
+                }
                 word = console.paint(words[state(result.error)], "bad")
             else:
                 assert m.verified

@@ -42,7 +42,7 @@ DB = ServiceSpec(
         folders={Path("/home/me/my api"): "/srv/app/api"},
         files={"/tmp/nv/pg_hba.conf": "local all all peer\n"},
         memory_mb=1024,
-        shm_mb=256,
+        shm_mb=320,
         root=True,
     ),
 )
@@ -85,7 +85,7 @@ def test_docker_and_podman_make_a_service(kind: type[Containers], image: str) ->
     steps = dialect(kind).run(DB)
     assert commands(steps) == [
         f"{kind.name} run --detach --name nv-db --restart on-failure --stop-signal SIGINT --stop-timeout 60"
-        f" --shm-size=256M '--label={LABEL}=/srv/o'\"'\"'hara $(id)/state' --network=nv-net --memory=1024m"
+        f" --shm-size=320M '--label={LABEL}=/srv/o'\"'\"'hara $(id)/state' --network=nv-net --memory=1024m"
         f" {RIGHTS} --security-opt=label=disable --volume=nv-db-data:/var/lib/nv-db"
         " '--volume=/home/me/my api:/srv/app/api:ro'"
         f" --env-file {QUOTED}/config/containers/nv-db.env' --publish=127.0.0.1:5433:5432"
@@ -105,7 +105,7 @@ def test_what_is_not_begun_as_root_has_no_right_of_root(kind: type[Containers]) 
 
 def test_apple_makes_a_service_without_what_it_does_not_know() -> None:
     assert commands(dialect(Apple).run(DB)) == [
-        f"container run --detach --name nv-db --shm-size=256M '--label={LABEL}=/srv/o'\"'\"'hara $(id)/state'"
+        f"container run --detach --name nv-db --shm-size=320M '--label={LABEL}=/srv/o'\"'\"'hara $(id)/state'"
         " --memory=1024M --volume=nv-db-data:/var/lib/nv-db '--volume=/home/me/my api:/srv/app/api:ro'"
         f" --env-file {QUOTED}/config/containers/nv-db.env' --publish=127.0.0.1:5433:5432"
         f" --entrypoint /bin/sh pgvector/pgvector:pg17 -c {BOOT}"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from devstack.data import cluster, dumptext
+from devstack.data import cluster, dumptext, source
+from devstack.data.ownership import owned
 from devstack.ide import jsonc
 
 pytestmark = pytest.mark.usefixtures("alarm")
@@ -22,6 +23,19 @@ def test_a_dump_s_copy_with_many_quotes(line: bytes) -> None:
 def test_a_dump_s_copy_with_names_in_quotes(name: bytes) -> None:
     assert dumptext.COPY.fullmatch(b"COPY " + name + b" FROM stdin;\n")
     assert not dumptext.COPY.fullmatch(b"COPY " + name + b'" FROM stdin;\n')
+
+
+@pytest.mark.parametrize("line", [b"CREATE EXTENSION x\n" * 50_000, b"CREATE EXTENSION x" + b" " * 1_000_000])
+def test_a_dump_s_extensions_without_an_end(line: bytes) -> None:
+    assert source._extensions(line) == {}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [b"GRANT x" + b" $a$" * 100_001, b"ALTER " + b"a DROP" * 200_000, b"CREATE POLICY a ON b TO " + b"a, " * 9**5],
+)
+def test_a_dump_s_statements_that_are_judged(statement: bytes) -> None:
+    assert b"".join(owned([statement + b";\n"], "nina", major=18)).endswith(b"\n")
 
 
 @pytest.mark.parametrize("rest", ["/**/" * 20_000, "/* */ " * 20_000, "/*" + "*" * 100_000, " " * 100_000])

@@ -28,8 +28,8 @@ SUPERUSERS = re.compile(
     r"(?:COMMENT - )?(EVENT TRIGGER|SUBSCRIPTION|FOREIGN DATA WRAPPER) (?:- )?(.*?)(?: \S+)?|(SECURITY LABEL) .*"
 )
 """Entries that take a superuser, whatever they are about, and that nothing else depends on."""
-ATTEMPTED = ("ACL ", "DEFAULT ACL ", "PUBLICATION", "COMMENT - PUBLICATION ")
-"""Entries that the owner is allowed or not, depending on what they are about."""
+ATTEMPTED = re.compile(r"(?:DEFAULT )?ACL |(?:COMMENT - )?PUBLICATION|(?:COMMENT \S+ )?POLICY ")
+"""Entries that the owner is allowed or not, depending on what they are about, or that name roles."""
 ROOM = 1 << 26
 """Bytes that a list may have."""
 
@@ -74,15 +74,14 @@ def archive(stack: Stack, path: Path, words: list[str], what: str) -> Iterator[I
         yield held.enter_context(stack.context.stream_out(command, what))
 
 
-def listed(stack: Stack, path: Path, schemas: set[str]) -> Contents:
-    """Return what is in an archive. The ``schemas`` of extensions are there already.
+def listed(stack: Stack, path: Path) -> Contents:
+    """Return what is in an archive.
 
     :raises StackError: pg_restore can't read it.
     """
     with archive(stack, path, ["-l"], "list the dump") as out:
         lines = out.read(ROOM).decode(errors="replace").splitlines()
     contents = Contents([], [], [], [], _version(lines))
-    there = tuple(f"SCHEMA - {schema} " for schema in schemas)
     for line in lines:
         entry = (ENTRY.match(line) or [line, line])[1]
         if entry.startswith(EXTENSIONS):
@@ -91,9 +90,9 @@ def listed(stack: Stack, path: Path, schemas: set[str]) -> Contents:
             what = " ".join(filter(None, [(found[1] or found[3]).lower(), found[2]]))
             if what not in contents.left:
                 contents.left.append(what)
-        elif entry.startswith(ATTEMPTED):
+        elif ATTEMPTED.match(entry):
             contents.attempted.append(line)
-        elif not entry.startswith(there):
+        else:
             contents.taken.append(line)
     return contents
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from devstack import console
-from devstack.data import catalogue, census, following, load, privileged, signing, verify
+from devstack.data import catalogue, census, following, load, privileged, search_paths, signing, verify
 from devstack.data.aside import Aside, aside, sweep
 from devstack.data.catalogue import Backup
 from devstack.data.manifest import STAMPED, SUFFIX, Kind, Layout, Manifest, Verified, now, stamp
@@ -185,6 +185,13 @@ def _write(
         about = about_of(sql)
         about["extension_schemas"] = {row["name"]: row["schema"] for row in sql.rows(load.EXTENSIONS)}
         about["needs_superuser"] = privileged.found(sql, about["owner"])
+        about["search_path"] = load.search_path_in_use(stack, sql)
+        if request.kind != "data" and not request.safety and (found := search_paths.unqualified(sql)):
+            console.note(
+                f"functions that run during a restore name others without their schema: {privileged.shown(found)};"
+                " inv data.restore lends them this database's search path, psql and pg_restore alone fail:"
+                " ALTER FUNCTION … SET search_path = … makes them safe"
+            )
         if request.kind != "schema":
             _check_room(partial.path.parent, request.layout, about["database_bytes"], db.origin)
         for table in census.table_names(sql):  # as pg_dump does: nobody may drop one between the two

@@ -132,6 +132,10 @@ class Elsewhere(Postgres):
         """Nobody can ask for another machine's disk."""
         return None
 
+    def shared_memory(self) -> int:
+        """Count on none: nobody can ask another machine for it."""
+        return 0
+
     def env(self, database: str) -> dict[str, str]:
         host, port = self.own_address
         return {

@@ -39,7 +39,7 @@ WITH_INDEXES = 6
 """Times the least that rows with indexes, and the log of writing them, came to here."""
 SETTINGS = """
 SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
-SET LOCAL maintenance_work_mem = '256MB'; SET LOCAL client_min_messages = error; SET LOCAL datestyle = 'ISO'
+SET LOCAL client_min_messages = error; SET LOCAL datestyle = 'ISO'
 """
 
 
@@ -94,6 +94,8 @@ def generate(stack: Stack, request: Request) -> Generated | None:
         connection.autocommit = False
         with connection.cursor() as cursor:
             cursor.execute(SETTINGS)
+            for name, value in stack.db.building().items():
+                cursor.execute(f"SET LOCAL {name} = '{value}'")
             tables = [t for t in columns.read(cursor) if t.name not in MIGRATION_TABLES]
             wanted = _wanted(tables, request)
             _check_room(stack.db, wanted, request.rows)

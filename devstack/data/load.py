@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,32 +14,33 @@ import msgspec
 from msgspec import Struct
 
 from devstack import console
-from devstack.data import catalogue, census, journal, lanes, privileged
+from devstack.data import catalogue, census, failures, journal, lanes, privileged, search_paths
 from devstack.data.archives import Contents, archive, list_file, listed, settled
 from devstack.data.catalogue import Backup
 from devstack.data.journal import Journal
 from devstack.data.manifest import Kind, Layout, Manifest, now, stamp
-from devstack.data.ownership import owned
+from devstack.data.ownership import LeftOut, Owned
 from devstack.data.reading import Wrong, sql_chunks
 from devstack.data.session import Role, Session, session
 from devstack.data.sqltext import restricted
 from devstack.data.streams import Digested, chunks, directory_hash, meter, sha256_of
-from devstack.errors import StackError
+from devstack.errors import ContentError, StackError
 from devstack.files import open_plain
 from devstack.services.postgres import PINNED, identifier, literal, staged
-from devstack.shell import Command, argv
+from devstack.shell import Command
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
 
 OPTIONS_OF_LOADS = (
-    "-c maintenance_work_mem=256MB -c synchronous_commit=off"
-    " -c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0"
+    "-c synchronous_commit=off -c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0"
 )
-"""An HNSW index that fits into this memory is built in two thirds of the time. Nobody waits for the disk: the switch to
-the new database does, for all that was written before it. What the role's own settings say is for the application."""
+"""Nobody waits for the disk: the switch to the new database does, for all that was written before it. What the role's
+own settings say is for the application."""
+JOBS = 4
+"""Processes of pg_restore at most."""
 
-PSQL = ["psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-f", "-"]
+PSQL = ["psql", "-X", "-q", "-w", "-b", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-f", "-"]
 
 OPTIONS = """
 SELECT concat_ws(' ', format('ENCODING %L LC_COLLATE %L LC_CTYPE %L', pg_encoding_to_char(encoding), datcollate,
@@ -73,6 +74,12 @@ WITHOUT_FIGURES = f"""
         OR EXISTS (SELECT FROM pg_statistic_ext e WHERE e.stxrelid = c.oid))
 """
 """From PostgreSQL 18 on a dump has them, but not those of CREATE STATISTICS."""
+
+
+FORCED = """
+SELECT format('%I.%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE relrowsecurity AND relforcerowsecurity ORDER BY 1
+"""
 
 
 class Source(Struct, frozen=True):
@@ -124,6 +131,17 @@ class Source(Struct, frozen=True):
     def name(self) -> str:
         """Name of the dump, also where this is a copy."""
         return self.manifest.file if self.manifest else self.path.name
+
+
+class Target(Struct, frozen=True):
+    """A database that is filled, and what a dump is changed by for it."""
+
+    name: str
+    lend: str
+    """Statement that lends a search path to the functions in it; see :mod:`devstack.data.search_paths`."""
+    roles: frozenset[str]
+    """Roles of the server."""
+    left: LeftOut = msgspec.field(default_factory=LeftOut)
 
 
 class Mismatch(Exception):
@@ -205,29 +223,49 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
     :raises StackError: PostgreSQL refused something; the database is to be dropped then.
     """
     stack.db.check_restricts()
-    left: list[str] = []
     if not source.as_superuser:
         in_use = extensions_in_use(stack) if source.kind == "data" else {}
-        create_extensions(stack, {**dict(source.extensions), **in_use}, name)
+        made, absent = create_extensions(stack, {**dict(source.extensions), **in_use}, name)
+        if made and source.manifest is None:
+            console.note(f"created for {source.name}: extension {privileged.shown(made)}")
+        if absent and source.manifest is None:  # of one with a manifest that was refused before
+            console.note(f"left out, as this PostgreSQL does not have it: extension {privileged.shown(absent)}")
     try:
         with contextlib.ExitStack() as held:
             if source.as_superuser:
                 source = held.enter_context(_proven(stack, source))
+            target = _target(stack, source, name)
             held.enter_context(stack.db.loading(name))
-            _fill(stack, source, name, left)
+            _fill(stack, source, target)
     except Wrong as wrong:
-        raise StackError(f"{source.name} is damaged", why=str(wrong), evidence=wrong.evidence) from None
+        raise ContentError(f"{source.name} is damaged", why=str(wrong), evidence=wrong.evidence) from None
     except StackError as error:
-        raise _explained(stack, source, error) from None
-    if left:
-        console.note(f"left out, as only a superuser may create it: {privileged.shown(left)}")
+        raise failures.explained(stack, source, error) from None
+    if target.left.privileged:
+        console.note(f"left out, as only a superuser may create it: {privileged.shown(target.left.privileged)}")
+    if target.left.roles:
+        console.note(f"left out, as the role is not there: {privileged.shown(target.left.roles)}")
     if source.as_superuser:
         with session(stack.db, name, "complete the restored database") as sql:
             for extension in stack.settings.db.extensions:
                 sql.create_extension(extension)
     if analyze:
-        with analyzed(stack, name):
+        with analyzed(stack, name, as_superuser=source.as_superuser):
             pass
+
+
+def _target(stack: Stack, source: Source, name: str) -> Target:
+    with session(stack.db, name, f"look at database {name}") as sql:
+        roles = frozenset(row["name"] for row in sql.rows("SELECT rolname AS name FROM pg_roles"))
+        path = source.manifest.search_path if source.manifest else ""
+        path = path or search_path_in_use(stack, sql)
+    return Target(name, search_paths.lend(path), roles)
+
+
+def search_path_in_use(stack: Stack, sql: Session) -> str:
+    """Return the search path of the database in use for its owner."""
+    default = stack.settings.db.parameters.get("search_path", "") if not stack.db.origin else ""
+    return search_paths.of(sql, stack.settings.db.name, str(default))
 
 
 @contextlib.contextmanager
@@ -250,32 +288,18 @@ def _proven(stack: Stack, source: Source) -> Iterator[Source]:
         yield msgspec.structs.replace(source, path=copy)
 
 
-def _fill(stack: Stack, source: Source, name: str, left: list[str]) -> None:
+def _fill(stack: Stack, source: Source, target: Target) -> None:
     if source.kind == "data":
-        copy_database(stack, name, as_superuser=source.as_superuser, section="pre-data")
+        copy_database(stack, target.name, as_superuser=source.as_superuser, section="pre-data")
     # pg_restore of 17 and later has a setting that an older server, which only an external one is, does not know
     if source.layout == "sql" or stack.db.origin:
-        _load_script(stack, source, name, left)
+        _load_script(stack, source, target)
     else:
-        _load_archive(stack, source, name, left)
+        _load_archive(stack, source, target)
     if source.kind == "data":
-        copy_database(stack, name, as_superuser=source.as_superuser, section="post-data")
-
-
-def _explained(stack: Stack, source: Source, error: StackError) -> StackError:
-    """Return the error with a way on, if the database's owner may not do what the dump wants."""
-    refused = ("permission denied", "must be owner", "must be superuser", "superuser can", "able to SET ROLE")
-    if source.as_superuser or not any(word in line for line in error.evidence for word in refused):
-        return error
-    return StackError(
-        error.what,
-        why=f"a dump is loaded as the database's owner, {stack.settings.db.user}, who may not do this",
-        evidence=error.evidence,
-        fix="as it was, its functions and checks then run as the superuser:"
-        f" inv data.restore --file {argv([source.name])} --as-superuser"
-        if source.signed and not source.origin
-        else "take it out of the dump",
-    )
+        copy_database(stack, target.name, as_superuser=source.as_superuser, section="post-data")
+    with session(stack.db, target.name, f"restore {source.name}", role=source.role) as sql:
+        sql.run(f"SET client_min_messages = warning; {search_paths.check()}")
 
 
 def _analyze(sql: Session, names: list[str]) -> None:
@@ -283,45 +307,60 @@ def _analyze(sql: Session, names: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def analyzed(stack: Stack, name: str) -> Iterator[None]:
+def analyzed(stack: Stack, name: str, *, as_superuser: bool = False) -> Iterator[None]:
     """Have the planner's statistics made while something else reads the database: of the tables that the dump had none
-    of; on an external server, where the role may not look at them, of all.
+    of; on an external server, where the role may not look at them, of all. At the end the functions lose the search
+    path that they were lent.
 
     :raises StackError: at the end, when they could not be.
     """
     what = "analyze the restored database"
     with session(stack.db, name, what) as sql:
         names = [row["name"] for row in sql.rows(WITH_FIGURES if stack.db.origin else WITHOUT_FIGURES)]
-    if not names:
-        yield
-        return
     # as the owner: what an index or a statistic is made of is the application's code
     with session(stack.db, name, what, role="owner") as sql, ThreadPoolExecutor(1) as beside:
-        done = beside.submit(_analyze, sql, names)
+        done = beside.submit(_analyze, sql, names) if names else None
         yield
-        done.result()
+        if done:
+            done.result()
+        if not as_superuser:
+            sql.run(search_paths.take_back())
+    if as_superuser:
+        with session(stack.db, name, "take back the search path of functions") as sql:
+            # a trigger of the restored database on changes of its schema must not see this one
+            sql.run(f"SET session_replication_role = replica; {search_paths.take_back()}")
 
 
-def _load_script(stack: Stack, source: Source, name: str, left: list[str]) -> None:
+def _load_script(stack: Stack, source: Source, target: Target) -> None:
     """Load the SQL of a dump. Several sessions take the rows of one that has a manifest, which is pg_dump's."""
-    with _script(stack, source) as script:
-        content = restricted(script)
-        if not source.as_superuser:
-            content = _owned(stack, source, content, left)
-        with (
-            lanes.shared(stack, name, content, role=source.role)
-            if source.manifest
-            else contextlib.nullcontext(content) as sql
-        ):
-            command = _program(stack, PSQL, name, as_superuser=source.as_superuser)
-            stack.context.stream_in(command, sql, f"restore {source.name}")
+    changes = _changes(stack, source, target)
+    try:
+        with _script(stack, source) as script:
+            content = changes.changed(restricted(script))
+            with (
+                lanes.shared(stack, target.name, content, role=source.role)
+                if source.manifest
+                else contextlib.nullcontext(content) as sql
+            ):
+                command = _program(stack, PSQL, target.name, as_superuser=source.as_superuser)
+                stack.context.stream_in(command, sql, f"restore {source.name}")
+    except StackError as error:
+        # rows that other sessions took, or that pg_restore has made SQL of, are in no line of a file
+        line = (lambda number: number - 1 - (0 < changes.inserted < number)) if source.manifest is None else None
+        raise failures.located(error, source.path.name, line if source.layout == "sql" else None) from None
 
 
-def _owned(stack: Stack, source: Source, content: Iterable[bytes], left: list[str]) -> Iterator[bytes]:
-    """Yield SQL as the database's owner can load it. Another environment's roles are not known here, or others."""
-    granted = source.signed and not source.origin and not stack.db.origin
-    major = stack.db.server_major
-    return owned(content, stack.settings.db.user, major=major, privileges=granted, left=left)
+def _changes(stack: Stack, source: Source, target: Target) -> Owned:
+    """Return how SQL is changed so that the database's owner can load it. Another environment's roles are not known
+    here, or others."""
+    return Owned(
+        "" if source.as_superuser else stack.settings.db.user,
+        major=stack.db.server_major,
+        privileges=source.signed and not source.origin and not stack.db.origin,
+        roles=target.roles,
+        left=target.left,
+        before_rows=f"{target.lend};".encode(),
+    )
 
 
 @contextlib.contextmanager
@@ -356,43 +395,56 @@ def _digested(source: Source) -> Iterator[Digested]:
         raise Wrong("it changed while it was read")
 
 
-def _load_archive(stack: Stack, source: Source, name: str, left: list[str]) -> None:
-    """Load an archive by pg_restore, the owner's as far as the list of its contents says; what depends on whose
-    an object is goes through psql, which can go on where that is refused."""
-    words = ["pg_restore", "-w", "--exit-on-error", "-d", name]
-    what = f"restore {source.name}"
+def _load_archive(stack: Stack, source: Source, target: Target) -> None:
+    """Load an archive: what rows need by psql, then the rest by pg_restore, the owner's as far as the list of its
+    contents says; what depends on whose an object is goes through psql, which can go on where that is refused."""
+    words = ["pg_restore", "-w", "--exit-on-error", "-d", target.name, "--section=data", "--section=post-data"]
+    what, as_superuser = f"restore {source.name}", source.as_superuser
     with contextlib.ExitStack() as held:
-        contents = Contents([], [], [])
-        if not source.as_superuser:
-            contents = listed(stack, source.path, {schema for _, schema in source.extensions})
-            left += contents.left
-            listing = held.enter_context(list_file(stack, contents.taken))
-            words += ["--no-owner", "--no-privileges", "--enable-row-security", "-L", str(listing)]
+        contents, listing = Contents([], [], []), []
+        if not as_superuser:
+            contents = listed(stack, source.path)
+            target.left.privileged += contents.left
+            listing = ["-L", str(held.enter_context(list_file(stack, contents.taken)))]
+            words += ["--no-owner", "--no-privileges", "--enable-row-security"]
+        _load_part(stack, source, target, ["--section=pre-data", *listing])
+        with session(stack.db, target.name, what, role=source.role) as sql:
+            sql.run(target.lend)
+        words += listing
         if source.layout == "directory":
             inside = held.enter_context(stack.db.inward(held.enter_context(settled(stack, source.path))))
-            words += ["-Fd", "-j", str(min(4, os.cpu_count() or 1)), str(inside)]
-            command = _program(stack, words, name, as_superuser=source.as_superuser)
+            words += ["-Fd", "-j", str(min(JOBS, os.cpu_count() or 1)), str(inside)]
+            command = _program(stack, words, target.name, as_superuser=as_superuser)
             with stack.context.stream_out(command, what):
                 pass
         else:
             digested = held.enter_context(_digested(source))
-            command = _program(stack, words, name, as_superuser=source.as_superuser)
+            command = _program(stack, words, target.name, as_superuser=as_superuser)
             stack.context.stream_in(command, chunks(digested), what)  # type: ignore[arg-type]
     if contents.attempted:
-        with (
-            list_file(stack, contents.attempted) as listing,
-            archive(stack, source.path, ["-f", "-", "-L", str(listing)], f"read {source.name}") as out,
-        ):
-            content = _owned(stack, source, restricted(chunks(out)), left)
-            stack.context.stream_in(_program(stack, PSQL, name, as_superuser=False), content, what)
+        with list_file(stack, contents.attempted) as listing_file:
+            _load_part(stack, source, target, ["-L", str(listing_file)])
+
+
+def _load_part(stack: Stack, source: Source, target: Target, words: list[str]) -> None:
+    """Load a part of an archive by psql."""
+    with archive(stack, source.path, ["-f", "-", *words], f"read {source.name}") as out:
+        content = _changes(stack, source, target).changed(restricted(chunks(out)))
+        command = _program(stack, PSQL, target.name, as_superuser=source.as_superuser)
+        try:
+            stack.context.stream_in(command, content, f"restore {source.name}")
+        except StackError as error:
+            raise failures.located(error, source.path.name, None) from None
 
 
 def _program(stack: Stack, words: list[str], name: str, *, as_superuser: bool) -> Command:
     """Return a program that loads a dump; where we are root, under the services' account."""
+    building = stack.db.building(int(words[words.index("-j") + 1]) if "-j" in words else 1)
+    options = " ".join([OPTIONS_OF_LOADS, *(f"-c {name}={value}" for name, value in building.items())])
     if as_superuser:
-        command = stack.db.as_superuser(words, name, {"PGOPTIONS": f"{PINNED} {OPTIONS_OF_LOADS}"})
+        command = stack.db.as_superuser(words, name, {"PGOPTIONS": f"{PINNED} {options}"})
     else:
-        command = stack.db.as_owner(words, name, {"PGOPTIONS": OPTIONS_OF_LOADS})
+        command = stack.db.as_owner(words, name, {"PGOPTIONS": options})
     return stack.db.apart(command)
 
 
@@ -402,13 +454,19 @@ def extensions_in_use(stack: Stack) -> dict[str, str]:
         return {row["name"]: row["schema"] for row in sql.rows(EXTENSIONS)}
 
 
-def create_extensions(stack: Stack, schemas: Mapping[str, str], name: str) -> None:
-    """Create extensions in an empty database: those of ``schemas`` that the server has, and those of the settings. Only
-    a superuser may, and as the database is empty, their scripts can't meet an object of a dump."""
+def create_extensions(stack: Stack, schemas: Mapping[str, str], name: str) -> tuple[list[str], list[str]]:
+    """Create extensions in an empty database: those of ``schemas`` that the server has, with what they build on, and
+    those of the settings. Only a superuser may, and as the database is empty, their scripts can't meet an object of a
+    dump.
+
+    :returns: what was created beyond the settings, in words, and the names that the server does not have.
+    """
     wanted = {**dict.fromkeys(stack.settings.db.extensions, "public"), **schemas}
     owner = identifier(stack.settings.db.user)
     with session(stack.db, name, "create the extensions of the restored database") as sql:
         needs = {row["name"]: row["requires"] or [] for row in sql.rows(AVAILABLE)}
+        for extension in list(wanted):
+            _add_required(extension, needs, wanted)
         missing = [extension for extension in wanted if extension in needs]
         while missing:
             # those first that others build on
@@ -420,6 +478,17 @@ def create_extensions(stack: Stack, schemas: Mapping[str, str], name: str) -> No
                     f" CREATE SCHEMA IF NOT EXISTS {identifier(schema)} AUTHORIZATION {owner}"
                 )
             sql.create_extension(extension, schema)
+    own = {*stack.settings.db.extensions, "plpgsql"}
+    made = [f"{name} in schema {schema}" for name, schema in wanted.items() if name in needs and name not in own]
+    return made, [name for name in wanted if name not in needs]
+
+
+def _add_required(extension: str, needs: Mapping[str, list[str]], wanted: dict[str, str]) -> None:
+    """Add what an extension builds on to those that are wanted, in its schema."""
+    for required in needs.get(extension, []):
+        if required not in wanted:
+            wanted[required] = wanted[extension]
+            _add_required(required, needs, wanted)
 
 
 def copy_database(stack: Stack, name: str, *, section: str = "", as_superuser: bool = False) -> None:
@@ -428,11 +497,20 @@ def copy_database(stack: Stack, name: str, *, section: str = "", as_superuser: b
     words = ["pg_dump", "-w", "--lock-wait-timeout=60000", *([f"--section={section}"] if section else [])]
     dump = stack.db.as_superuser(words, stack.settings.db.name)
     what = f"copy database {stack.settings.db.name}"
+    with session(stack.db, stack.settings.db.name, what) as sql:
+        lend = search_paths.lend(search_path_in_use(stack, sql))
     with stack.context.stream_out(dump, what) as out:
-        content = restricted(chunks(out))
-        if not as_superuser:
-            content = owned(content, stack.settings.db.user, major=stack.db.server_major, privileges=True, left=[])
+        changes = Owned(
+            "" if as_superuser else stack.settings.db.user,
+            major=stack.db.server_major,
+            privileges=True,
+            before_rows=f"{lend};".encode() if not section else b"",
+        )
+        content = changes.changed(restricted(chunks(out)))
         stack.context.stream_in(_program(stack, PSQL, name, as_superuser=as_superuser), content, what)
+    if not section:
+        with session(stack.db, name, what, role="owner") as sql:
+            sql.run(f"SET client_min_messages = warning; {search_paths.check()}; {search_paths.take_back()}")
 
 
 def count(stack: Stack, name: str) -> census.Census:
@@ -456,3 +534,16 @@ def check_counts(stack: Stack, manifest: Manifest, name: str) -> census.Census:
     if lines := expected.differences(counted, data=manifest.kind != "schema"):
         raise Mismatch(lines)
     return counted
+
+
+def say_hidden(stack: Stack, source: Source, name: str) -> None:
+    """Say which tables of somebody else's dump hide rows from the database's owner, who mostly sees all of his own."""
+    if source.signed and not source.origin and not stack.db.origin:
+        return
+    with session(stack.db, name, "look for row-level security") as sql:
+        tables = [row["name"] for row in sql.rows(FORCED)]
+    if tables:
+        console.note(
+            f"row-level security is forced on {privileged.shown(tables)}: {stack.settings.db.user}, the owner, sees"
+            " only the rows that its policies show; ALTER TABLE … NO FORCE ROW LEVEL SECURITY shows all"
+        )

@@ -80,6 +80,8 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Schema of each extension."""
     needs_superuser: list[str] = field(default_factory=list)
     """Objects that the database's owner can't restore as they were, in words; see :mod:`devstack.data.privileged`."""
+    search_path: str = ""
+    """Search path of the database's owner in it; empty where that was not noted."""
     tables: dict[str, int] = field(default_factory=dict)
     """Quoted names with their rows, counted in the dump's own snapshot."""
     sequences: dict[str, int | None] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from devstack.container import CHUNK
 from devstack.data.archives import archive
-from devstack.data.sqltext import Outline
+from devstack.data.sqltext import Outline, converted
 from devstack.data.streams import Digested, chunks
 from devstack.errors import CommandError, ContentError, StackError
 
@@ -101,10 +101,17 @@ def read_sql(digested: Digested, outline: Outline) -> None:
 
 
 def sql_chunks(digested: Digested) -> Iterator[bytes]:
-    """The SQL in a file, decompressed if need be.
+    """Yield the SQL in a file, decompressed if need be, in UTF-8 and with line feeds.
 
-    :raises Wrong: gzip's own checks fail.
+    :raises Wrong: gzip's own checks fail, or it is broken UTF-16.
     """
+    try:
+        yield from converted(_plain_chunks(digested))
+    except UnicodeDecodeError as error:
+        raise Wrong(f"it begins as UTF-16, and can't be read as that: {error.reason}") from None
+
+
+def _plain_chunks(digested: Digested) -> Iterator[bytes]:
     from isal import igzip, isal_zlib
 
     buffered = io.BufferedReader(digested, CHUNK)

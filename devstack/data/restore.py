@@ -152,8 +152,9 @@ def replace(stack: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
                     safety = backed.name
             else:
                 load.load(stack, source, made.incoming, analyze=False)
-            with load.analyzed(stack, made.incoming):
+            with load.analyzed(stack, made.incoming, as_superuser=source.as_superuser):
                 counted = compared(stack, source, made.incoming)
+            load.say_hidden(stack, source, made.incoming)
             copy_properties(stack, made)
             plan = msgspec.structs.replace(made, phase="switch", outgoing=kept_name(stack))
             guard.enter_context(guarded(stack))

@@ -18,7 +18,7 @@ from devstack.data.catalogue import Backup
 from devstack.data.load import Source
 from devstack.data.manifest import load, path_of
 from devstack.data.reading import Wrong, programs, read_archive, read_directory, sql_chunks
-from devstack.data.sqltext import Outline
+from devstack.data.sqltext import UTF16, Outline
 from devstack.data.streams import Digested, meter
 from devstack.errors import StackError, UsageError
 from devstack.files import NotPlain, follow, open_resolved
@@ -26,7 +26,13 @@ from devstack.files import NotPlain, follow, open_resolved
 if TYPE_CHECKING:
     from devstack.stack import Stack
 
-EXTENSION = re.compile(rb'^CREATE EXTENSION IF NOT EXISTS ("(?:[^"]|"")+"|\w+) WITH SCHEMA ("(?:[^"]|"")+"|\w+);', re.M)
+EXTENSION = re.compile(
+    rb'(?:^|;)[ \t]*CREATE\s+EXTENSION\s+(?:IF\s+NOT\s+EXISTS\s+)?("(?:[^"]|"")+"|\w+)(?:\s+WITH)?'
+    rb'(?:\s+SCHEMA\s+("(?:[^"]|"")+"|\w+))?[^;]{0,200}(?=;)',
+    re.MULTILINE | re.IGNORECASE,
+)
+LONG = 1 << 10
+"""Bytes of a statement that creates an extension, which may begin in one chunk and end in the next."""
 OTHER_FORMATS = {
     b"\x89PNG": "a PNG image",
     b"PK\x03\x04": "a zip archive",
@@ -185,11 +191,24 @@ def _foreign(stack: Stack, path: Path) -> Source:
             for mark, what in OTHER_FORMATS.items():
                 if magic.startswith(mark):
                     raise Wrong(f"it is {what}, not a PostgreSQL dump")
-            outline, extensions = Outline(), {}
+            outline, extensions, before = Outline(), dict[str, str](), b""
             for chunk in sql_chunks(Digested(file, progress)):
                 outline.add(chunk)
-                extensions.update({_name(m[1]): _name(m[2]) for m in EXTENSION.finditer(chunk)})
+                extensions.update(_extensions(before + chunk))
+                before = chunk[-LONG:]
+            if magic.startswith(UTF16):
+                console.note(
+                    f"{path.name} is UTF-16, as PowerShell's > writes it, and is read as that; PowerShell may have"
+                    " changed letters beyond ASCII, which pg_dump -f FILE does not"
+                )
     except Wrong as wrong:
+        if any("unsupported version" in line for line in wrong.evidence):
+            raise StackError(
+                f"{path.name} can't be restored",
+                why=f"a newer pg_dump made it than pg_restore {stack.db.programs.version} can read",
+                evidence=wrong.evidence,
+                fix="have it made as plain SQL: pg_dump -Fp; or set db.bin_dir to a newer PostgreSQL",
+            ) from None
         raise StackError(f"{path.name} can't be restored", why=str(wrong), evidence=wrong.evidence) from None
     if not outline.count:
         raise StackError(f"{path.name} is empty", why="there is nothing in it but gzip's own bytes")
@@ -201,6 +220,13 @@ def _foreign(stack: Stack, path: Path) -> Source:
     return Source(path, "sql", extensions=tuple(extensions.items()))
 
 
+def _extensions(sql: bytes) -> dict[str, str]:
+    """Return the extensions that are created in SQL, each with its schema."""
+    if b"EXTENSION" not in sql.upper():
+        return {}
+    return {_name(m[1]): _name(m[2] or b"public") for m in EXTENSION.finditer(sql)}
+
+
 def _name(quoted: bytes) -> str:
     text = quoted.decode(errors="replace")
     return text[1:-1].replace('""', '"') if text.startswith('"') else text
@@ -208,7 +234,7 @@ def _name(quoted: bytes) -> str:
 
 def _with_extensions(stack: Stack, source: Source) -> Source:
     """An archive with the extensions that it wants."""
-    contents = listed(stack, source.path, set())
+    contents = listed(stack, source.path)
     check_major(stack, source.name, contents.version)
     if not contents.extensions:
         return source
@@ -216,5 +242,5 @@ def _with_extensions(stack: Stack, source: Source) -> Source:
         list_file(stack, contents.extensions) as listing,
         archive(stack, source.path, ["-f", "-", "-L", str(listing)], "read the dump's extensions") as out,
     ):
-        found = {_name(m[1]): _name(m[2]) for m in EXTENSION.finditer(out.read(ROOM))}
+        found = _extensions(out.read(ROOM))
     return msgspec.structs.replace(source, extensions=tuple(found.items()))

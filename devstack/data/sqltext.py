@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import re
 import secrets
@@ -13,7 +14,9 @@ RESTRICTED = 1000
 """Bytes in which a dump's own restriction begins."""
 HEADER = b"-- PostgreSQL database dump\n"
 TRAILER = b"-- PostgreSQL database dump complete\n"
-RESTRICT = re.compile(rb"^\\restrict (\w+)\r?$", re.MULTILINE)
+RESTRICT = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""Byte order marks, one of which begins a file in UTF-16."""
 
 OTHERS = {
     b"-- PostgreSQL database cluster dump": "a dump of a whole cluster (pg_dumpall), not of one database",
@@ -78,6 +81,44 @@ class Outline:
         return ZERO if self.has_zero else ""
 
 
+def converted(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield SQL as pg_dump writes it: in UTF-8 without a byte order mark, its lines ended by a line feed.
+
+    Line ends are converted where the first line ends in CR LF. A terminal has then put a carriage return before each
+    line feed (``docker exec -t``), or a program on Windows has; carriage returns in rows are escaped in a dump.
+
+    :raises UnicodeDecodeError: it begins with the mark of UTF-16, and is not.
+    """
+    start, stream = _start(chunks, len(codecs.BOM_UTF8))
+    if start.startswith(UTF16):
+        decoded = (text.encode() for text in codecs.iterdecode(stream, "utf-16"))
+        start, stream = _start(decoded, len(codecs.BOM_UTF8))
+    if start.startswith(codecs.BOM_UTF8):
+        next(stream)  # which is the start
+        stream = itertools.chain([start[len(codecs.BOM_UTF8) :]], stream)
+    start, stream = _start(stream, HEAD, until=b"\n")
+    yield from _with_line_feeds(stream) if start.partition(b"\n")[0].endswith(b"\r") else stream
+
+
+def _start(chunks: Iterable[bytes], size: int, until: bytes = b"") -> tuple[bytes, Iterator[bytes]]:
+    """Return the first ``size`` bytes or more, or those up to and with ``until``, and everything with them first."""
+    stream, start = iter(chunks), b""
+    for chunk in stream:
+        start += chunk
+        if len(start) >= size or (until and until in chunk):
+            break
+    return start, itertools.chain([start], stream)
+
+
+def _with_line_feeds(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    held = b""
+    for chunk in chunks:
+        chunk = held + chunk
+        held = b"\r" if chunk.endswith(b"\r") else b""  # its line feed may be in the next one
+        yield chunk[: len(chunk) - len(held)].replace(b"\r\n", b"\n")
+    yield held
+
+
 def restricted(chunks: Iterable[bytes]) -> Iterator[bytes]:
     r"""Yield a dump's SQL in a restriction of our own, in which psql obeys no backslash command but its end: one that
     the dump, which does not know our random key, can't write. The dump's own restriction is left out: psql takes no
@@ -95,16 +136,18 @@ def restricted(chunks: Iterable[bytes]) -> Iterator[bytes]:
     if token := restrict_token(held):
         held = RESTRICT.sub(b"", held, count=1)
     end = b"\n\\unrestrict " + token
+    again = b"\n\\restrict " + token
+    """After the ``\\connect`` of a dump that was made with --create."""
     for chunk in itertools.chain([b""], stream):
         if not token:
             yield held + chunk
             held = b""
             continue
         # the end's line may lie across two chunks: as many bytes as it has are held back
-        held = (held + chunk).replace(end + b"\n", b"\n\n")
+        held = (held + chunk).replace(end + b"\n", b"\n\n").replace(again + b"\n", b"\n\n")
         yield held[: -len(end) - 2]
         held = held[-len(end) - 2 :]
-    yield re.sub(re.escape(end) + rb"\r?\n?\Z", b"\n", held) if token else b""
+    yield re.sub(re.escape(end) + rb"\n?\Z", b"\n", held) if token else b""
     yield b"\n\\unrestrict " + own + b"\n"
 
 

@@ -114,6 +114,7 @@ def replace(there: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
                 load.load(there, source, made.incoming, analyze=False)
             with load.analyzed(there, made.incoming):
                 counted = restore.compared(there, source, made.incoming)
+            load.say_hidden(there, source, made.incoming)
             outgoing = restore.kept_name(there)
             restore.copy_properties(there, made)
             outage = _swap(there, made.incoming, outgoing)

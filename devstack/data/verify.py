@@ -18,7 +18,7 @@ from devstack.data.manifest import Layout, Manifest, Verified, now, stamp
 from devstack.data.reading import NotChecked, Wrong, judged, programs, read_archive, read_directory, read_sql
 from devstack.data.sqltext import Outline
 from devstack.data.streams import Digested, Meter, Readable, directory_hash, meter, sha256_of
-from devstack.errors import StackError
+from devstack.errors import ContentError, StackError
 from devstack.files import open_plain, read_regular
 
 if TYPE_CHECKING:
@@ -65,6 +65,10 @@ class Result(Struct, frozen=True):
     """Why the result is not in its manifest; empty if it is, and for a backup that was not found whole."""
 
 
+class Unrestorable(StackError):
+    """A backup is as it was written, and PostgreSQL refuses a statement of it."""
+
+
 def verify(
     stack: Stack, backup: Backup, *, deep: bool = False, as_superuser: bool = False, trust_cluster: bool = False
 ) -> Verified:
@@ -72,6 +76,7 @@ def verify(
 
     :returns: when and how, for its manifest.
     :raises Damaged: it is not whole, or does not hold what its manifest says.
+    :raises Unrestorable: it is whole, and could not be restored; the error has the statement that failed.
     :raises Unchecked: something else is in the way.
     """
     if deep and backup.manifest.layout == "cluster":
@@ -87,7 +92,13 @@ def verify(
     elif deep:
         try:
             with load.scratch(stack, "verify", backup.name) as name:
-                load.load(stack, source, name)
+                try:
+                    load.load(stack, source, name)
+                except ContentError as error:
+                    raise Damaged(backup.name, error.why, error.evidence) from None
+                except StackError as error:
+                    whole = f"its file is whole; {error.why}" if error.why else "its file is whole"
+                    raise Unrestorable(error.what, why=whole, evidence=error.evidence, fix=error.fix) from None
                 load.check_counts(stack, backup.manifest, name)
         except load.Mismatch as error:
             why = "it was restored, and holds something else than its manifest says"

@@ -22,7 +22,7 @@ from devstack.services.api import Api, Beside
 from devstack.services.folders import Folders, VolumeFolders
 from devstack.services.images import Images
 from devstack.services.pgbouncer import PgBouncer, nowhere
-from devstack.services.postgres import Postgres
+from devstack.services.postgres import SHARED_MEMORY, Postgres
 from devstack.settings import Settings
 from devstack.shell import Command, argv
 
@@ -31,6 +31,9 @@ OWN = Path("/tmp/nv")  # noqa: S108 - inside a container, where nobody else is
 
 VOLUME = Path("/var/lib/nv-db")
 """Where the database's volume is inside. Not where images declare theirs: PostgreSQL 18's have moved it."""
+
+INDEX_MB = 320
+"""Shared memory for building an index with :data:`devstack.services.postgres.BUILDING`, and what else is in it."""
 
 ROOM = Path("/tmp")  # noqa: S108 - inside a container, where nobody else is
 """Where files are put in a container that is not the database's."""
@@ -60,6 +63,8 @@ class ContainedPostgres(Postgres):
         self.images = images
         self._programs_in = ""
         """Name of the container that programs run in while the database's does not."""
+        self._shared: int | None = None
+        """Bytes of shared memory, once the container was asked: an engine takes a while to answer."""
 
     @property
     def volume(self) -> str:
@@ -108,7 +113,8 @@ class ContainedPostgres(Postgres):
             setup=(self.settings.templates / SETUP).read_text(encoding="utf-8"),
             memory_mb=db.memory_mb,
             root=True,
-            shm_mb=max(64, db.memory_mb // 4),
+            # enough to build an index by several processes, where that leaves as much for the rest
+            shm_mb=max(64, min(INDEX_MB, db.memory_mb // 2), db.memory_mb // 4),
         )
         return replace(spec, cwd=Path("/"), env={**spec.env, **setup}, inside=inside)
 
@@ -184,7 +190,16 @@ class ContainedPostgres(Postgres):
         return f"the volume {self.volume}"
 
     def room(self, seconds: float = 5.0) -> tuple[int, int] | None:
-        answer = self.context.probe(self.context.exec(self.name, ["df", "-Pk", str(VOLUME)]), seconds)
+        return self._room(str(VOLUME), seconds)
+
+    def shared_memory(self) -> int:
+        if self._shared is None:
+            self._shared, _ = self._room(SHARED_MEMORY, 5.0) or (0, 0)
+        return self._shared
+
+    def _room(self, path: str, seconds: float) -> tuple[int, int] | None:
+        """Return the bytes free, and in all, of a path's file system inside; None where it can't be asked."""
+        answer = self.context.probe(self.context.exec(self.name, ["df", "-Pk", path]), seconds)
         words = answer.text.splitlines()[-1].split() if answer.ok and answer.text else []
         # https://pubs.opengroup.org/onlinepubs/9699919799/utilities/df.html: its second and fourth column, in KiB
         return (int(words[3]) << 10, int(words[1]) << 10) if len(words) >= 6 else None

@@ -66,6 +66,10 @@ WAL_ROOM = 32 << 20
 WRONG_RULES = "SELECT 'line ' || line_number || ': ' || error FROM pg_hba_file_rules WHERE error IS NOT NULL"
 """Ask for the lines of pg_hba.conf that the server could not read
 (https://www.postgresql.org/docs/current/view-pg-hba-file-rules.html)."""
+SHARED_MEMORY = "/dev/shm"  # noqa: S108
+"""Where Linux has the memory that processes share."""
+BUILDING = 256 << 20
+"""Bytes of memory for building an index."""
 LOOKING_SECONDS = 10.0
 """For a look at what is in the databases: twice what logging in may take."""
 
@@ -251,6 +255,23 @@ class Postgres:
             return None
         info = os.statvfs(self.data)
         return info.f_bavail * info.f_frsize, info.f_blocks * info.f_frsize
+
+    def shared_memory(self) -> int:
+        """Return the bytes that processes of the server can share, of which an index that several build takes its
+        memory (https://www.postgresql.org/docs/current/runtime-config-resource.html, dynamic_shared_memory_type)."""
+        try:
+            info = os.statvfs(SHARED_MEMORY)
+        except OSError:  # macOS has no such directory, and no limit of its own
+            return sys.maxsize
+        return info.f_bavail * info.f_frsize
+
+    def building(self, jobs: int = 1) -> dict[str, str]:
+        """Return settings for building indexes, ``jobs`` at a time. An HNSW index that fits into this memory is built
+        in two thirds of the time; several processes build it in shared memory, one in its own."""
+        settings = {"maintenance_work_mem": f"{BUILDING >> 20}MB"}
+        if self.shared_memory() < jobs * (BUILDING + BUILDING // 8):
+            settings["max_parallel_maintenance_workers"] = "0"
+        return settings
 
     def take_back_data(self) -> Command:
         """What gives the data to the account that the server runs as."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from devstack.data import catalogue, generate, load
+from devstack.data import catalogue, failures, generate, load
 from devstack.data.manifest import encode, path_of
 from devstack.errors import StackError
 from tests.data.manifests import made_up
@@ -87,7 +87,7 @@ def test_a_backup_of_another_environment(tmp_path: Path, paste: Callable[[str], 
 def test_a_dump_that_wants_the_superuser(tmp_path: Path, paste: Callable[[str], list[str]]) -> None:
     stack: Any = SimpleNamespace(settings=SimpleNamespace(db=SimpleNamespace(user="nina")))
     source = load.Source(tmp_path / NAME, "sql", signed=True)
-    error = load._explained(stack, source, StackError("x", evidence=["ERROR: permission denied"]))
+    error = failures.explained(stack, source, StackError("x", evidence=["ERROR: permission denied"]))
     assert paste(error.fix[0]) == ["data.restore", "--file", NAME, "--as-superuser"]
 
 

@@ -256,7 +256,7 @@ def undo(c: Context, json: bool = False) -> None:
     },
 )
 def cleanup(c: Context, days: int = -1, keep: int = 1, dry_run: bool = False, json: bool = False) -> None:
-    """Remove old backups, never the last good one, and what restores left over."""
+    """Remove old backups, never the last good one, and leftovers."""
     from devstack.data import kept, retention
 
     stack = replacement.begin(c, running=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -102,16 +103,22 @@ def test_errors_are_counted_and_named(stack: Project) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_shows_what_there_is_and_leaves_the_rest_out(stack: Project) -> None:
-    process = stack.popen("dev.load", "--json", "--rps", "50", "--seconds", "300", "--sql", "SELECT 4711")
-    begun = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%4711%' AND application_name = 'nv-devstack'"
-    wait_for(lambda: stack.query(begun)[0][0] >= 8)
+    process = stack.popen(
+        "dev.load", "--json", "--rps", "50", "--seconds", "300", "--sql", "SELECT 4711 AS interrupted"
+    )
+    latest = (
+        "SELECT max(query_start) FROM pg_stat_activity WHERE query LIKE '%interrupted%' AND pid <> pg_backend_pid()"
+    )
+    (opened,) = wait_for(lambda: stack.query(f"{latest} HAVING count(*) >= 8"))[0]
+    # each connection has asked once, and the measurement begins
+    wait_for(lambda: stack.query(latest)[0][0] > opened + timedelta(seconds=0.5))
     process.send_signal(signal.SIGINT)
     done = json.loads(process.communicate(timeout=30)[0])
     assert process.returncode == 0
     assert [one["target"] for one in done["targets"]] == ["db"]
     assert done["targets"][0]["seconds"] < 100
     assert done["notes"] == ["stopped during PostgreSQL directly"]
-    wait_for(lambda: stack.query(begun) == [(1,)] or stack.query(begun) == [(0,)])
+    wait_for(lambda: stack.query(latest) == [(None,)])
 
 
 @pytest.mark.slow

@@ -74,14 +74,19 @@ def test_a_connection_of_fabric_has_the_state_of_its_command() -> None:
 
 def test_a_task_hands_nothing_on_to_the_next_one() -> None:
     config = StackConfig()
-    state, released = state_of(config), []
+    state = state_of(config)
+    released: list[object] = []
 
     class Lock:
         def release(self) -> None:
             released.append(self)
 
+    class Commands:
+        def withdraw(self, *, engine: bool) -> None:
+            released.append(self)
+
     class Stack:
-        lock, data_lock = Lock(), Lock()
+        lock, data_lock, context = Lock(), Lock(), Commands()
 
     def context(name: str, **flags: bool) -> object:
         made = next(one for one in ns.to_contexts() if one.name == name)
@@ -93,7 +98,7 @@ def test_a_task_hands_nothing_on_to_the_next_one() -> None:
         assert state.flags["json"] is True
         state.stack = Stack()  # type: ignore[assignment]
         raise KeyError
-    assert (state.stack, state.flags, len(released)) == (None, {}, 2)
+    assert (state.stack, state.flags, len(released)) == (None, {}, 3)
 
 
 def test_signals_are_handled_after_a_task_as_before_it(monkeypatch: pytest.MonkeyPatch) -> None:

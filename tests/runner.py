@@ -38,6 +38,9 @@ def run(
         with _restored(), _redirected({0: nothing, 1: out, 2: err}):
             _have_environ(env)
             os.chdir(directory)
+            # the application may have set up its own log in this process, for another test
+            logging.root.handlers = []
+            logging.root.setLevel(logging.WARNING)
             os.execvpe = _refuse  # type: ignore[assignment]
             sys.argv = [program.typed_name, *args]
             try:
@@ -107,6 +110,7 @@ def _restored() -> Iterator[None]:
         for number, handler in handlers.items():
             if handler is not signal.getsignal(number):
                 signal.signal(number, handler)
-        root.level, root.handlers = logs[0], [handler for handler, _ in logs[1]]
+        root.setLevel(logs[0])
+        root.handlers = [handler for handler, _ in logs[1]]
         for handler, filters in logs[1]:
             handler.filters[:] = filters

@@ -60,6 +60,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_asking_changes_nothing(project: Project, tmp_path: Path) -> None:
     cache = tmp_path / "cache"  # nothing is unpacked in it
+    project.have_program()
     before = tree(project.root, tmp_path)
     facts = facts_of(project, INVOKE_STACK_CACHE_DIR=str(cache))
     assert tree(project.root, tmp_path) == before

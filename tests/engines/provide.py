@@ -67,7 +67,7 @@ def require(*programs: str) -> None:
 @contextlib.contextmanager
 def podman(folder: Path) -> Iterator[Engine]:
     """Podman with its own storage and networks."""
-    require("podman", "runc", "mmdebstrap")
+    require("podman", "runc", "mmdebstrap", "iptables-save")
     storage, networks = folder / "storage", folder / "networks"
     networks.mkdir(parents=True)
     (folder / "storage.conf").write_text(
@@ -87,6 +87,7 @@ def podman(folder: Path) -> Iterator[Engine]:
     }
     (folder / "registries.conf").write_text("")
     engine = Engine("podman", "podman", env)
+    own = b"NETAVARK" not in rules()
     try:
         yield engine
     finally:
@@ -96,6 +97,14 @@ def podman(folder: Path) -> Iterator[Engine]:
         engine.run("system", "prune", "--all", "--force", check=False)
         subprocess.run(["umount", "--lazy", storage / "overlay"], stderr=subprocess.DEVNULL)
         shutil.rmtree(folder, ignore_errors=True)
+        if own:  # its empty chains stay after the last network
+            others = [line for line in rules().splitlines(keepends=True) if b"netavark" not in line.lower()]
+            subprocess.run(["iptables-restore"], input=b"".join(others), check=False)
+
+
+def rules() -> bytes:
+    """Return the rules of the firewall, as iptables-restore takes them."""
+    return subprocess.run(["iptables-save"], capture_output=True, check=True).stdout
 
 
 @contextlib.contextmanager
@@ -104,7 +113,7 @@ def docker(folder: Path) -> Iterator[Engine]:
     require("dockerd", "docker", "iptables-save")
     folder.mkdir(parents=True)
     bridge, socket = "nvtest0", folder / "sock"
-    rules = subprocess.run(["iptables-save"], capture_output=True, check=True).stdout
+    before = rules()
     subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], check=True)
     subprocess.run(["ip", "address", "add", "172.31.253.1/24", "dev", bridge], check=True)
     log = (folder / "log").open("wb")
@@ -143,7 +152,7 @@ def docker(folder: Path) -> Iterator[Engine]:
                 daemon.wait()
         log.close()
         subprocess.run(["ip", "link", "delete", bridge], check=False)
-        subprocess.run(["iptables-restore"], input=rules, check=False)
+        subprocess.run(["iptables-restore"], input=before, check=False)
         shutil.rmtree(folder, ignore_errors=True)
 
 

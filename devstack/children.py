@@ -25,7 +25,7 @@ PATIENCE = 2.0
 SAME = 5.0
 """Seconds by which two clocks of the system may differ on when a process was started."""
 LONGEST = 20.0
-"""Seconds for a command that ends what a program has started elsewhere."""
+"""Time limit, in seconds, for a command that ends a process in a container."""
 
 _lock = threading.Lock()
 _guard: Guard | None = None
@@ -34,7 +34,7 @@ _running: dict[int, list[str]] = {}
 
 
 def prepare() -> None:
-    """Have the guard before a program is started, so that there is hardly a moment in which nobody knows of it."""
+    """Start the guard, before the first program, to keep the time short in which a program is not guarded."""
     global _guard
     with _lock:
         if _guard is None:

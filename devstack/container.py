@@ -867,8 +867,8 @@ def _open_log(paths: Paths) -> logging.Logger | None:
     from logging.handlers import RotatingFileHandler
 
     class Quiet(RotatingFileHandler):
-        """Open for one record at a time, as nobody says when the last one has come. One line where others print a
-        traceback for each record: a full disk stops no command."""
+        """Log handler that opens the file for each record, because a context has no end at which to close it. If the
+        file can't be written, it prints one line instead of a traceback for each record."""
 
         def emit(self, record: logging.LogRecord) -> None:
             super().emit(record)

@@ -57,7 +57,7 @@ class Guard:
         self._lock = threading.Lock()
         assert self._process.stdin
         self._pipe = self._process.stdin
-        os.set_blocking(self._pipe.fileno(), False)  # nobody waits for one that somebody has stopped
+        os.set_blocking(self._pipe.fileno(), False)  # a stopped guard (SIGSTOP) must not block this process
 
     @property
     def pid(self) -> int:

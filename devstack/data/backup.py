@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 FORMATS = ("sql", "custom", "directory")
 
 AHEAD = timedelta(minutes=1)
-"""How far names may be ahead of the clock before that is worth a note: several backups in a second are no reason."""
+"""Time by which a name may be ahead of the clock without a note, as after several backups within a second."""
 LAST_YEAR = 9999
-"""The last one that names have room for: nothing could be named after a backup of it."""
+"""Last year that fits into a name. Backups of it do not count, as no later name could follow."""
 
 ABOUT = """
 SELECT pg_database_size(oid) AS database_bytes, pg_get_userbyid(datdba) AS owner,
@@ -138,7 +138,7 @@ def not_written(folder: Path, error: OSError, request: Request) -> StackError:
     if request.output:
         other = "name another place with --output"
     elif not (request.safety or request.incremental):
-        other += ", or write this one elsewhere: inv data.backup --output DIRECTORY"
+        other += ", or write this backup to another directory: inv data.backup --output DIRECTORY"
     return StackError(
         f"the backup could not be written to {folder}",
         why=f"{error.strerror or error}; nothing is left of it, earlier backups are as they were",

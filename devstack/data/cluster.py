@@ -279,8 +279,8 @@ def _exchange(stack: Stack, plan: Swap) -> float:
 
 
 def _settle(stack: Stack, plan: Swap) -> None:
-    """Remember what was put aside, let go of what earlier restores had kept: also inside of the cluster that is in use
-    now, which has what was kept in it when it was copied."""
+    """Record the kept directory, and remove the copies that earlier restores kept, including databases that were
+    already kept in the cluster when it was copied."""
     kept.settle(
         stack, Previous(name=plan.outgoing, of=stack.settings.db.name, when=stamp(now()), why=plan.why, directory=True)
     )

@@ -129,11 +129,11 @@ class Elsewhere(Postgres):
         return self.target.host, self.target.port
 
     def room(self, seconds: float = 5.0) -> tuple[int, int] | None:
-        """Nobody can ask for another machine's disk."""
+        """Return None: the disk of another machine is not known."""
         return None
 
     def shared_memory(self) -> int:
-        """Count on none: nobody can ask another machine for it."""
+        """Return 0: the shared memory of another machine is not known."""
         return 0
 
     def env(self, database: str) -> dict[str, str]:

@@ -44,7 +44,7 @@ CAUSES = {
         "in the database that was dumped: ALTER FUNCTION … SET search_path = …, then dump it again",
     ),
 }
-"""What the server says, with the cause and the fix."""
+"""Texts of server errors, each with its cause and fix."""
 
 
 def located(error: StackError, name: str, line: Callable[[int], int] | None) -> StackError:

@@ -71,7 +71,7 @@ def read_previous(paths: Paths) -> Previous | None:
 
 
 def is_abandoned(paths: Paths) -> bool:
-    """Check whether there is a journal whose command is gone; nobody waits for its lock for that."""
+    """Check, without waiting for a lock, whether there is a journal whose command no longer runs."""
     journal = read(paths)
     if journal is None:
         return paths.journal.exists()  # damaged by a full disk

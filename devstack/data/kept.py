@@ -127,7 +127,7 @@ def databases(db: Postgres, rows: Iterable[Mapping[str, Any]]) -> list[Kept]:
 
 
 def directories(db: Postgres) -> list[Kept]:
-    """Return the directories beside the one in use that were kept, without what they are needed for.
+    """Return the kept directories of previous clusters; ``for_undo`` is not set yet.
 
     :raises StackError: they can't be listed.
     """
@@ -190,8 +190,8 @@ def previous(stack: Stack) -> Previous | None:
 
 
 def clean_up(stack: Stack, *, dry: bool = False) -> list[Kept]:
-    """Remove what restores have kept and nothing needs any more. While a restore is unfinished nothing is removed, as
-    the database in use may be among what it has put aside.
+    """Remove kept copies that are no longer needed. Do nothing while a restore is unfinished, as the database in use
+    may then have the name of a kept copy.
 
     :returns: what is gone, or what would go in a dry run.
     """
@@ -230,7 +230,7 @@ def _remove(stack: Stack, copies: Iterable[Kept]) -> list[Kept]:
 
 
 def settle(stack: Stack, done: Previous) -> None:
-    """Remember what a restore or an undo has put aside, and let go of all that earlier ones have kept."""
+    """Record the copy that a restore or an undo kept, and remove all earlier ones."""
     journal.write_previous(stack, done)
     try:
         _remove(stack, [copy for copy in find(stack) if copy.is_left_over])

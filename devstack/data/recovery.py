@@ -165,7 +165,7 @@ def _open(root: Path, given: list[Entry]) -> Stack:
 
 
 def settle(stack: Stack, done: journal.Journal) -> None:
-    """After a switch: remember what was put aside, let go of what earlier restores had kept."""
+    """Complete a switch: record the kept database, and remove earlier kept copies."""
     why = f"{done.operation} of {done.about}"
     kept.settle(stack, Previous(name=done.outgoing, of=done.database, when=stamp(now()), why=why))
     journal.clear(stack)

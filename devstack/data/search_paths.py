@@ -16,7 +16,7 @@ MARK = '"nv restore"'
 """A schema that is not there, at the end of a path of ours: so the functions are found that have it."""
 
 CHECKS = '"nv checks"'
-"""Schema of the table of constraints that are put aside."""
+"""Schema of the table that holds dropped check constraints until the rows are loaded."""
 
 PATH = """
 SELECT replace(coalesce(
@@ -87,7 +87,8 @@ come the schema of the function and those of extensions: of a dump without a man
 
 The path may hide names of PostgreSQL's own: those of a function's arguments are written while it is set.
 
-Then put aside the check constraints whose functions may read tables: rows that they look for may come later."""
+Then drop the check constraints whose functions may read tables, and store them: rows that they look for may be loaded
+later."""
 
 CHECK = """
 DECLARE
@@ -174,7 +175,7 @@ def lend(path: str) -> str:
 
 
 def check() -> str:
-    """Return the statement that brings back the constraints that :func:`lend` has put aside, and checks them."""
+    """Return the statement that adds the constraints again that :func:`lend` has dropped, which checks them."""
     return f"DO {literal(CHECK.format(checks=CHECKS).strip())}"
 
 

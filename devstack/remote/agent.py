@@ -379,8 +379,7 @@ def signal_group(pid: int, number: int) -> None:
 
 
 def guard_of(child: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
-    """Start a process that interrupts a command, should this one be killed: nobody would attend to it any more. It ends
-    at a line on its input."""
+    """Start a process that interrupts a command if this process is killed. It ends when it reads a line."""
     return subprocess.Popen(
         ["/bin/sh", "-c", 'read -r _ || kill -s INT -- "-$0"', str(child.pid)],
         stdin=subprocess.PIPE,

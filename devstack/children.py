@@ -73,15 +73,18 @@ def guarded(pid: int, endings: Iterable[str] = ()) -> Iterator[None]:
 
 
 def stop() -> None:
-    """End the guard: before this process becomes another program, and at its end."""
+    """At the end of this process: let the guard go. It ends what a thread that hangs has left."""
     global _guard
-    if _guard is not None:
-        _guard.close()
+    with _lock:  # a thread may go on meanwhile
+        if _guard is not None and _running:
+            _guard.leave()
+        elif _guard is not None:
+            _guard.close()
         _guard = None
 
 
 def _tell() -> None:
-    if _guard is not None:  # a thread may go on at the end of this process
+    if _guard is not None:
         _guard.tell(*dict.fromkeys(word for words in _running.values() for word in words))
 
 

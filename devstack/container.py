@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from invoke.runners import Local
 from msgspec import Struct
@@ -116,6 +116,15 @@ class _Local(Local):
                 if stream:
                     with contextlib.suppress(BrokenPipeError):
                         stream.close()
+
+
+class Talk(NamedTuple):
+    """A conversation with a command that runs."""
+
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+    kill: Callable[[], None]
+    """End the command at once: a thread that reads its output gets to the end of it."""
 
 
 class _Asked(Struct):
@@ -391,16 +400,16 @@ class ContainerContext:
                     ) from None
 
     @contextlib.contextmanager
-    def talk(self, command: Command, what: str, **options: Any) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-        """A command's input and output as binary files, for a conversation with it; it ends when its input does.
-        ``options`` are those of :class:`subprocess.Popen`, such as ``env``.
+    def talk(self, command: Command, what: str, **options: Any) -> Iterator[Talk]:
+        """Have a conversation with a command, which ends when its input does. ``options`` are those of
+        :class:`subprocess.Popen`, such as ``env``.
 
         :raises StackError: at the end, when the command failed.
         """
         with self._process(command, what, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options) as process:
             assert process.stdin is not None
             assert process.stdout is not None
-            yield process.stdin, process.stdout
+            yield Talk(process.stdin, process.stdout, partial(_kill_tree, process.pid))
 
     @contextlib.contextmanager
     def _process(self, command: Command, what: str, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:

@@ -72,10 +72,14 @@ class Guard:
         with self._lock, contextlib.suppress(OSError):  # somebody may have ended the guard
             self._pipe.write(f"{' '.join(words)}\n".encode())
 
+    def leave(self) -> None:
+        """Have done now what was told last, without waiting for it."""
+        self._pipe.close()
+
     def close(self) -> None:
         """End the guard: nothing is to be done any more."""
         self.tell()
-        self._pipe.close()
+        self.leave()
         try:
             self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:  # somebody has stopped it

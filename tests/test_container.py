@@ -222,6 +222,55 @@ def test_a_stopped_command_ends_too_and_one_that_detached_itself_lives_on(tmp_pa
         other.kill()
 
 
+@pytest.mark.faults
+def test_what_a_thread_has_started_ends_with_the_process_that_ends_without_it(tmp_path: Path) -> None:
+    call = "import threading; threading.Thread(target=context.probe, args=(command, 300), daemon=True).start()"
+    process, shell = begun(tmp_path, f"{call}; sys.stdin.read()")
+    found = wait_for(lambda: [shell, *shell.children(recursive=True)])
+    process.communicate()
+    assert process.returncode == 0
+    try:
+        wait_for(lambda: not any(map(works, found)))
+    finally:
+        for one in filter(works, found):
+            one.kill()
+
+
+class Closing:
+    """A guard at whose end a thread goes on: its command ends just then."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.raised: list[BaseException] = []
+        self.thread = threading.Thread(target=self._remove)
+
+    def tell(self, *words: str) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+
+    def leave(self) -> None:
+        self.closed = True
+        self.thread.start()
+        self.thread.join(0.2)
+
+    close = leave
+
+    def _remove(self) -> None:
+        try:
+            ended.remove(1)
+        except BaseException as error:
+            self.raised.append(error)
+
+
+def test_a_thread_that_goes_on_at_the_end_of_the_process_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = Closing()
+    monkeypatch.setattr(ended, "_guard", guard)
+    monkeypatch.setattr(ended, "_running", {1: ["pid:1:0"]})
+    ended.stop()
+    guard.thread.join()
+    assert guard.raised == []
+
+
 def test_a_process_that_has_got_the_id_of_a_command_is_left_alone() -> None:
     with subprocess.Popen(["sleep", "300"]) as process:
         try:

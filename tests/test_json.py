@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from devstack import settings
+from devstack.container import Talk
 from devstack.data import wal_check
 from devstack.data.session import Session
 from devstack.errors import ContentError, StackError
@@ -76,7 +77,7 @@ class Pipe(io.BytesIO):
 def test_an_external_server_s_rows(answer: str) -> None:
     psql = Pipe(answer.encode())
     with pytest.raises(StackError, match="the server does not answer as expected"):
-        Session(psql, psql).rows("SELECT 1")
+        Session(Talk(psql, psql, psql.close)).rows("SELECT 1")
 
 
 @pytest.mark.parametrize("text", DEEP)

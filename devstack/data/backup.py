@@ -9,7 +9,6 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from devstack.data import catalogue, census, following, load, privileged, search
 from devstack.data.aside import Aside, aside, sweep
 from devstack.data.catalogue import Backup
 from devstack.data.manifest import STAMPED, SUFFIX, Kind, Layout, Manifest, Verified, now, stamp
-from devstack.data.session import Session, session
+from devstack.data.session import Session, background, session
 from devstack.data.streams import Meter, Written, directory_hash, meter, sha256_of
 from devstack.errors import StackError, UsageError
 from devstack.services.postgres import literal
@@ -176,9 +175,9 @@ def _write(
     written, files = Written(), {}
     compress = request.layout == "sql" and not request.output.endswith(".sql")
     with (
-        ThreadPoolExecutor(1) as beside,
         session(db, name, f"read database {name}") as sql,
         session(db, name, f"count the rows of {name}", role="reader") as reader,
+        background(reader) as counter,
         meter(f"dumping {name}") as progress,
     ):
         sql.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
@@ -198,7 +197,7 @@ def _write(
             sql.run(f"LOCK TABLE ONLY {table} IN ACCESS SHARE MODE")
         snapshot = sql.run("SELECT pg_export_snapshot()")[0]
         reader.run(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {literal(snapshot)}")
-        counting = beside.submit(census.take, reader)
+        counting = counter.submit(census.take, reader)
         if request.layout == "directory":
             files = _dump_directory(stack, request, snapshot, partial, progress)
             written.bytes = sum((partial.path / file).stat().st_size for file in files)

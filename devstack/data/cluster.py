@@ -243,8 +243,8 @@ def _try(stack: Stack, incoming: str) -> census.Census:
         make = stack.db.as_superuser([*PSQL, "-f", "-"], MAINTENANCE, here)
         context.stream_in(make, [reader_script().encode()], "make the role that reads the restored cluster")
         psql = stack.db.as_reader(PSQL, stack.settings.db.name, here)
-        with context.talk(psql, "read the restored cluster") as (stdin, stdout):
-            sql = Session(stdin, stdout)
+        with context.talk(psql, "read the restored cluster") as talk:
+            sql = Session(talk)
             if stack.db.restricts:
                 sql.restrict()
             sql.run(PIN)

@@ -50,14 +50,14 @@ def _ask(stack: Stack, named: str, texts: list[str]) -> list[list[float]]:
     command = sh("exec $python -c $program $named", python=stack.api.python, program=PROGRAM, named=named)
     with (
         stack.api.beside(command, stack.environ, {}) as beside,
-        stack.context.talk(beside.command, "embed the texts", env=beside.env, cwd=beside.folder) as (stdin, stdout),
+        stack.context.talk(beside.command, "embed the texts", env=beside.env, cwd=beside.folder) as talk,
     ):
         try:
-            stdin.write(json.dumps(texts).encode())
-            stdin.close()
+            talk.stdin.write(json.dumps(texts).encode())
+            talk.stdin.close()
         except BrokenPipeError:
             pass  # explained by its exit code
-        answer = stdout.read()
+        answer = talk.stdout.read()
     return msgspec.convert(load_json(answer), list[list[float]])
 
 

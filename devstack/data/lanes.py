@@ -9,7 +9,7 @@ import queue
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from devstack.data.dumptext import Rows, pieces
@@ -104,7 +104,10 @@ class Lane:
                 break
             with contextlib.suppress(queue.Empty):
                 self._rows.get_nowait()
-        if self._done and not error:
+        if self._done and error:  # the thread has let go of the files before these are closed
+            self._sql.kill()
+            wait([self._done])
+        elif self._done:
             with contextlib.suppress(SessionEnded):  # the session's own end says why
                 self._done.result()
         self._held.__exit__(type(error) if error else None, error, None)

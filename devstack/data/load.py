@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ from devstack.data.journal import Journal
 from devstack.data.manifest import Kind, Layout, Manifest, now, stamp
 from devstack.data.ownership import LeftOut, Owned
 from devstack.data.reading import Wrong, sql_chunks
-from devstack.data.session import Role, Session, session
+from devstack.data.session import Role, Session, background, session
 from devstack.data.sqltext import restricted
 from devstack.data.streams import Digested, chunks, directory_hash, meter, sha256_of
 from devstack.errors import ContentError, StackError
@@ -318,8 +317,8 @@ def analyzed(stack: Stack, name: str, *, as_superuser: bool = False) -> Iterator
     with session(stack.db, name, what) as sql:
         names = [row["name"] for row in sql.rows(WITH_FIGURES if stack.db.origin else WITHOUT_FIGURES)]
     # as the owner: what an index or a statistic is made of is the application's code
-    with session(stack.db, name, what, role="owner") as sql, ThreadPoolExecutor(1) as beside:
-        done = beside.submit(_analyze, sql, names) if names else None
+    with session(stack.db, name, what, role="owner") as sql, background(sql) as analyzer:
+        done = analyzer.submit(_analyze, sql, names) if names else None
         yield
         if done:
             done.result()

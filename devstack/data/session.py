@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Iterable, Iterator
-from typing import IO, Any, Literal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
 
 import msgspec
 
+from devstack.container import Talk
 from devstack.errors import StackError
 from devstack.files import load_json
 from devstack.services.postgres import PSQL, Postgres, check_text, creating
@@ -31,13 +33,19 @@ tables; the owner, the application's role, does everything else."""
 class SessionEnded(Exception):
     """psql ended: a statement failed, or the server went away. Why is in the error at the session's end."""
 
+    def __init__(self, session: Session) -> None:
+        super().__init__("psql ended")
+        self.session = session
+
 
 class Session:
     """One open psql. A statement that fails ends it."""
 
-    def __init__(self, stdin: IO[bytes], stdout: IO[bytes]) -> None:
-        self._in = stdin
-        self._out = stdout
+    def __init__(self, talk: Talk) -> None:
+        self._in = talk.stdin
+        self._out = talk.stdout
+        self.kill = talk.kill
+        """End psql at once, with the statement that it runs."""
 
     def restrict(self) -> None:
         r"""Have psql obey no backslash command from here on: rows and names are not ours (CVE-2025-8714).
@@ -112,7 +120,7 @@ class Session:
             if line == end:
                 return
             yield line
-        raise SessionEnded
+        raise SessionEnded(self)
 
 
 @contextlib.contextmanager
@@ -121,7 +129,6 @@ def session(db: Postgres, database: str, what: str, *, role: Role = "superuser")
 
     :raises StackError: a statement failed, or the server went away; ``what`` says what it was for.
     """
-    ended = False
     program = {"superuser": db.as_superuser, "reader": db.as_reader, "owner": db.as_owner}[role]
     command = program(PSQL, database)
     # names go back to psql that a dump or a server has made up: they may not hold commands of psql's
@@ -130,16 +137,34 @@ def session(db: Postgres, database: str, what: str, *, role: Role = "superuser")
         db.check_restricts()
     if role == "owner":
         command = db.apart(command)
-    with db.context.talk(command, what) as (stdin, stdout):
+    with db.context.talk(command, what) as talk:
+        opened, ended = Session(talk), False
         try:
-            opened = Session(stdin, stdout)
             if restricted:
                 opened.restrict()
             if role != "owner":
                 opened.run(PIN)
             opened.run(SETTINGS)
             yield opened
-        except SessionEnded:
+        except SessionEnded as error:
+            if error.session is not opened:
+                raise
             ended = True
     if ended:  # with exit code 0
         raise StackError(f"could not {what}", why="psql ended too early")
+
+
+@contextlib.contextmanager
+def background(sql: Session) -> Iterator[ThreadPoolExecutor]:
+    """A thread that runs statements in a session, and ends with this. After an error it does not run them to their end:
+    the session is ended first.
+
+    Only then are the session's files closed: Python crashes when one thread closes a file that another one reads.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            yield thread
+        except BaseException as error:
+            if not (isinstance(error, SessionEnded) and error.session is sql):  # whose psql is about to say why
+                sql.kill()
+            raise

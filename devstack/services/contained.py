@@ -228,16 +228,16 @@ class ContainedPostgres(Postgres):
         spec = ServiceSpec(name=name, argv=["sh", "-c", "echo ready; exec cat"], cwd=Path("/"), inside=inside)
         with (
             self.context.one_off(spec) as command,
-            self.context.talk(command, "run PostgreSQL's programs in a container of their own") as (stdin, stdout),
+            self.context.talk(command, "run PostgreSQL's programs in a container of their own") as talk,
         ):
-            if stdout.readline() == b"ready\n":
+            if talk.stdout.readline() == b"ready\n":
                 self._programs_in = name
                 try:
                     yield
                 finally:
                     self._programs_in = ""
-                    stdin.close()
-                    stdout.read()  # until it is gone
+                    talk.stdin.close()
+                    talk.stdout.read()  # until it is gone
 
     def reading(self, words: Sequence[str], *, own: bool = False) -> Command:
         return self._run([self.programs.path(words[0]), *words[1:]])

@@ -43,13 +43,11 @@ def inward(context: ContainerContext, run: Exec, volume: Path, path: Path) -> It
     :raises StackError: it could not be copied.
     """
     with _folder(context, run, volume) as inside:
-        with context.talk(run(["tar", "-x", "-f", "-", "-C", str(inside)]), f"copy {path.name} into the container") as (
-            stdin,
-            stdout,
-        ):
-            _send(path, stdin)
-            stdin.close()
-            stdout.read()
+        unpack = run(["tar", "-x", "-f", "-", "-C", str(inside)])
+        with context.talk(unpack, f"copy {path.name} into the container") as talk:
+            _send(path, talk.stdin)
+            talk.stdin.close()
+            talk.stdout.read()
         yield inside / path.name
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devstack.data.dumptext import LONG, Rows, Sql, pieces
-from devstack.data.lanes import LARGE
+from devstack.data.lanes import LARGE, Lane
+from devstack.data.session import Session, SessionEnded, background, session
+from devstack.errors import CommandError
 from tests.data.conftest import Data
 
 TRAP = b"COPY public.trap (n) FROM stdin;\n1\n\\.\n"
@@ -120,3 +125,49 @@ def test_rows_that_another_session_refuses_end_the_restore(filled: Data) -> None
     filled.refused("data.restore", "--file", path.name, says="violates check constraint")
     assert filled.print_of() == before
     assert [name for name in filled.databases() if "restore" in name] == []
+
+
+class Stopped(Exception):
+    pass
+
+
+def wait_in(sql: Session) -> bool:
+    """Wait for a long statement; return whether the session's files were closed before it ended."""
+    with contextlib.suppress(SessionEnded):
+        sql.run("SELECT pg_sleep(300)")
+        raise AssertionError("the statement ran to its end")
+    time.sleep(0.3)  # as a thread may take to get on
+    return sql._out.closed
+
+
+@pytest.mark.slow
+def test_the_files_of_a_session_are_closed_once_no_thread_reads_them(rich: Data) -> None:
+    """Python crashes otherwise, so that a backup whose pg_dump was killed ended without a word."""
+    db = rich.stack().db
+    with pytest.raises(Stopped), session(db, "nina", "wait") as sql, background(sql) as thread:
+        waiting = thread.submit(wait_in, sql)
+        raise Stopped
+    assert not waiting.result(0)
+
+
+@pytest.mark.slow
+def test_a_thread_that_fills_a_table_ends_before_its_session(rich: Data) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        lane = Lane(rich.stack(), "nina", thread, "", "owner")
+        waiting = thread.submit(wait_in, lane._sql)
+        lane._done = waiting  # type: ignore[assignment]
+        with contextlib.suppress(Stopped):
+            lane.close(Stopped())
+        assert not waiting.result(0)
+
+
+@pytest.mark.slow
+def test_a_session_passes_on_the_end_of_another_one(rich: Data) -> None:
+    db = rich.stack().db
+    with (
+        pytest.raises(CommandError, match="could not read the first") as raised,
+        session(db, "nina", "read the first") as first,
+        session(db, "nina", "read the second"),
+    ):
+        first.run("SELECT no_such_column")
+    assert "no_such_column" in "\n".join(raised.value.evidence)

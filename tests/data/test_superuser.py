@@ -9,11 +9,10 @@ from typing import Any
 
 import psycopg2
 import pytest
-from invoke import Config, Context
 
+from devstack.container import Talk
 from devstack.data import census
 from devstack.data.session import Session, session
-from devstack.stack import open_stack
 from tests.conftest import ROOT, wait_for
 from tests.data.conftest import Data, running
 
@@ -112,7 +111,7 @@ class Late(Session):
     """A session in which the application makes an index as soon as the tables were looked up."""
 
     def __init__(self, inner: Session, late: Callable[[], None]) -> None:
-        super().__init__(inner._in, inner._out)
+        super().__init__(Talk(inner._in, inner._out, inner.kill))
         self.late = late
 
     def rows(self, query: str) -> list[dict[str, Any]]:
@@ -136,10 +135,7 @@ def test_counting_runs_nothing_that_is_made_while_it_goes_on(trapped: Data) -> N
         trapped.program("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-c", index, PGUSER="nina")
 
     trapped.program("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-f", "-", input=code, PGUSER="nina")
-    config = Config(project_location=trapped.root)
-    config.load_project()
-    stack = open_stack(Context(config), trapped.root, trapped.env)
-    with session(stack.db, "nina", "count", role="reader") as sql:
+    with session(trapped.stack().db, "nina", "count", role="reader") as sql:
         counted = census.take(Late(sql, late))
     assert counted.tables["public.counted9"] == 9
     trapped.sql("SET log_min_messages = log; DO $$ BEGIN RAISE LOG 'counted to the end'; END $$")

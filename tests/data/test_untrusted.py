@@ -20,7 +20,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from invoke import Config, Context
 
 from devstack.data import cluster as clusters
 from devstack.data import load, toc, verify
@@ -36,7 +35,6 @@ from devstack.files import NotPlain, copy_plain, is_private, walk_plain
 from devstack.host import Host
 from devstack.services.passage import _send
 from devstack.services.postgres import Postgres, identifier, literal
-from devstack.stack import open_stack
 from tests.data import manifests
 from tests.data.conftest import Data, project_of
 
@@ -716,10 +714,8 @@ def test_nothing_with_a_zero_byte_is_quoted(quote: Callable[[str], str]) -> None
 @pytest.mark.parametrize("role", ["superuser", "reader", "owner"])
 def test_no_session_obeys_a_command_of_psql_s(victim: Victim, role: Role) -> None:
     """Whatever gets past the quotes."""
-    config = Config(project_location=victim.root)
-    config.load_project()
-    stack = open_stack(Context(config), victim.root, victim.env)
-    with pytest.raises(StackError, match="could not try"), session(stack.db, "nina", "try", role=role) as sql:
+    db = victim.stack().db
+    with pytest.raises(StackError, match="could not try"), session(db, "nina", "try", role=role) as sql:
         sql.run(f"SELECT 1;\n\\! touch {victim.canary}\nSELECT 2")
         sql.run("SELECT 3")
         raise StackError("could not try")

@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from invoke import Config, Context
 
 from devstack.data import catalogue, verify
 from devstack.data.catalogue import Backup
 from devstack.data.following import Follower
 from devstack.data.manifest import Manifest, load, path_of
-from devstack.stack import Stack, open_stack
+from devstack.stack import Stack
 from tests.conftest import ROOT, Rounds
 from tests.data.conftest import Data
 from tests.data.test_backup import FILL
@@ -35,9 +34,7 @@ def filled(rich: Data) -> Data:
 
 @pytest.fixture(scope="module")
 def opened(filled: Data) -> Stack:
-    config = Config(project_location=filled.root)
-    config.load_project()
-    return open_stack(Context(config), filled.root, filled.env)
+    return filled.stack()
 
 
 @pytest.fixture(params=LAYOUTS)

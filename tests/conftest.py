@@ -315,6 +315,15 @@ class Project:
         """
         if not self._shares_process or "dev.exec" in args:  # which becomes the command
             return self.process(*args, expect=expect, **env)
+        return self._run_here(*args, expect=expect, **env)
+
+    def here(self, *args: str, expect: int | None = 0, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a task to its end as :meth:`inv` does, and in this process in any case: a test has changed its modules.
+        Threads that an earlier command has left are waited for."""
+        wait_for(lambda: self._shares_process)
+        return self._run_here(*args, expect=expect, **env)
+
+    def _run_here(self, *args: str, expect: int | None, **env: str) -> subprocess.CompletedProcess[str]:
         from tests import runner
 
         return _checked(runner.run(*args, directory=self.root, env={**self.env, **env}), expect)

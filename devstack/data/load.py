@@ -186,12 +186,24 @@ def create(stack: Stack, name: str, *, more: str = "") -> None:
     """Create an empty database like the one in use, with ``more`` options."""
     with session(stack.db, "postgres", "create a database to restore into") as sql:
         options = sql.value(OPTIONS.format(name=literal(stack.settings.db.name)))
-        sql.run(f"CREATE DATABASE {identifier(name)} TEMPLATE template0 {options} {more}")
+        sql.run(f"{_creation(name)} TEMPLATE template0 {options} {more}")
+
+
+def _creation(name: str) -> str:
+    """Return the beginning of the statement that creates a database."""
+    return f"CREATE DATABASE {identifier(name)}"
 
 
 def drop(stack: Stack, name: str) -> None:
-    """Remove a database, whoever is connected to it."""
+    """Remove a database, whoever is connected to it.
+
+    A command that was killed may have sent its creation, which the server carries out all the same: that is ended
+    first.
+    """
+    creation = literal(_creation(name))
     with session(stack.db, "postgres", f"drop database {name}") as sql:
+        mine = f"left(query, length({creation})) = {creation} AND usename = current_user"
+        sql.end_others(mine, f"the creation of database {name} does not end")
         sql.run(f"DROP DATABASE IF EXISTS {identifier(name)} WITH (FORCE)")
 
 

@@ -80,8 +80,7 @@ def recover(stack: Stack) -> None:
         return
     if left.phase == "switch":
         switch.open_again(stack)
-    if left.operation != "undo" and left.incoming in there:
-        # of an undo it is what the restore had kept
+    if left.operation != "undo":  # whose incoming database is what the restore had kept
         load.drop(stack, left.incoming)
     journal.clear(stack)
     if left.operation != "verify":

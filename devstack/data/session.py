@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -24,6 +25,9 @@ SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings WHERE nam
 """
 """Settings that the application must not decide in a session that is not its own. A table that it replaces by a view
 while we look is refused, where the server knows how (from 14.13, 15.8, 16.4 and 17 on: CVE-2024-7348)."""
+
+EMPTY = 10.0
+"""Seconds that sessions which were ended may take to be gone."""
 
 Role = Literal["superuser", "reader", "owner"]
 """Role of a session. The superuser runs fixed statements of ours on the catalog; the reader reads the application's
@@ -79,6 +83,23 @@ class Session:
         (row,) = self.rows(query)
         (value,) = row.values()
         return value
+
+    def end_others(self, which: str, problem: str) -> None:
+        """End other sessions on the server, and wait until they are gone.
+
+        :param which: a condition on ``pg_stat_activity``.
+        :raises StackError: one goes on.
+        """
+        deadline = time.monotonic() + EMPTY
+        others = f"FROM pg_stat_activity WHERE {which} AND pid <> pg_backend_pid()"
+        while self.value(f"SELECT count(pg_terminate_backend(pid)) {others}"):
+            if time.monotonic() > deadline:
+                raise StackError(
+                    problem,
+                    why=f"its sessions did not end within {EMPTY:g} s",
+                    fix="see who: inv db.shell --admin --command 'TABLE pg_stat_activity'; nothing was changed",
+                )
+            time.sleep(0.01)
 
     def create_extension(self, name: str, schema: str = "public") -> None:
         """Create an extension in a schema, unless its author has fixed another one; one that is there stays."""

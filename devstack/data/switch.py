@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 PAUSE = 3.0
 """Seconds that transactions get to end before their clients are cut off."""
-EMPTY = 10.0
-"""Seconds that cut-off sessions may take to be gone."""
 ANSWER = 10.0
 """Seconds that the new database may take to answer."""
 RENAMING = "nv renames databases"
@@ -42,7 +40,7 @@ def final_databases(stack: Stack) -> set[str]:
     has sent, the server carries out whether or not it is still there."""
     with session(stack.db, "postgres", "look at what a restore has renamed") as sql:
         mine = f"application_name = {literal(RENAMING)} AND usename = current_user"
-        _end(sql, mine, "the renaming of databases does not end")
+        sql.end_others(mine, "the renaming of databases does not end")
         return {row["datname"] for row in sql.rows("SELECT datname FROM pg_database")}
 
 
@@ -110,25 +108,7 @@ def _rename(stack: Stack, pairs: list[tuple[str, str]], why: str) -> None:
 
 def _empty(sql: Session, names: list[str]) -> None:
     """Cut off everybody on these databases, and wait until they are gone."""
-    _end(sql, f"datname IN ({', '.join(map(literal, names))})", "the database is still in use")
-
-
-def _end(sql: Session, which: str, problem: str) -> None:
-    """End sessions, and wait until they are gone.
-
-    :param which: a condition on ``pg_stat_activity``.
-    :raises StackError: one goes on.
-    """
-    deadline = time.monotonic() + EMPTY
-    others = f"FROM pg_stat_activity WHERE {which} AND pid <> pg_backend_pid()"
-    while sql.value(f"SELECT count(pg_terminate_backend(pid)) {others}"):
-        if time.monotonic() > deadline:
-            raise StackError(
-                problem,
-                why=f"its sessions did not end within {EMPTY:g} s",
-                fix="see who: inv db.shell --admin --command 'TABLE pg_stat_activity'; nothing was changed",
-            )
-        time.sleep(0.01)
+    sql.end_others(f"datname IN ({', '.join(map(literal, names))})", "the database is still in use")
 
 
 @contextlib.contextmanager

@@ -6,9 +6,11 @@ import json
 import signal
 import subprocess
 
+import psycopg2
 import pytest
 
 from devstack.data.kept import DATABASES, PARAMETER
+from tests.conftest import wait_for
 from tests.data.conftest import Data
 from tests.data.test_restore import AT
 
@@ -114,3 +116,28 @@ def test_a_database_with_a_forged_mark_or_a_kept_one_s_name_is_not_removed(data:
     data.inv("data.cleanup", "--days", "0")
     assert data.databases() == sorted(["nina", second, *others, "nina_old_20200109_000000"])
     assert data.sql(f"SELECT count(*) FROM pg_db_role_setting WHERE setconfig::text LIKE '%{PARAMETER}%'") == "6"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_database_that_is_being_created_when_its_command_is_ended_is_not_left(
+    data: Data, number: signal.Signals
+) -> None:
+    """The server carries out what it was sent, whether or not the command is still there."""
+    path = data.backup()
+    creating = "SELECT query FROM pg_stat_activity WHERE query LIKE 'CREATE DATABASE %'"
+    as_superuser = data.superuser()
+    other = psycopg2.connect(host=as_superuser["PGHOST"], port=data.db_port, user="postgres", dbname="postgres")
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("ALTER DATABASE template0 RENAME TO template9")  # whoever copies it waits
+        process = data.popen("data.restore", "--file", path.name, "--no-safety-backup")
+        wait_for(lambda: data.sql(creating, "postgres"))
+        process.send_signal(number)
+        process.communicate()
+        data.inv("data.list")
+        data.inv("data.backup")
+    finally:
+        other.close()
+    wait_for(lambda: not data.sql(creating, "postgres"))
+    assert data.databases() == ["nina"]

@@ -96,6 +96,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 SEED = pytest.StashKey[int]()
 """The seed of all chance in the tests."""
+CACHE = pytest.StashKey[Path]()
+"""The cache of all projects of a run."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -110,6 +112,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
             # after a Ctrl-C, what the tests have started is taken down: ten seconds are not enough for that
             NodeManager.EXIT_TIMEOUT = 120
+    config.stash[CACHE] = Path(worker["cache"]) if worker else new_directory() / "cache"
     given = os.environ.get("NV_TEST_SEED") or secrets.randbelow(1_000_000_000)
     config.stash[SEED] = int(worker["seed"] if worker else given)
     if config.getoption("hypothesis_seed", None) is None:
@@ -121,8 +124,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Give a worker of pytest-xdist the seed of the run."""
+    """Give a worker of pytest-xdist the seed and the cache of the run."""
     node.workerinput["seed"] = node.config.stash[SEED]
+    node.workerinput["cache"] = str(node.config.stash[CACHE])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if CACHE in config.stash and not hasattr(config, "workerinput"):
+        shutil.rmtree(config.stash[CACHE].parent, ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -155,6 +164,10 @@ class Rounds:
 def rounds(pytestconfig: pytest.Config) -> Rounds:
     return Rounds(whole=pytestconfig.getoption("campaign"))
 
+
+MEMORY = Path("/dev/shm")
+ROOM = 12 << 30
+"""Bytes of memory that must be free for the tests to have their files there: a third of it is what they need."""
 
 LONGEST = ("engines", "test_health_faults.py", "data")
 """Files and folders whose tests take longest: they begin first, so that nobody waits for them in the end."""
@@ -514,20 +527,36 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def new_directory() -> Path:
+    """Make a directory for stacks, which the services' account may enter. It is in memory where there is plenty of it
+    and TMPDIR names no other place: a third of the processor's time would go into files otherwise."""
+    folder = Path(tempfile.mkdtemp(prefix="nv-test-", dir=None if "TMPDIR" in os.environ else _in_memory()))
+    folder.chmod(0o755)
+    return folder
+
+
+def _in_memory() -> Path | None:
+    with contextlib.suppress(OSError):
+        found = os.statvfs(MEMORY)
+        room = min(found.f_bavail * found.f_frsize, psutil.virtual_memory().available)
+        if room > ROOM and not found.f_flag & os.ST_NOEXEC:
+            return MEMORY
+    return None
+
+
 @pytest.fixture(scope="session")
 def workspace() -> Iterator[Path]:
     """A folder that the services' account may enter, gone at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="nv-test-"))
-    folder.chmod(0o755)
+    folder = new_directory()
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
     user_registry().prune()  # all of a user's environments are listed in one place
 
 
 @pytest.fixture(scope="session")
-def cache(workspace: Path) -> Path:
-    """Where PostgreSQL is unpacked, once for all tests."""
-    return workspace / "cache"
+def cache(pytestconfig: pytest.Config) -> Path:
+    """Where PostgreSQL is unpacked and its clusters are prepared, once for all tests of a run."""
+    return pytestconfig.stash[CACHE]
 
 
 @pytest.fixture

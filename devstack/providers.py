@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
+from filelock import FileLock, Timeout
 from msgspec import Struct, field
 from msgspec.structs import replace
 
@@ -51,6 +53,14 @@ INSTALL = (
     else "install it by this system's package manager: apt-get, dnf, pacman, apk or brew"
 )
 REMEDIES = [INSTALL, "or name a folder with PostgreSQL's programs in db.bin_dir"]
+
+
+PARTS = ("unpack", "programs")
+"""Beginnings of the names of directories that are there while PostgreSQL is unpacked."""
+LOCK_SECONDS = 120.0
+"""For another command that makes the same part of the cache."""
+LEFT_SECONDS = 10.0
+"""For a program whose command was killed to notice that its directory is gone."""
 
 
 class Programs(Struct, frozen=True):
@@ -286,12 +296,48 @@ def _embedded(context: ContainerContext, settings: Settings, *, unpack: bool) ->
         return Candidate(place, None, f"can't be unpacked into {home}: {UNQUOTED}; set stack.cache_dir")
     if not home.is_dir():
         if unpack:
-            _unpack(context, binary, home)
+            with _unpacking(context):
+                if not home.is_dir():  # another command may have done it meanwhile
+                    _unpack(context, binary, home)
         if context.dry or not unpack:
             bundled = re.search(r"default: (\d+\.\d+)", context.read(sh("$pg0 start --help", pg0=binary)).stdout)
             return Candidate(place, Programs(home / "bin", bundled[1] if bundled else "18.0"), packed=True)
     judged = _judge(context, settings, place, home / "bin")
     return Candidate(place, judged.programs, judged.problem)
+
+
+@contextlib.contextmanager
+def _unpacking(context: ContainerContext) -> Iterator[None]:
+    """Have the cache to oneself, without what a killed command has left of its unpacking.
+
+    :raises StackError: another command has had it for :data:`LOCK_SECONDS`.
+    """
+    if context.dry:
+        yield
+        return
+    cache = context.paths.cache
+    context.make_dir(cache, 0o755)
+    lock = FileLock(cache / ".programs.lock", mode=0o600, timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StackError(
+            "PostgreSQL could not be unpacked",
+            why=f"another command has been unpacking it into {cache} for {LOCK_SECONDS:g} s",
+            fix="wait for it, or end it; then try again",
+        ) from None
+    except OSError as error:
+        raise StackError(
+            "PostgreSQL could not be unpacked",
+            why=f"{cache} can't be written to: {error.strerror or error}",
+            fix="make it writable for you, or set stack.cache_dir to another directory",
+        ) from None
+    try:
+        for left in (path for kind in PARTS for path in cache.glob(f".{kind}-*")):
+            context.host.remove(left, seconds=LEFT_SECONDS)
+        yield
+    finally:
+        lock.release()
 
 
 def _unpack(context: ContainerContext, pg0: Path, home: Path) -> None:
@@ -302,7 +348,7 @@ def _unpack(context: ContainerContext, pg0: Path, home: Path) -> None:
     none of the files is kept that the account has written, may still have open, or may exchange for links: the account
     reads them out, and they are written anew.
     """
-    aside, fresh = (context.paths.cache / f".{kind}-{os.getpid()}" for kind in ("unpack", "programs"))
+    aside, fresh = (context.paths.cache / f".{kind}-{os.getpid()}" for kind in PARTS)
     context.make_dir(context.paths.cache, 0o755)
     context.make_dir(aside, 0o755)
     context.make_dir(aside / "home", 0o755, account=True)

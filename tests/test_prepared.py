@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from devstack.services.prepared import KEEP, KEEP_DAYS, entries, is_whole, sums_of
-from tests.conftest import Project, wait_for
+from tests.conftest import Project, ended, wait_for
 
 IDENTIFIER = "SELECT system_identifier::text FROM pg_control_system()"
 Make = Callable[[], Project]
@@ -163,6 +164,23 @@ def test_two_first_starts_at_once_make_one_entry(make: Make, place: Path) -> Non
     assert sum(map(initdbs, projects)) == 1
     assert len(entries(place / "cache")) == 1
     assert len({project.query(IDENTIFIER)[0] for project in projects}) == 1
+
+
+@pytest.mark.slow
+def test_two_first_starts_at_once_unpack_postgresql_once(place: Path) -> None:
+    left = place / "cache" / ".unpack-1"  # of a command that was killed
+    left.mkdir(parents=True)
+    folders = [place / name for name in ("a", "b", "c")]
+    for folder in folders:
+        folder.mkdir(mode=0o755)
+    with contextlib.ExitStack() as held:
+        projects = [held.enter_context(ended(Project(folder, place / "cache"))) for folder in folders]
+        starts = [project.popen("db.start") for project in projects]
+        for start in starts:
+            assert start.wait(120) == 0, start.communicate()
+        logs = [(project.root / "logs" / "devstack.log").read_text() for project in projects]
+    assert sum("nv_unpack_only" in log for log in logs) == 1
+    assert [path.name for path in (place / "cache").glob(".*") if path.is_dir()] == []
 
 
 @pytest.mark.faults

@@ -21,7 +21,7 @@ from devstack.credentials import Credentials, proves
 from devstack.errors import StackError, UsageError
 from devstack.files import copy_plain, walk_plain
 from devstack.inherited import POSTGRES_VARIABLES
-from devstack.providers import PLANS, STATEMENTS, Programs, search_postgres
+from devstack.providers import LEFT_SECONDS, PLANS, STATEMENTS, Programs, search_postgres
 from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
 from devstack.services.configuration import items_of
@@ -59,8 +59,6 @@ RESTRICTS = {14: 19, 15: 14, 16: 10, 17: 6}
 STAGING = ".read-"
 """Beginning of the names of directories in the state directory that PostgreSQL's programs read from."""
 PSQL = ("psql", "-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1")
-LEFT_SECONDS = 10.0
-"""For an ``initdb`` that nobody waits for to notice that its folder is gone."""
 WAL_ROOM = 32 << 20
 """Bytes: two WAL segments. PostgreSQL stops when it can't write the next one."""
 WRONG_RULES = "SELECT 'line ' || line_number || ': ' || error FROM pg_hba_file_rules WHERE error IS NOT NULL"

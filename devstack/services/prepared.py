@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from devstack.errors import StackError
 from devstack.files import copy_plain, load_json, read_regular, walk_plain
-from devstack.providers import STATEMENTS, extension_folders
+from devstack.providers import LEFT_SECONDS, LOCK_SECONDS, STATEMENTS, extension_folders
 from devstack.shell import Command, argv, chain, sh
 
 if TYPE_CHECKING:
@@ -50,12 +50,8 @@ KEEP_DAYS = 30
 """Days after which an unused entry is removed."""
 KEEP = 8
 """Most entries that are kept, the last used ones."""
-LOCK_SECONDS = 120.0
-"""For another command that makes the same entry."""
 PARTIAL = ".partial"
 """End of the names of entries that are being made."""
-LEFT_SECONDS = 10.0
-"""For an ``initdb`` whose command was killed to notice that its directory is gone."""
 
 
 def folder(cache: Path) -> Path:

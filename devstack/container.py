@@ -94,7 +94,11 @@ class _Local(Local):
         children.add(self._started, self.endings)
 
     def run(self, command: str, **kwargs: Any) -> Result | None:
-        result: Result | None = super().run(command, **kwargs)
+        try:
+            result: Result | None = super().run(command, **kwargs)
+        except BaseException:
+            self._end()
+            raise
         if self._interrupts:
             raise KeyboardInterrupt
         return result
@@ -104,6 +108,14 @@ class _Local(Local):
         already, but not whoever sends a signal to this process alone."""
         self._interrupts += 1
         _signal_tree(self.process.pid, signal.SIGINT if self._interrupts == 1 else signal.SIGKILL)
+
+    def _end(self) -> None:
+        """End a command that Invoke has left, such as after a Ctrl-C between its start and the waiting for it."""
+        process = None if self.using_pty else getattr(self, "process", None)
+        if process and process.poll() is None:
+            children.end([(process.pid, time.time())])
+            process.wait()
+            self.stop()
 
     def stop(self) -> None:
         """Close the pipes too, which Invoke leaves to the garbage collector: who runs with warnings as errors, as tests
@@ -158,6 +170,8 @@ class ContainerContext:
         self._proven: dict[tuple[str, int], float] = {}
         """Until when a service counts as listening on a port, on the monotonic clock."""
         self._asked: dict[Command, _Asked] = {}
+        self._begun: list[Command] = []
+        """Commands that start the engine, while it starts."""
 
     @property
     def dry(self) -> bool:
@@ -206,9 +220,11 @@ class ContainerContext:
     def withdraw(self, *, engine: bool = False) -> None:
         """Take back what was asked ahead and is not read yet: after a change it may no longer be so.
 
-        With ``engine`` also what :meth:`begin_engine` has begun.
+        With ``engine`` also what :meth:`begin_engine` has begun, where that leaves nothing by half.
         """
-        kept = [] if engine else self._beginning()
+        if engine and self.runtime.contained:
+            self._begun.clear()
+        kept = self._begun
         for command in [command for command in self._asked if command not in kept]:
             asked = self._asked.pop(command)
             if asked.answer is None:
@@ -676,25 +692,35 @@ class ContainerContext:
         return bool(self._engine_up)
 
     def begin_engine(self) -> None:
-        """Begin what :meth:`start_engine` will wait for, where it takes commands and nothing else."""
-        if not self.dry and not self._engine_up:
-            self.ask_ahead(self._beginning())
+        """Begin what :meth:`start_engine` will wait for."""
+        if self.dry or self._engine_up or self._begun:
+            return
+        if not self.runtime.contained:
+            if self.engine_runs():
+                return
+            self.make_run_dir()
+        for step in self.runtime.engine_start():
+            if isinstance(step, File):
+                self.write_file(step.path, step.content, step.mode, account=step.account)
+            else:
+                self._begun.append(step)
+        self.ask_ahead(self._begun)
 
-    def _beginning(self) -> list[Command]:
-        steps = self.runtime.engine_start() if self.runtime.contained else []
-        return [step for step in steps if isinstance(step, Command)]
+    @property
+    def engine_begins(self) -> bool:
+        """Whether the engine is in the middle of its start."""
+        return bool(self._begun)
 
     def start_engine(self) -> None:
         """Bring up what services run under, if it does not run. It answers once its command has ended.
 
         :raises StackError: it did not come up.
         """
-        if self.engine_runs():
-            self.withdraw(engine=True)
+        if not self._begun and self.engine_runs():
             return
         if self.runtime.contained:
             self.perform(self.runtime.engine_start(), "make the network")
-            self._engine_up = True
+            self._began()
             return
         self.make_run_dir()
         try:
@@ -703,7 +729,11 @@ class ContainerContext:
             self.states(())  # a start that was cut off may have brought it up by now
             if not self.engine_runs():
                 raise
+        self._began()
+
+    def _began(self) -> None:
         self._engine_up = True
+        self._begun.clear()
 
     def stop_engine(self) -> None:
         """Take down what services run under, and wait until it is gone.
@@ -711,10 +741,11 @@ class ContainerContext:
         :raises StackError: it still runs after :data:`ENGINE_SECONDS`.
         """
         what = "remove the network" if self.runtime.contained else "stop the supervisor"
+        for command in self._begun:
+            if command in self._asked:  # what is in the middle of its start comes up first
+                self.read(command)
+        self._begun.clear()
         pid = self._engine_process()
-        for begun in self._beginning():
-            if begun in self._asked:  # what is in the middle of its start comes up first
-                self.read(begun)
         self.perform(self.runtime.engine_stop(), what)
         self._engine_up = False
         if self.dry or self.runtime.contained:

@@ -241,9 +241,10 @@ class Stack:
             if service.name not in self._snapshot:
                 self.context.ask_states_ahead(self.names)
             self._ask_ahead(service)
-            self.context.begin_engine()
-            if self.context.runtime.contained and not self._snapshot:
-                _import_meanwhile(contained=True)  # the engine takes a while to answer
+            if self.context.runtime.contained:
+                self.context.begin_engine()
+                if not self._snapshot:
+                    _import_meanwhile(contained=True)  # the engine takes a while to answer
         try:
             state = self._state(service)
             self._check_ours(state)
@@ -415,8 +416,6 @@ class Stack:
         applied = self._applied(service)
         if not self.context.dry:
             self.context.host.remove(applied.path)
-        if not self.context.runtime.contained and not self.context.engine_runs():
-            _import_meanwhile(contained=False)  # the engine takes a tenth of a second to start
         self.context.start_engine()
         logged = 0 if self.context.dry else self.context.log_size(service.name)
         was = self._snapshot.pop(service.name, None)
@@ -448,6 +447,8 @@ class Stack:
         self._ask_ahead(service)
         if not running:
             self.context.begin_engine()
+            if self.context.engine_begins and not self.context.runtime.contained:
+                _import_meanwhile(contained=False)  # it takes a tenth of a second to start
         spec = service.prepare()
         self._record_choices()
         return spec
@@ -609,7 +610,7 @@ class Stack:
     def _stop_engine_if_idle(self) -> None:
         if self.context.dry:
             self.context.stop_engine()
-        elif self.context.runtime.contained or self.context.engine_runs():
+        elif self.context.runtime.contained or self.context.engine_begins or self.context.engine_runs():
             # what this command has started itself is not in the snapshot
             known = self.context.runtime.contained and self._snapshot.keys() >= set(self.names)
             states = self._snapshot if known else self.context.states(self.names)

@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,7 +21,7 @@ from invoke import Context
 from invoke.config import Config
 
 from devstack import children as ended
-from devstack.container import ContainerContext
+from devstack.container import ContainerContext, _Local
 from devstack.errors import StackError
 from devstack.host import Host
 from devstack.paths import Paths
@@ -140,6 +141,22 @@ def test_ctrl_c_ends_the_command_and_the_task(
     assert "exit -1 " in log_of(context)
 
 
+def test_ctrl_c_just_after_a_command_has_started_ends_it_too(
+    context: ContainerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = _Local.start
+
+    def interrupted(runner: _Local, *args: Any) -> None:
+        start(runner, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Local, "start", interrupted)
+    before = children()
+    with pytest.raises(KeyboardInterrupt):
+        context.read(sh("sleep 300; true"))
+    assert children() == before
+
+
 def test_ctrl_c_lets_a_command_put_things_right(context: ContainerContext, tmp_path: Path, alarm: None) -> None:
     tidy = "trap 'rm $begun; exit 0' INT; touch $begun; while :; do sleep 0.01; done"
     with interrupted_once(tmp_path / "begun"), pytest.raises(KeyboardInterrupt):
@@ -166,6 +183,7 @@ KILLED = """
 import contextlib, sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
+from typing import Any
 from tests.test_container import context_in, sh
 context = context_in(Path({folder!r}))
 command = sh("echo $$$$ >$new; mv $new $sign; sh -c 'sleep 300; :'; :", new="{folder}/new", sign="{folder}/sign")
@@ -298,6 +316,7 @@ STREAM = """
 import resource, sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
+from typing import Any
 from tests.test_container import context_in
 from devstack.shell import sh
 context = context_in(Path({folder!r}))
@@ -405,7 +424,7 @@ def test_a_consumer_that_breaks_off_leaves_nothing_under_the_services_account() 
             while not started:
                 started = [p for p in psutil.Process().children(recursive=True) if p.name() == "sleep"]
             raise Stopped
-        wait_for(lambda: not any(map(works, started)), seconds=1)
+        wait_for(lambda: not any(map(works, started)))
     finally:
         for process in started:
             if process.is_running():

@@ -29,10 +29,12 @@ from typing import Any, TypeVar
 import hypothesis
 import psutil
 import pytest
+from invoke import Config, Context
 
 from devstack.host import Host
 from devstack.paths import registry_of
 from devstack.registry import Registry
+from devstack.stack import Stack, open_stack
 
 ROOT = Path(__file__).resolve().parent.parent
 # who starts the tests in the background may have them ignore Ctrl-C, and so all that they start
@@ -351,6 +353,12 @@ class Project:
             and type(self).command is Project.command
             and THREADS.issuperset(threading.enumerate())
         )
+
+    def open_stack(self) -> Stack:
+        """Open the stack in this process, as a command does."""
+        config = Config(project_location=self.root)
+        config.load_project()
+        return open_stack(Context(config), self.root, self.env)
 
     def process(self, *args: str, expect: int | None = 0, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a task to its end as :meth:`inv` does, in a process of its own."""

@@ -17,10 +17,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 from filelock import FileLock
 
+from devstack.health.examination import examine
+from devstack.health.heal import heal
 from devstack.host import Host
 from tests.conftest import Project, directory_of_its_own, ended, wait_for
 
@@ -564,6 +567,27 @@ def test_what_another_command_is_at_is_looked_at_again_before_it_is_repaired(sta
         wait_for(lambda: well(stack), 30)
     out, err = healer.communicate(timeout=60)
     assert (healer.returncode, out) == (0, "everything is healthy\n"), err
+
+
+@pytest.mark.faults
+def test_what_another_command_has_stopped_meanwhile_is_not_started_again(stack: Project) -> None:
+    """It was seen in the middle of that: it ran, and nothing listened."""
+    opened = stack.open_stack()
+    before = examine(opened)
+    seen = [
+        msgspec.structs.replace(service, verdict="unhealthy", cause="nothing listens", remedy="restart")
+        if service.service == "api"
+        else service
+        for service in before.services
+    ]
+    stack.inv("api.stop")
+    try:
+        with pytest.raises(StopIteration) as ended:
+            next(heal(opened, msgspec.structs.replace(before, services=seen), asked=False))
+        assert ended.value.value.service("api").verdict == "stopped"
+    finally:
+        opened.lock.release()
+        stack.inv("api.start")
 
 
 @pytest.mark.faults

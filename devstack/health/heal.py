@@ -46,14 +46,16 @@ def heal(stack: Stack, found: Health, *, asked: bool = True) -> Generator[Repair
     :returns: what the last look found.
     """
     tried: set[tuple[str, Remedy]] = set()
+    again = False
     for _ in range(ROUNDS):
         faults = [s for s in found.services if s.remedy and s.because_of is None and (s.service, s.remedy) not in tried]
         todo = [service for service in faults if asked or not _on_purpose(stack, service)]
         if not todo:
             return found
         try:
-            if _others_were_at_it(stack):
-                # what was seen may have been their doing
+            if _others_were_at_it(stack) or not (again or _is_as_seen(stack, found)):
+                # what was seen may have been the middle of their work
+                again = True
                 stack.forget()
                 found = examine(stack)
                 continue
@@ -82,6 +84,17 @@ def _others_were_at_it(stack: Stack) -> bool:
     :raises StackError: it has it for too long.
     """
     return not stack.context.dry and stack.paths.lock.exists() and stack.lock.acquire()
+
+
+def _is_as_seen(stack: Stack, found: Health) -> bool:
+    """Whether the same processes run as at an examination; another command may have stopped one since."""
+    if stack.context.dry:
+        return True
+    try:
+        states = stack.context.states(stack.names)
+    except StackError:
+        return found.verdict == "unknown"
+    return all((states[service.name].pid or None) == service.pid for service in found.services)
 
 
 def _on_purpose(stack: Stack, service: ServiceHealth) -> bool:

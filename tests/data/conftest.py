@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from invoke import Config, Context
 
-from devstack.stack import Stack, open_stack
 from tests.conftest import Project, directory_of_its_own, ended
 
 RICH = (Path(__file__).parent / "rich.sql").read_text()
@@ -32,11 +30,6 @@ class Data(Project):
     @property
     def backups(self) -> Path:
         return self.root / "backups"
-
-    def stack(self) -> Stack:
-        config = Config(project_location=self.root)
-        config.load_project()
-        return open_stack(Context(config), self.root, self.env)
 
     def superuser(self) -> dict[str, str]:
         run = self.state / "run"

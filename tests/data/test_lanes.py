@@ -143,7 +143,7 @@ def wait_in(sql: Session) -> bool:
 @pytest.mark.slow
 def test_the_files_of_a_session_are_closed_once_no_thread_reads_them(rich: Data) -> None:
     """Python crashes otherwise, so that a backup whose pg_dump was killed ended without a word."""
-    db = rich.stack().db
+    db = rich.open_stack().db
     with pytest.raises(Stopped), session(db, "nina", "wait") as sql, background(sql) as thread:
         waiting = thread.submit(wait_in, sql)
         raise Stopped
@@ -153,7 +153,7 @@ def test_the_files_of_a_session_are_closed_once_no_thread_reads_them(rich: Data)
 @pytest.mark.slow
 def test_a_thread_that_fills_a_table_ends_before_its_session(rich: Data) -> None:
     with ThreadPoolExecutor(1) as thread:
-        lane = Lane(rich.stack(), "nina", thread, "", "owner")
+        lane = Lane(rich.open_stack(), "nina", thread, "", "owner")
         waiting = thread.submit(wait_in, lane._sql)
         lane._done = waiting  # type: ignore[assignment]
         with contextlib.suppress(Stopped):
@@ -163,7 +163,7 @@ def test_a_thread_that_fills_a_table_ends_before_its_session(rich: Data) -> None
 
 @pytest.mark.slow
 def test_a_session_passes_on_the_end_of_another_one(rich: Data) -> None:
-    db = rich.stack().db
+    db = rich.open_stack().db
     with (
         pytest.raises(CommandError, match="could not read the first") as raised,
         session(db, "nina", "read the first") as first,

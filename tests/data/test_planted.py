@@ -46,7 +46,15 @@ def test_a_fifo_with_the_name_of_a_leftover_is_left_alone(tmp_path: Path, kind: 
 def test_a_leftover_that_is_still_written_is_removed(tmp_path: Path) -> None:
     left = tmp_path / ".nv-aaaaaaaa.partial"
     (left / "base").mkdir(parents=True)
-    writes = 'i=0; while [ $i -lt 2000 ]; do i=$((i + 1)); mkdir -p "$0/base"; touch "$0/base/$i"; done 2>/dev/null'
+    # a program for each file would take minutes on a busy machine
+    writes = """
+    i=0
+    while [ $i -lt 20000 ]; do
+        i=$((i + 1))
+        [ -d "$0/base" ] || mkdir -p "$0/base"
+        : >"$0/base/$i"
+    done 2>/dev/null
+    """
     with subprocess.Popen(["sh", "-c", writes, str(left)]) as writer:
         wait_for((left / "base" / "1").exists)
         said = aside.sweep(tmp_path)

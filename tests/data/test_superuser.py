@@ -135,7 +135,7 @@ def test_counting_runs_nothing_that_is_made_while_it_goes_on(trapped: Data) -> N
         trapped.program("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-c", index, PGUSER="nina")
 
     trapped.program("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-f", "-", input=code, PGUSER="nina")
-    with session(trapped.stack().db, "nina", "count", role="reader") as sql:
+    with session(trapped.open_stack().db, "nina", "count", role="reader") as sql:
         counted = census.take(Late(sql, late))
     assert counted.tables["public.counted9"] == 9
     trapped.sql("SET log_min_messages = log; DO $$ BEGIN RAISE LOG 'counted to the end'; END $$")

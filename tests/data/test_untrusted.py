@@ -714,7 +714,7 @@ def test_nothing_with_a_zero_byte_is_quoted(quote: Callable[[str], str]) -> None
 @pytest.mark.parametrize("role", ["superuser", "reader", "owner"])
 def test_no_session_obeys_a_command_of_psql_s(victim: Victim, role: Role) -> None:
     """Whatever gets past the quotes."""
-    db = victim.stack().db
+    db = victim.open_stack().db
     with pytest.raises(StackError, match="could not try"), session(db, "nina", "try", role=role) as sql:
         sql.run(f"SELECT 1;\n\\! touch {victim.canary}\nSELECT 2")
         sql.run("SELECT 3")

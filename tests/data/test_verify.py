@@ -34,7 +34,7 @@ def filled(rich: Data) -> Data:
 
 @pytest.fixture(scope="module")
 def opened(filled: Data) -> Stack:
-    return filled.stack()
+    return filled.open_stack()
 
 
 @pytest.fixture(params=LAYOUTS)

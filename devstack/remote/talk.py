@@ -51,7 +51,7 @@ def starter(first: str, code: str = LOADER, *arguments: str) -> str:
     if first.startswith("~/"):
         first = f'"$HOME"{shlex.quote(first[1:])}'
     else:  # one that begins with - would be taken for an option of exec
-        first = shlex.quote(first if first.startswith("/") else f"./{first}")
+        first = shlex.quote(f"./{first}" if first.startswith("-") else first)
     return command(
         f"PATH=$PATH:/usr/local/bin:/opt/homebrew/bin; if [ -x {first} ]; then exec {first} {words}; fi; "
         f"for p in {' '.join(PYTHONS)}; do "

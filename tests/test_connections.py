@@ -27,6 +27,8 @@ from devstack.errors import StackError
 from devstack.host import Host
 from devstack.paths import Paths
 from devstack.services import login
+from devstack.services.api import Api
+from devstack.settings import load
 from tests import fakes
 from tests.conftest import Project, free_ports, wait_for
 
@@ -269,6 +271,12 @@ def test_an_application_of_the_users_own_shows_a_listener_nothing(stack: Project
             assert b"nina" in listener.seen(), "it has connected"
             assert secrets_in(stack, listener.seen()) == [], kind
         assert REFUSED in said
+
+
+def test_an_application_that_may_not_log_in_by_another_way_gets_the_fix(tmp_path: Path) -> None:
+    nothing: Any = None
+    api = Api(nothing, load([], tmp_path), nothing)
+    assert 'PGREQUIREAUTH: "" below api.env' in api.hint([f"psycopg2.OperationalError: {REFUSED} failed"])
 
 
 def test_migrations_and_hooks_show_a_listener_nothing(stack: Project, shared: Path) -> None:

@@ -374,6 +374,10 @@ class Api:
             if "ModuleNotFoundError" in text and not self.settings.api.python:
                 return "set api.python to an interpreter with the application's packages; or correct api.app or api.dir"
             return f"correct api.app ({self.settings.api.app}) or api.dir ({self.settings.api.dir}), or mend the import"
+        if "authentication method requirement" in text:
+            return (
+                'if that server may be logged in to by another way: PGREQUIREAUTH: "" below api.env (docs/settings.md)'
+            )
         if " answered 404" in text:
             return f"set api.health_path; {self.settings.api.health_path} is not there"
         return f"mend the application, then inv api.start; the whole log: inv {self.label}.logs"

@@ -19,6 +19,7 @@ from devstack.container import ContainerContext
 from devstack.credentials import credentials_of
 from devstack.errors import StackError, UsageError
 from devstack.host import Host, PortHolder
+from devstack.inherited import LIBPQ_VARIABLES
 from devstack.lock import StackLock, removed
 from devstack.paths import SETTINGS, Paths, paths_of, registry_of
 from devstack.providers import Programs
@@ -32,6 +33,7 @@ from devstack.services.postgres import Postgres
 from devstack.settings import Entry, Refusal, Replaced, Settings, from_invoke, refused, variable_of
 from devstack.tolerance import Memory, Place, Tolerance, recorded, replaced, tolerant_settings, with_service
 from devstack.tolerance import note as tolerance_note
+from devstack.variables import AUTH_VARIABLE
 
 if TYPE_CHECKING:
     from invoke import Context
@@ -665,12 +667,11 @@ class Stack:
         :raises StackError: one failed; the rest is not run.
         """
         for line in getattr(self.settings.hooks, point):
-            urls = self.api.urls()
-            env = {
-                **self.environ,
-                "DATABASE_URL": urls["database_url"],
-                "NINAIVALAIGAL_DATABASE_URL": urls["database_url"],
-            }
+            url = self.api.urls()["database_url"]
+            own = self.api.environment_here()
+            required = {AUTH_VARIABLE: own[AUTH_VARIABLE]} if AUTH_VARIABLE in own else {}
+            kept = {name: value for name, value in self.environ.items() if name not in LIBPQ_VARIABLES}
+            env = {**kept, "DATABASE_URL": url, "NINAIVALAIGAL_DATABASE_URL": url, **required}
             result = self.context.hook(line, env)
             if result is not None and result.exited != 0:
                 lines = (result.stdout + result.stderr).strip().splitlines()[-10:]

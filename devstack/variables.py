@@ -23,10 +23,24 @@ database's."""
 DIGITS = 12
 PLAIN = re.compile(r"[\w./:@%+,=-]*", re.ASCII)
 
+AUTH_VARIABLE = "PGREQUIREAUTH"
+"""Variable that libpq obeys from version 16 on; older ones ignore it
+(https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-REQUIRE-AUTH). It is no part of the URLs:
+drivers such as asyncpg refuse a parameter that they do not know."""
 REQUIRED_AUTH = "scram-sha-256"
 """Way in which a client must be asked for the password: the one by which the server proves itself too, and which gives
-nothing to another listener. libpq obeys ``PGREQUIREAUTH`` from version 16 on; older ones ignore it. It is
-no part of the URLs: drivers such as asyncpg refuse a parameter that they do not know."""
+nothing to another listener."""
+
+
+def with_required_auth(given: Mapping[str, str]) -> dict[str, str]:
+    """Return variables with :data:`AUTH_VARIABLE`, unless they have another value for it.
+
+    An empty value leaves it out: libpq refuses every way to log in where the variable is there and empty.
+    """
+    found = {AUTH_VARIABLE: REQUIRED_AUTH, **given}
+    if not found[AUTH_VARIABLE]:
+        del found[AUTH_VARIABLE]
+    return found
 
 
 def variables(stack: Stack, *, direct: bool = False) -> dict[str, str]:
@@ -46,7 +60,6 @@ def variables(stack: Stack, *, direct: bool = False) -> dict[str, str]:
         "PGUSER": here["db_user"],
         "PGPASSWORD": here["db_password"],
         "PGDATABASE": here["db_name"],
-        "PGREQUIREAUTH": REQUIRED_AUTH,
         "API_URL": api.address,
         **api.environment_here(direct=direct),
     }
@@ -91,7 +104,7 @@ def from_host(found: object, settings: Settings) -> dict[str, str]:
     fixed = {name: str(value) for name, value in settings.api.env.items() if "$" not in str(value)}
     filled = {name for name in settings.api.env if name not in fixed}
     given = {name: value for name, value in found.items() if name in GIVEN | filled}
-    return {"PGREQUIREAUTH": REQUIRED_AUTH, **settings.dotenv.filled({**given, **fixed}), **given, **fixed}
+    return with_required_auth({**settings.dotenv.filled({**given, **fixed}), **given, **fixed})
 
 
 def elsewhere(given: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devstack.bundle import parts
+from devstack.bundle import NOT_REDACTED, parts
 from devstack.bundle.parts import tail
 from devstack.bundle.redact import Redactor, forms
 from devstack.files import NotPlain
@@ -192,9 +192,17 @@ def test_what_is_in_it_and_its_listing(stack: Project) -> None:
     assert [s["as_the_settings_say"] for s in json.loads(files["services.json"])] == [True, True, True]
     assert "ready to accept connections" in files["logs/nv-db.log"]
     assert "exit 0" in files["logs/devstack.log"]
-    assert len(json.loads(files["contents.json"])["collected"]) == len(files) - 1
+    contents = json.loads(files["contents.json"])
+    assert len(contents["collected"]) == len(files) - 1
+    assert contents["not_redacted"] == NOT_REDACTED, "the reader is told what may still be in it"
     problems = {entry["name"]: entry["problem"] for entry in listing["entries"] if entry["problem"]}
     assert problems == {"logs/bootstrap.log": "there is none"}
+
+
+def test_a_variable_that_the_application_does_not_get_is_in_nobodys_way(stack: Project, tmp_path: Path) -> None:
+    env = {"INVOKE_API_ENV": '{"PGREQUIREAUTH": "", "OF_MINE": "canary-of-mine"}'}
+    stack.inv("dev.bundle", "--output", str(tmp_path / "b.zip"), **env)  # type: ignore[arg-type]
+    assert "canary-of-mine" not in "".join(unzipped(tmp_path / "b.zip").values())
 
 
 def test_the_listing_for_people(stack: Project) -> None:

@@ -6,8 +6,10 @@ The listener is a process of another account, as on a machine that several peopl
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,6 +27,8 @@ from devstack.errors import StackError
 from devstack.host import Host
 from devstack.paths import Paths
 from devstack.services import login
+from devstack.services.api import Api
+from devstack.settings import load
 from tests import fakes
 from tests.conftest import Project, free_ports, wait_for
 
@@ -173,9 +177,7 @@ def test_a_listener_in_the_place_of_pgbouncer_can_not_pass_a_login_on_to_the_dat
 @pytest.mark.slow
 def test_pgbouncer_has_nothing_to_show_a_listener_in_the_place_of_the_database(stack: Project, shared: Path) -> None:
     stack.inv("pgb.start")
-    conf = stack.state / "config" / "supervisord.conf"
-    stop = [sys.executable, "-m", "supervisor.supervisorctl", "-s", f"unix://{socket_of(stack)}", "stop", "nv-db:*"]
-    subprocess.run(stop, check=True, capture_output=True, cwd=conf.parent)
+    stop_alone(stack, "nv-db")
     for kind in ("cleartext", "md5"):
         with listening(shared, kind, stack.db_port) as (listener,):
             with pytest.raises(psycopg2.OperationalError):
@@ -189,15 +191,112 @@ def socket_of(stack: Project) -> Path:
     return Path(re.search(r"^file *= *(\S+)$", (stack.state / "config/supervisord.conf").read_text(), re.MULTILINE)[1])  # type: ignore[index]
 
 
+def stop_alone(stack: Project, name: str) -> None:
+    """Stop a service without those that need it, as a crash that is not yet noticed does."""
+    url = f"unix://{socket_of(stack)}"
+    command = [sys.executable, "-m", "supervisor.supervisorctl", "-s", url, "stop", f"{name}:*"]
+    subprocess.run(command, check=True, capture_output=True, cwd=stack.state / "config")
+
+
+REFUSED = "authentication method requirement"
+"""What libpq says if it is asked for the password in another way than it may be."""
+
+
+def connecting(url: str = "''") -> str:
+    """Return a program that connects by libpq, and prints what becomes of it."""
+    connect = f"psycopg2.connect({url}, connect_timeout=2)"
+    return f"import os, psycopg2\ntry: {connect}; print('connected')\nexcept psycopg2.Error as error: print(error)"
+
+
 @pytest.mark.variations
 @pytest.mark.parametrize("kind", ["cleartext", "md5", "none"])
 def test_a_command_with_our_variables_shows_a_listener_nothing(stack: Project, shared: Path, kind: str) -> None:
     stack.inv("dev.down")
-    script = "import psycopg2\ntry: psycopg2.connect('')\nexcept psycopg2.Error as error: print(error)"
     with listening(shared, kind, stack.db_port) as (listener,):
-        said = stack.inv("dev.exec", "--", sys.executable, "-c", script).stdout
+        said = stack.inv("dev.exec", "--", sys.executable, "-c", connecting()).stdout
         assert secrets_in(stack, listener.seen()) == []
-    assert "authentication method requirement" in said
+    assert REFUSED in said
+
+
+@pytest.mark.slow
+def test_who_asks_for_it_has_libpq_log_in_to_any_server(stack: Project, shared: Path) -> None:
+    stack.inv("dev.down")
+    command = ("dev.exec", "--", sys.executable, "-c", connecting())
+    with listening(shared, "cleartext", stack.db_port) as (listener,):
+        for value in ("", "none,password"):
+            before = len(listener.seen())
+            stack.inv(*command, INVOKE_API_ENV=json.dumps({"PGREQUIREAUTH": value}))
+            assert secrets_in(stack, listener.seen()[before:]) == ["the database's password"], value
+        before = len(listener.seen())
+        (stack.root / ".env").write_text("PGREQUIREAUTH=\n")
+        try:
+            stack.inv(*command)
+        finally:
+            (stack.root / ".env").unlink()
+        assert secrets_in(stack, listener.seen()[before:]) == ["the database's password"]
+
+
+OWN = """
+import os
+import psycopg2
+from fastapi import FastAPI
+
+app = FastAPI()
+
+@app.get("/health")
+def health():
+    return {}
+
+@app.get("/connect")
+def connect():
+    try:
+        psycopg2.connect(os.environ["DATABASE_URL"], connect_timeout=5).close()
+    except psycopg2.Error as error:
+        return str(error)
+    return "connected"
+"""
+"""An application of the user's own, which leaves to libpq how it logs in."""
+
+
+def test_an_application_of_the_users_own_shows_a_listener_nothing(stack: Project, shared: Path) -> None:
+    (stack.root / "own").mkdir()
+    (stack.root / "own/served.py").write_text(OWN)
+    own: dict[str, Any] = {"INVOKE_API_DIR": "own", "INVOKE_API_APP": "served:app", "INVOKE_API_RELOAD": "false"}
+    stack.inv("dev.up", **own, INVOKE_API_DETAIL_PATH="", INVOKE_API_METRICS_PATH="")
+    assert stack.http("/connect") == (200, "connected")
+    stop_alone(stack, "nv-pgbouncer")
+    for kind in ("cleartext", "md5", "none"):
+        with listening(shared, kind, stack.pgb_port) as (listener,):
+            _, said = stack.http("/connect")
+            assert b"nina" in listener.seen(), "it has connected"
+            assert secrets_in(stack, listener.seen()) == [], kind
+        assert REFUSED in said
+
+
+def test_an_application_that_may_not_log_in_by_another_way_gets_the_fix(tmp_path: Path) -> None:
+    nothing: Any = None
+    api = Api(nothing, load([], tmp_path), nothing)
+    assert 'PGREQUIREAUTH: "" below api.env' in api.hint([f"psycopg2.OperationalError: {REFUSED} failed"])
+
+
+def test_migrations_and_hooks_show_a_listener_nothing(stack: Project, shared: Path) -> None:
+    stack.inv("db.start")
+    (port,) = free_ports(1)
+    url = (
+        f"os.environ['DATABASE_URL'].replace(':{stack.db_port}/', ':{port}/').replace(':{stack.pgb_port}/', ':{port}/')"
+    )
+    command = shlex.join([sys.executable, "-c", connecting(url)])
+    with listening(shared, "cleartext", port) as (listener,):
+        for task, setting in (
+            (("data.migrate", "--no-backup"), "INVOKE_DATA_MIGRATE"),
+            (("data.backup", "--schema-only"), "INVOKE_HOOKS_PRE_BACKUP"),
+        ):
+            before = len(listener.seen())
+            given: dict[str, Any] = {setting: command}
+            said = stack.inv(*task, **given).stdout
+            assert b"nina" in listener.seen()[before:], "it has connected"
+            assert secrets_in(stack, listener.seen()) == [], task
+            assert REFUSED in said
 
 
 class Claimed:

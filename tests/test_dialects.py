@@ -9,6 +9,7 @@ import secrets
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,8 +21,11 @@ from devstack.runtimes import Crash, EngineError, File, Inside, ServiceSpec, Ser
 from devstack.runtimes.apple import Apple
 from devstack.runtimes.containers import END_MARKED, LABEL, Containers, seconds_of
 from devstack.runtimes.docker import Docker, Podman
+from devstack.services.images import Images
+from devstack.settings import load, variable_entries
 
 NASTY = "o'hara $(id)"
+DIGEST = f"sha256:{'0123456789abcdef' * 4}"
 STATE = f"/srv/{NASTY}/state"
 QUOTED = "'/srv/o'\"'\"'hara $(id)/state"
 """The state folder in a shell, its closing quote left off."""
@@ -153,6 +157,16 @@ def test_no_secret_is_on_the_command_line_and_all_of_it_reaches_the_service(
     assert done.stdout == b"s3cret $HOME 'x'|up|"
     assert target.read_text() == "it's\n100% $(id)\n"
     assert target.stat().st_mode & 0o777 == 0o600
+
+
+@ALL
+def test_a_service_that_crashes_leaves_no_memory_in_a_file(kind: type[Containers], tmp_path: Path) -> None:
+    assert DB.inside
+    words = ["sh", "-c", "ulimit -S -c; ulimit -H -c"]
+    spec = replace(DB, argv=words, cwd=tmp_path, inside=replace(DB.inside, files={}))
+    script = script_of(dialect(kind).run(spec))
+    done = subprocess.run(["/bin/sh", "-c", f"ulimit -S -c unlimited 2>/dev/null\n{script}"], capture_output=True)
+    assert done.stdout == b"0\n0\n"
 
 
 @ALL
@@ -353,6 +367,41 @@ def test_the_network_is_made_once_and_goes_with_the_last_service() -> None:
 def test_podman_is_told_which_registry_docker_would_ask(image: str, full: str) -> None:
     assert dialect(Podman).images([image]) == f"podman image inspect {full}"
     assert dialect(Docker).images([image]) == f"docker image inspect {image}"
+
+
+@ALL
+@pytest.mark.parametrize("image", [f"pgvector/pgvector@{DIGEST}", f"debian@{DIGEST}", f"registry:5000/db:1@{DIGEST}"])
+def test_a_digest_reaches_the_engine_whole(kind: type[Containers], image: str) -> None:
+    engine = dialect(kind)
+    registry = {"p": "docker.io/", "d": "docker.io/library/"}.get(image[0], "") if kind is Podman else ""
+    assert DB.inside
+    spec = replace(DB, inside=replace(DB.inside, image=image))
+    for line in (
+        *commands(engine.run(spec)),
+        engine.once(spec, Path("/env")),
+        engine.images([image]),
+        engine.pull(image),
+        engine.save([image], Path("/i.tar")),
+        engine.build("localhost/nv-api:1", Path("/c/Containerfile"), Path("/c"), {"BASE": image}).replace("BASE=", " "),
+    ):
+        assert f" {registry}{image} " in f"{line} ", line
+
+
+def test_who_saves_images_by_digest_is_told_that_engines_forget_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """https://github.com/moby/moby/issues/22011, https://github.com/containers/podman/issues/5234"""
+    images = [f"pgvector/pgvector@{DIGEST}", "pgbouncer:1", f"registry:5000/api@{DIGEST}"]
+    given = dict(zip(("INVOKE_DB_IMAGE", "INVOKE_PGB_IMAGE", "INVOKE_API_IMAGE"), images, strict=True))
+    context: Any = SimpleNamespace(
+        runtime=dialect(Docker),
+        dry=True,
+        read=lambda _: SimpleNamespace(ok=True, stdout=json.dumps([{"Id": "sha256:1"}] * 3)),
+        run=lambda *_: None,
+    )
+    settings = load(variable_entries(given, "variable {}"), Path("/srv"))
+    Images(context, settings, lambda: pytest.fail("not asked"), pytest.fail).save("/tmp/nv-images.tar")
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{images[0]} in db.image and {images[2]} in api.image are named by digest" in said
+    assert "pgbouncer:1" not in said
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from typing import Any
 
 import psutil
+import psycopg2
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -97,6 +99,22 @@ def test_the_database_alone_can_be_opened_and_the_commands_reach_it_all_the_same
         stack.inv(command, expect=0, **env)
     assert status(stack, "/memories", "box.example") == 200  # by api.hosts
     assert status(stack, "/memories", socket.gethostname()) == 400  # which nobody can reach it by
+
+
+@pytest.mark.slow
+def test_pgbouncer_alone_can_be_opened_and_the_commands_reach_it_all_the_same(open_stack: Project) -> None:
+    stack = open_stack
+    env: dict[str, Any] = {"INVOKE_STACK_BIND": "", "INVOKE_PGB_BIND": "0.0.0.0"}
+    said = stack.inv("dev.up", **env).stdout
+    assert "nv-pgbouncer is open beyond this machine: pgb.bind is 0.0.0.0, from variable INVOKE_PGB_BIND" in said
+    assert "nv-db is open" not in said
+    assert "nv-api is open" not in said
+    assert addresses(stack) == {stack.db_port: "127.0.0.1", stack.pgb_port: "0.0.0.0", stack.api_port: "127.0.0.1"}
+    for command in ("pgb.stats", "pgb.reload", "health", "dev.status"):
+        stack.inv(command, **env)
+    assert stack.query("SELECT 1", stack.pgb_port) == [(1,)]
+    with pytest.raises(psycopg2.OperationalError, match="SASL authentication failed"):
+        stack.query("SELECT 1", stack.pgb_port, password="wrong")
 
 
 def test_nothing_opens_with_an_example_secret(open_stack: Project) -> None:

@@ -378,6 +378,7 @@ def test_the_application_starts_under_the_debugger_with_the_stack_s_variables(st
     assert stack.root not in variables.parents
     env = {k: v or "" for k, v in dotenv_values(variables, interpolate=False).items()}
     assert env["NINAIVALAIGAL_JWT_SECRET"] == stack.secrets()["jwt_secret"]
+    assert env["PGREQUIREAUTH"] == "scram-sha-256"
     (port,) = free_ports(1)
     debugger = [started["python"], "-m", "debugpy", "--listen", f"127.0.0.1:{port}"]
     process = subprocess.Popen(

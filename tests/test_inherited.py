@@ -90,6 +90,19 @@ def test_a_command_of_the_persons_own_gets_ours_in_their_place(stack: Project) -
     assert "PYTHONWARNINGS=ignore" in seen
 
 
+def test_a_hook_gets_none_of_libpqs_and_keeps_those_of_python(stack: Project) -> None:
+    """``PGHOSTADDR`` would have psql send the password in ``DATABASE_URL`` to another machine."""
+    given = {"INVOKE_HOOKS_PRE_BACKUP": "env; exit 7", "PYTHONWARNINGS": "ignore"}
+    said = stack.inv("data.backup", expect=1, **{**HOSTILE, **given}).stdout.splitlines()
+    found = {line.partition("=")[0] for line in said} & {*LIBPQ_VARIABLES}
+    assert found == {"PGREQUIREAUTH"}
+    assert "PGREQUIREAUTH=scram-sha-256" in said
+    assert "PYTHONWARNINGS=ignore" in said
+    opted_out = {**HOSTILE, **given, "INVOKE_API_ENV": '{"PGREQUIREAUTH": ""}'}
+    said = stack.inv("data.backup", expect=1, **opted_out).stdout.splitlines()
+    assert {line.partition("=")[0] for line in said} & {*LIBPQ_VARIABLES} == set()
+
+
 @pytest.mark.slow
 def test_nothing_that_is_started_obeys_the_callers_variables_for_python(stack: Project, tmp_path: Path) -> None:
     """``PYTHONWARNINGS`` alone made a supervisor that answered nothing, and that no command could stop."""

@@ -19,12 +19,17 @@ from hypothesis import Phase, example, given, note
 from hypothesis import settings as setting
 from hypothesis import strategies as st
 
+from devstack import builds, providers
+from devstack.credentials import Credentials
 from devstack.data import wal_check
-from devstack.errors import UsageError
+from devstack.errors import StackError, UsageError
 from devstack.paths import is_plain, paths_of
+from devstack.remote.talk import starter
 from devstack.runtimes import File, ServiceSpec
 from devstack.runtimes.native import Native
+from devstack.services.api import Api
 from devstack.services.folders import Folders
+from devstack.services.postgres import Postgres
 from devstack.settings import load, variable_entries
 from devstack.shell import Command, argv
 from tests.conftest import ROOT
@@ -77,7 +82,10 @@ PARTS = [
     "\udce9",
 ]
 RAW = st.binary(min_size=1, max_size=12).map(lambda raw: os.fsdecode(raw.replace(b"/", b"").replace(b"\0", b"")))
-KINDS = ("root", "state", "cache", "log", "data", "api")
+KINDS = (
+    *("root", "state", "cache", "log", "data", "api"),
+    *("bin", "pgbouncer", "python", "bundle", "remote", "file"),
+)
 
 
 def names_of(part: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, str]]:
@@ -110,12 +118,22 @@ class Case:
         self.base.chmod(0o755)
         root = self.base / names["root"]
         root.mkdir()
+        below = {kind: self.base / f"for-{kind}" / names[kind] for kind in KINDS}
+        """Names that are not the project's own, each in a directory of its own."""
+        self.bin, self.pgbouncer, self.python = below["bin"], below["pgbouncer"], below["python"]
+        self.bundle, self.file = below["bundle"], below["file"]
+        self.remote = names["remote"]
         given = {
             "INVOKE_STACK_STATE_DIR": str(self.base / names["state"]),
             "INVOKE_STACK_CACHE_DIR": str(self.base / names["cache"]),
             "INVOKE_STACK_LOG_DIR": f"./{names['log']}",
             "INVOKE_DATA_DIR": f"./{names['data']}",
             "INVOKE_API_DIR": f"./{names['api']}",
+            "INVOKE_DB_BIN_DIR": str(self.bin),
+            "INVOKE_PGB_BINARY": str(self.pgbouncer),
+            "INVOKE_API_PYTHON": str(self.python),
+            "INVOKE_STACK_CA_BUNDLE": str(self.bundle),
+            "INVOKE_REMOTE_DIR": self.remote,
         }
         self.settings = load(variable_entries(given, "variable {}"), root)
         self.paths = paths_of(self.settings, home=self.base, xdg={}, uid=os.getuid())
@@ -128,6 +146,12 @@ class Case:
             self.settings.application,
         ):
             path.mkdir(parents=True, exist_ok=True)
+        for program in (*(self.bin / name for name in providers.PROGRAMS), self.pgbouncer, self.python):
+            program.parent.mkdir(parents=True, exist_ok=True)
+            program.symlink_to(self.show)
+        for file in (self.bundle, self.file):
+            file.parent.mkdir()
+            file.write_text("content")
         # named so that the services' account gets it
         self.environ = {"PATH": os.environ["PATH"], "LC_CANARY": str(self.canary)}
         self.native = Native(self.paths, ROOT / "templates", self.show, "nobody", os.getuid() == 0, self.environ)
@@ -135,14 +159,15 @@ class Case:
     @property
     def nasty(self) -> list[Path]:
         paths = self.paths
-        return [paths.root, paths.state, paths.cache, paths.run, paths.log, self.data, self.settings.application]
+        project = [paths.root, paths.state, paths.cache, paths.run, paths.log, self.data, self.settings.application]
+        return [*project, self.bin, self.pgbouncer, self.python, self.bundle, self.file]
 
-    def shell(self, command: str) -> list[str]:
+    def shell(self, command: str, folder: Path = Path("/"), **env: str) -> list[str]:
         """Run a command as the stack does; the arguments that its program got, and where it ran."""
         done = subprocess.run(
             ["/bin/sh", "-c", command],
-            cwd="/",
-            env=self.environ,
+            cwd=folder,
+            env={**self.environ, **env},
             stdin=subprocess.DEVNULL,
             capture_output=True,
         )
@@ -177,6 +202,9 @@ def test_a_name_is_refused_or_arrives_as_it_is(place: Path, names: dict[str, str
         check_launcher(case)
         check_supervisor(case)
         check_tools(case)
+        check_programs(case)
+        check_files(case)
+        check_host(case)
     finally:
         shutil.rmtree(case.base)
 
@@ -248,6 +276,65 @@ def check_tools(case: Case) -> None:
     assert verify == ["pg_verifybackup", "-q", "-n", str(case.data), "in /"]
     options = ["--timeline=1", "--start=0/2000028", "--end=0/2000120"]
     assert waldump == ["pg_waldump", "--quiet", f"--path={case.data / 'pg_wal'}", *options, "in /"]
+
+
+def check_programs(case: Case) -> None:
+    """Programs of this machine that settings name: each is found out about, and becomes a service."""
+    asked: list[list[str]] = []
+
+    def read(command: Command) -> Any:
+        asked.append(case.shell(command))
+        return SimpleNamespace(ok=True, stdout="no version", stderr="")
+
+    host: Any = SimpleNamespace(closed_to_account=lambda folder: None, account="")
+    context: Any = SimpleNamespace(read=read, exec=case.native.exec, host=host, paths=case.paths)
+    with pytest.raises(StackError, match=r"db\.bin_dir can't be used"):
+        providers.find_postgres(context, case.settings)
+    # PostgreSQL's programs start each other by a shell
+    assert asked == ([["--version", "in /"]] if is_plain(case.bin) else [])
+    binary = providers.pgbouncer_binary(case.settings)
+    with pytest.raises(StackError, match="is not a PgBouncer"):
+        providers.pgbouncer_version(context, binary)
+    assert asked[-1] == ["--version", "in /"]
+    secrets = Credentials(db_password="d", pgbouncer_password="p", jwt_secret="j")
+    api = Api(context, case.settings, secrets)
+    where = f"in {case.settings.application}"
+    with api.apart([api.python, "-c", "code", str(case.file)]) as command:
+        assert case.shell(command) == ["-c", "code", str(case.file), where]
+    for words in ([str(binary), str(case.file)], [str(case.bin / "postgres"), str(case.file)], api.spec().argv):
+        spec = ServiceSpec(name="nv-any", argv=words, cwd=case.settings.application, env=api.environment())
+        script = case.paths.config / "nv-any.sh"
+        script.write_bytes(os.fsencode(case.native.launch_script(spec)))
+        assert case.shell(argv(["/bin/sh", script])) == [*words[1:], where]
+
+
+def check_files(case: Case) -> None:
+    """Files that a setting or a flag names: certificates that are built in, a dump that PostgreSQL's programs read."""
+    assert builds.pgbouncer(case.settings).files[builds.BUNDLE] == "content"
+    db: Any = SimpleNamespace(
+        context=SimpleNamespace(exec=case.native.exec, runtime=case.native),
+        name="nv-db",
+        account="",
+        programs=SimpleNamespace(path=lambda name: case.show),
+        as_owner=lambda words, database: argv([case.show, *words[1:]]),
+    )
+    for own in (True, False):
+        words = case.shell(Postgres.reading(db, ["pg_restore", "-l", str(case.file)], own=own))
+        assert words[:-1] == ["-l", str(case.file)]
+
+
+def check_host(case: Case) -> None:
+    """The project's directory on a host, where its Python is looked for by a shell."""
+    home = case.base / "home"
+    there = home if case.remote == "~" else home / case.remote
+    python = there / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(case.show)
+    first = f"{case.remote}/.venv/bin/python"
+    assert case.shell(starter(first, "code", case.remote), home, HOME=str(home)) == [
+        *("-S", "-c", "code", case.remote),
+        f"in {home}",
+    ]
 
 
 RANGE = '{"WAL-Ranges": [{"Timeline": %s, "Start-LSN": "%s", "End-LSN": "0/2"}]}'

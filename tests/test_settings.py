@@ -80,6 +80,15 @@ def refusal(read: Any, *args: Any, **kwargs: Any) -> str:
     return str(raised.value.text())
 
 
+@pytest.mark.parametrize("name", ["db.image", "pgb.image", "pgb.base_image", "api.image", "api.base_image"])
+def test_an_image_may_be_named_by_its_digest(name: str) -> None:
+    section, key = name.split(".")
+    for image in ("pgvector/pgvector", "registry.example:5000/a/b:1.2"):
+        named = f"{image}@sha256:{'0123456789abcdef' * 4}"
+        found = from_variables(**{f"INVOKE_{section.upper()}_{key.upper()}": named})
+        assert getattr(getattr(found, section), key) == named
+
+
 # invoke.yaml is the documentation
 
 

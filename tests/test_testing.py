@@ -245,7 +245,8 @@ def test_variables_urls_and_the_way_through_the_pooler(suite: Suite) -> None:
         """)
     suite.run(INVOKE_API_ENV='{"MINE": "$db_name on $db_port"}')
     (names,) = suite.lines()
-    assert {"DATABASE_URL", "NINAIVALAIGAL_DATABASE_URL", "NINAIVALAIGAL_JWT_SECRET", "MINE"} <= set(names.split())
+    expected = {"DATABASE_URL", "NINAIVALAIGAL_DATABASE_URL", "NINAIVALAIGAL_JWT_SECRET", "PGREQUIREAUTH", "MINE"}
+    assert expected <= set(names.split())
     assert "PATH" not in names.split()
 
 

@@ -63,6 +63,15 @@ def test_a_host_names_no_variable_that_a_program_here_would_obey() -> None:
     }
 
 
+@pytest.mark.parametrize("env", [b"PGREQUIREAUTH=\n", b"PGREQUIREAUTH=md5\n"])
+def test_an_empty_pgrequireauth_is_left_out_as_libpq_lets_nobody_in_with_it(env: bytes) -> None:
+    settings = load(yaml_entries({"stack": {}}, "a test"), ROOT)
+    found = from_host({}, replace(settings, dotenv=parse_env_file(env, {})))
+    assert found == ({"PGREQUIREAUTH": "md5"} if b"md5" in env else {})
+    of_yaml = load(yaml_entries({"api": {"env": {"PGREQUIREAUTH": ""}}}, "a test"), ROOT)
+    assert from_host({}, replace(of_yaml, dotenv=parse_env_file(env, {}))) == {}
+
+
 @pytest.mark.parametrize("said", [[], "x", None, {"PGHOST": 1}, {"PGHOST": "a\0b"}, {"PGHOST": {"a": "b"}}])
 def test_what_a_host_gives_that_is_no_variables_is_refused(said: object) -> None:
     with pytest.raises(StackError, match="gives no variables"):

@@ -36,7 +36,8 @@ def secrets_of(stack: Stack) -> Iterator[str]:
     named = [*settings.hidden, *settings.dotenv.values.items()]
     with contextlib.suppress(StackError):
         environment = stack.api.environment()
-        named += [(name, environment[name]) for name in {**settings.api.env, **settings.dotenv.values}]
+        names = environment.keys() & {*settings.api.env, *settings.dotenv.values}
+        named += [(name, environment[name]) for name in names]
     yield from (value for name, value in named if _is_secret(name, value, public))
     for _, url in named:
         with contextlib.suppress(ValueError):

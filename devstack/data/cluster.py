@@ -28,7 +28,7 @@ from devstack.data.restore import Restored, Undone
 from devstack.data.session import PIN, Session
 from devstack.errors import StackError
 from devstack.files import is_private
-from devstack.services.postgres import MAINTENANCE, PSQL, reader_script, staged
+from devstack.services.postgres import MAINTENANCE, PINNING, PSQL, reader_script, staged
 from devstack.services.prepared import LINEAGE
 from devstack.shell import argv
 
@@ -241,7 +241,9 @@ def _try(stack: Stack, incoming: str) -> census.Census:
             raise StackError(error.what, why="nothing was changed", evidence=[*error.evidence, *log]) from None
         here = {"PGHOST": str(sockets)}
         make = stack.db.as_superuser([*PSQL, "-f", "-"], MAINTENANCE, here)
-        context.stream_in(make, [reader_script().encode()], "make the role that reads the restored cluster")
+        context.stream_in(
+            make, [f"{PINNING};\n{reader_script()}".encode()], "make the role that reads the restored cluster"
+        )
         psql = stack.db.as_reader(PSQL, stack.settings.db.name, here)
         with context.talk(psql, "read the restored cluster") as talk:
             sql = Session(talk)

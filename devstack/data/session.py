@@ -14,13 +14,13 @@ import msgspec
 from devstack.container import Talk
 from devstack.errors import StackError
 from devstack.files import load_json
-from devstack.services.postgres import PSQL, Postgres, check_text, creating
+from devstack.services.postgres import PINNING, PSQL, Postgres, check_text, creating
 
 SETTINGS = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '60s'"
 """What a database's own settings must not decide; a table that somebody keeps locked is not waited for without end."""
 
-PIN = """
-SET search_path = pg_catalog, pg_temp; SET standard_conforming_strings = on; SET quote_all_identifiers = off;
+PIN = f"""
+{PINNING};
 SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind'
 """
 """Settings that the application must not decide in a session that is not its own. A table that it replaces by a view

@@ -19,7 +19,7 @@ from devstack.export.folder import File, signed
 from devstack.runtimes.containers import BASE
 from devstack.runtimes.docker import with_registry
 from devstack.services.contained import DB_PORT, PGB_PORT, SETUP
-from devstack.services.postgres import ROLE_SQL, literal
+from devstack.services.postgres import PINNED, PINNING, ROLE_SQL, literal
 from devstack.shell import argv, sh
 from devstack.templates import Templates
 
@@ -123,6 +123,7 @@ def files(plan: Plan) -> list[File]:
         *_service("db", templates, db, _db_health(plan)),
         File("db/setup.sh", signed(_read(templates / SETUP))),
         File("db/initdb.sh", signed(_initdb(plan))),
+        File("db/options.sh", signed(f"PGOPTIONS={argv([PINNED])}\n")),
         File("db/role.sql", signed(_role(plan), "--")),
         File("db/database.sql", signed(plan.db.database_script(), "--")),
         *_service("pgbouncer", templates, pgb, string.Template(BASH_OR_NC).substitute(port=PGB_PORT)),
@@ -203,5 +204,6 @@ MAJORS = (("[1-9] | 1[0-6]", 16), ("17", 17), ("*", 18))
 def _role(plan: Plan) -> str:
     """Holds no password, and no verifier either."""
     values = {"user": plan.settings.db.user, "name": plan.settings.db.name}
-    sql = string.Template(ROLE_SQL).substitute({k: literal(v) for k, v in values.items()} | {"password": ":'verifier'"})
+    more = {"password": ":'verifier'", "pinning": PINNING}
+    sql = string.Template(ROLE_SQL).substitute({k: literal(v) for k, v in values.items()} | more)
     return '\\set verifier `printf %s "$NV_VERIFIER"`\n' + sql

@@ -13,6 +13,7 @@ from devstack.errors import UsageError
 from devstack.providers import Programs
 from devstack.services.contained import ContainedApi, ContainedPgBouncer, ContainedPostgres
 from devstack.services.images import UNKNOWN_PGBOUNCER, UNKNOWN_POSTGRES, Images
+from devstack.variables import AUTH_VARIABLE
 
 if TYPE_CHECKING:
     from devstack.container import ContainerContext
@@ -92,7 +93,7 @@ class Plan:
     def variables(self) -> tuple[dict[str, str], dict[str, str]]:
         """The application's variables: what anybody may read, and what may be a secret."""
         env, given = self.api.environment(), {**self.settings.dotenv.values, **self.settings.api.env}
-        open_ = ("MEMORY_PROVIDER", "NINAIVALAIGAL_DEBUG", "LOG_LEVEL", "PYTHONUNBUFFERED", "PYTHONPATH")
+        open_ = ("MEMORY_PROVIDER", "NINAIVALAIGAL_DEBUG", "LOG_LEVEL", "PYTHONUNBUFFERED", "PYTHONPATH", AUTH_VARIABLE)
         public = {name: env[name] for name in open_ if name not in given}
         return public, {name: value for name, value in sorted(env.items()) if name not in public}
 

@@ -17,7 +17,7 @@ from devstack.errors import StackError
 from devstack.lock import StackLock
 from devstack.providers import PLANS
 from devstack.services.postgres import MAINTENANCE, literal
-from devstack.shell import Command, argv
+from devstack.shell import Command
 
 if TYPE_CHECKING:
     from devstack.paths import Paths
@@ -70,8 +70,7 @@ def lock(stack: Stack) -> StackLock:
 
 def admin(stack: Stack, *statements: str) -> Command:
     """Statements as the superuser, each a transaction of its own."""
-    words = [word for statement in statements for word in ("-c", statement)]
-    return Command(f"{stack.db.admin(MAINTENANCE)} {argv(words)}")
+    return stack.db.ask(MAINTENANCE, *statements)
 
 
 @contextlib.contextmanager

@@ -114,6 +114,75 @@ def base_of(given: str) -> str:
     return os.path.normpath(os.path.join(home, os.path.expanduser(given)))
 
 
+def own_base(given: str) -> str:
+    """Return the path of the project's directory, in which nobody else may write: programs are run from there.
+
+    :raises Refused: it belongs to another account, or others may exchange what is in it.
+    """
+    base = base_of(given)
+    if why := others(base):
+        fix = ["set remote.dir to a directory of your own", "or, if it is yours, have only you write there: chmod go-w"]
+        raise Refused(f"{base} on the host can be changed by others", why, fix)
+    return base
+
+
+def others(base: str) -> str:
+    """Return who else may change what is in a directory; empty if nobody, and if it is not there."""
+    trusted = {os.getuid(), 0, os.stat("/").st_uid}
+    for look in (os.lstat, os.stat):
+        try:
+            info = look(base)
+        except FileNotFoundError:
+            continue
+        if info.st_uid not in trusted:
+            return f"it belongs to uid {info.st_uid}"
+        if stat.S_ISLNK(info.st_mode):
+            continue
+        if info.st_mode & stat.S_IWOTH:
+            return "it is writable by everybody"
+        if info.st_mode & stat.S_IWGRP and not is_private(info.st_gid):
+            return f"it is writable by the group with gid {info.st_gid}"
+    return ""
+
+
+def is_private(gid: int) -> bool:
+    """Whether a group has nobody but this account: many systems give each account one."""
+    import grp
+
+    try:
+        group, owner = grp.getgrgid(gid), pwd.getpwuid(os.getuid())
+    except KeyError:
+        return False
+    names = {entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == gid} | set(group.gr_mem)
+    return owner.pw_gid == gid and names <= {owner.pw_name}
+
+
+def parts_of(name: str) -> list[str]:
+    """Return the parts of a path in the project's directory.
+
+    :raises Refused: it leads out of it.
+    """
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or ".." in parts or "\0" in name:
+        raise Refused(f"{name!r} is no path in the project's directory")
+    return parts
+
+
+def inside(base: str, name: str) -> str:
+    """Return the absolute path of a name in the project's directory; that of a directory ends in ``/``.
+
+    :raises Refused: it leads out of it, also by a link on the way.
+    """
+    path, parts, real = base, parts_of(name), os.path.realpath(base)
+    for number, part in enumerate(parts, 1):
+        path = os.path.join(path, part)
+        if (number < len(parts) or name.endswith("/")) and os.path.islink(path):
+            target = os.path.realpath(path)
+            if not target.startswith(f"{real}/"):
+                raise Refused(f"{path} on the host is a link out of the project, to {target}", fix=["remove the link"])
+    return path
+
+
 def record_of(base: str) -> dict[str, Any]:
     """What was sent: the sender's own mark, and by path what the file was there, and when it was written here."""
     try:
@@ -173,7 +242,9 @@ def locked(base: str) -> Iterator[None]:
 
 def sync(request: Request) -> None:
     """Have the files of the project be those of the sender; what the host made beside them stays."""
-    base = base_of(request["dir"])
+    base = own_base(request["dir"])
+    for name, *_ in request["files"]:
+        parts_of(name)
     try:
         os.makedirs(base, 0o700, exist_ok=True)
     except OSError as error:
@@ -234,9 +305,9 @@ def is_same(base: str, name: str, values: list[int], noted: list[int] | None) ->
 
 def receive(base: str, wanted: dict[str, list[int]], needed: list[str], files: dict[str, list[int]]) -> None:
     stream, due = Stream(), set(needed)
-    with tar(stream, "r|") as archive:
+    with members(stream) as archive:
         for member in archive:
-            if member.name not in due:
+            if member.name not in due or not (member.isreg() or member.issym()) or member.issparse():
                 raise Refused(f"a file came that was not asked for: {member.name!r}")
             path = os.path.join(base, member.name)
             folder = os.path.dirname(path)
@@ -253,7 +324,7 @@ def receive(base: str, wanted: dict[str, list[int]], needed: list[str], files: d
                         source = archive.extractfile(member)
                         while source and (part := source.read(CHUNK)):
                             file.write(part)
-                        os.fchmod(handle, stat.S_IMODE(member.mode))
+                        os.fchmod(handle, member.mode & 0o777)
                 os.rename(aside, path)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -282,6 +353,7 @@ def remove_tree(path: str) -> None:
 
 def remove(base: str, name: str) -> None:
     """A file, and the folders that are empty without it."""
+    parts_of(name)
     path = os.path.join(base, name)
     if os.path.realpath(os.path.dirname(path)) != os.path.join(os.path.realpath(base), os.path.dirname(name)).rstrip(
         "/"
@@ -392,6 +464,7 @@ def guard_of(child: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
 def run(request: Request) -> None:
     """Run a command to its end. From now on the sender says: ``.`` that it is there, ``I`` for an interrupt, ``D`` with
     a frame for the command's input, and an empty one for its end."""
+    own_base(request["dir"])
     check_program(request)
     command = Command(request)
     try:
@@ -475,9 +548,9 @@ def feed(child: subprocess.Popen[bytes], backlog: list[bytes], into: int | None)
 def prepare(request: Request) -> None:
     """Leave a command for another channel, one with a terminal, which has no place for what is secret; then see to it
     that it ends when there is no sender any more: behind a dead cable a terminal hears of that after hours."""
+    base = own_base(request["dir"])
     check_program(request)
     command = Command(request)
-    base = base_of(request["dir"])
     try:
         content = {"argv": command.argv, "folder": command.folder, "env": command.env}
         path = command.file(base, "command", json.dumps(content).encode())
@@ -539,10 +612,10 @@ def survey(request: Request) -> None:
         base=base,
         home=os.path.expanduser("~"),
         free=shutil.disk_usage(there).free,
-        writable=os.access(there, os.W_OK),
+        writable=os.access(there, os.W_OK) and not others(base),
         programs={name: shutil.which(name, path=path) or "" for name in request["programs"]},
         taken=taken,
-        sent=record_of(base).get("from", ""),
+        sent="" if others(base) else record_of(base).get("from", ""),
     )
 
 
@@ -551,9 +624,9 @@ def survey(request: Request) -> None:
 
 def listing(request: Request) -> None:
     """The files of folders, with their sizes and times; a folder in one is its name and ``/``."""
-    base, found = base_of(request["dir"]), {}
+    base, found = own_base(request["dir"]), {}
     for folder in request["folders"]:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(os.path.join(base, folder)) as it:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(inside(base, f"{folder}/")) as it:
             for entry in it:
                 if entry.is_symlink():
                     continue
@@ -565,11 +638,11 @@ def listing(request: Request) -> None:
 
 def get(request: Request) -> None:
     """The contents of files, a stream each, of folders as tar; of one that can't be read, the answer says why."""
-    base = base_of(request["dir"])
+    base = own_base(request["dir"])
     for name in request["files"]:
-        path = os.path.join(base, name)
+        path = inside(base, name)
         try:
-            file = None if name.endswith("/") else open(path, "rb")  # noqa: SIM115
+            file = None if name.endswith("/") else open_regular(path)
             os.listdir(path) if file is None else None
         except OSError as error:
             answer(error=f"{name} can't be read on the host", why=error.strerror or str(error), fix=[])
@@ -585,11 +658,44 @@ def get(request: Request) -> None:
         give(b"")
 
 
+def open_regular(path: str) -> Any:
+    """Open a file to read it.
+
+    :raises OSError: it is a link, or something else that is no file.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no file")
+    return open(handle, "rb")
+
+
 def tar(file: Any, mode: Any, **options: Any) -> Any:
     """A tar stream from or to a file."""
     import tarfile
 
     return tarfile.open(fileobj=file, mode=mode, format=tarfile.PAX_FORMAT, **options)
+
+
+@contextlib.contextmanager
+def members(stream: Stream) -> Iterator[Any]:
+    """Open a tar stream of the sender.
+
+    :raises Refused: it is none, or a header of it is too long to be read into memory.
+    """
+    import tarfile
+
+    class Member(tarfile.TarInfo):
+        def _proc_member(self, archive: Any) -> Any:
+            if self.type not in tarfile.REGULAR_TYPES and self.size > LONGEST_HEADER:
+                raise Refused("a header is too long")
+            return super()._proc_member(archive)  # type: ignore[misc]
+
+    try:
+        with tar(stream, "r|", tarinfo=Member) as archive:
+            yield archive
+    except tarfile.TarError as error:
+        raise Refused("the files did not arrive whole", str(error)) from None
 
 
 class Sink:
@@ -603,8 +709,8 @@ class Sink:
 
 def put(request: Request) -> None:
     """A file, or with ``tree`` a folder as tar; under a name of its own until it is whole."""
-    base = base_of(request["dir"])
-    final = os.path.join(base, request["path"])
+    base = own_base(request["dir"])
+    final = inside(base, request["path"])
     aside = os.path.join(os.path.dirname(final), f".nv-remote.{os.urandom(4).hex()}.partial")
     os.makedirs(os.path.dirname(final), 0o700, exist_ok=True)
     stream = Stream()
@@ -635,15 +741,7 @@ LONGEST_HEADER = 1 << 20
 
 def unpack(stream: Stream, folder: str) -> None:
     """The files and folders of a tar stream. Those who wrote it are not trusted with places outside of it."""
-    import tarfile
-
-    class Member(tarfile.TarInfo):
-        def _proc_member(self, archive: Any) -> Any:
-            if self.type not in tarfile.REGULAR_TYPES and self.size > LONGEST_HEADER:
-                raise Refused("a header is too long")
-            return super()._proc_member(archive)  # type: ignore[misc]
-
-    with tar(stream, "r|", tarinfo=Member) as archive:
+    with members(stream) as archive:
         for member in archive:
             parts = [part for part in member.name.split("/") if part not in ("", ".")]
             if (
@@ -669,11 +767,11 @@ def unpack(stream: Stream, folder: str) -> None:
 
 def drop(request: Request) -> None:
     """Remove files and folders that were named by :func:`listing`."""
-    base = base_of(request["dir"])
+    base = own_base(request["dir"])
     for name in request["files"]:
-        path = os.path.join(base, name.rstrip("/"))
+        path = inside(base, name.rstrip("/"))
         with contextlib.suppress(FileNotFoundError):
-            remove_tree(path) if os.path.isdir(path) else os.unlink(path)
+            remove_tree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
     answer(done=True)
 
 

@@ -48,7 +48,10 @@ def starter(first: str, code: str = LOADER, *arguments: str) -> str:
     ``first`` Python is taken if it is there; of others only one that really runs: version managers have programs that
     only say what to install."""
     words = shlex.join(["-S", "-c", code, *arguments])  # nothing but the standard library is needed: it starts sooner
-    first = f'"$HOME"{shlex.quote(first[1:])}' if first.startswith("~/") else shlex.quote(first)
+    if first.startswith("~/"):
+        first = f'"$HOME"{shlex.quote(first[1:])}'
+    else:  # one that begins with - would be taken for an option of exec
+        first = shlex.quote(f"./{first}" if first.startswith("-") else first)
     return command(
         f"PATH=$PATH:/usr/local/bin:/opt/homebrew/bin; if [ -x {first} ]; then exec {first} {words}; fi; "
         f"for p in {' '.join(PYTHONS)}; do "

@@ -22,6 +22,7 @@ from devstack.services import NotReady
 from devstack.services.configuration import items_of
 from devstack.settings import URL_VARIABLE, Settings, database_url, reachable_address, with_port
 from devstack.shell import Command, sh
+from devstack.variables import with_required_auth
 
 ANSWER_BYTES = 16 << 20
 """More than any application says of itself; a path that streams for ever would fill the memory."""
@@ -183,7 +184,7 @@ class Api:
         for key, value in api.env.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             env[key] = string.Template(text).substitute(known)  # the settings were checked for other names
-        return {**self.settings.dotenv.filled(env), **env}
+        return with_required_auth({**self.settings.dotenv.filled(env), **env})
 
     def _hosts(self) -> list[str]:
         """The names by which the default application may be called, besides ``localhost`` and its addresses."""
@@ -373,6 +374,10 @@ class Api:
             if "ModuleNotFoundError" in text and not self.settings.api.python:
                 return "set api.python to an interpreter with the application's packages; or correct api.app or api.dir"
             return f"correct api.app ({self.settings.api.app}) or api.dir ({self.settings.api.dir}), or mend the import"
+        if "authentication method requirement" in text:
+            return (
+                'if that server may be logged in to by another way: PGREQUIREAUTH: "" below api.env (docs/settings.md)'
+            )
         if " answered 404" in text:
             return f"set api.health_path; {self.settings.api.health_path} is not there"
         return f"mend the application, then inv api.start; the whole log: inv {self.label}.logs"

@@ -257,6 +257,11 @@ class Images:
         wanted = self.all()
         for one in wanted:
             self.ensure(one)
+        if by_digest := [f"{one.name} in {one.setting}" for one in wanted if "@" in one.name]:
+            console.note(
+                f"{' and '.join(by_digest)} {'is' if len(by_digest) == 1 else 'are'} named by digest, which the engines"
+                " do not keep in a file: have a tag there, on this machine and on the one that loads it"
+            )
         aside = path.with_name(f".{path.name}.partial")
         try:
             names = [one.name for one in wanted]

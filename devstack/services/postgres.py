@@ -51,6 +51,8 @@ name never means an object of the application (CVE-2018-1058), a literal never e
 in the same way."""
 PINNED = f"{PIN} -c role=none"
 """The same on our own server, where the role that came in is the one that is meant."""
+PINNING = "SET search_path = pg_catalog, pg_temp; SET standard_conforming_strings = on; SET quote_all_identifiers = off"
+"""First statements of a superuser's script, with the same effect: a script of an export is run by other programs."""
 MAINTENANCE = "postgres"
 """A database that every server has; no user's dump takes what is in it."""
 PRELOADED = "shared_preload_libraries"
@@ -588,6 +590,7 @@ class Postgres:
     def _set_up_role(self) -> None:
         db = self.settings.db
         values = {
+            "pinning": PINNING,
             "user": literal(db.user),
             "password": literal(self.credentials.db_password),
             "name": literal(db.name),
@@ -608,10 +611,12 @@ class Postgres:
     def database_script(self) -> str:
         """Holds no password."""
         values = {
+            "pinning": PINNING,
             "user": literal(self.settings.db.user),
             "reader": reader_script(),
             "extensions": "\n".join(f"{creating(e)} \\gexec" for e in self.settings.db.extensions),
-            "tracking": f"\\connect {MAINTENANCE}\nSET client_min_messages = warning;\n{creating(STATEMENTS)} \\gexec"
+            "tracking": f"\\connect {MAINTENANCE}\n{PINNING};\nSET client_min_messages = warning;\n"
+            f"{creating(STATEMENTS)} \\gexec"
             if self.tracks_statements
             else "",
         }
@@ -629,8 +634,8 @@ class Postgres:
         }
 
     def admin(self, database: str) -> Command:
-        """Return psql as the superuser. It may run fixed statements on the catalog only: what evaluates an object or an
-        expression of the application runs as the reader or the owner."""
+        """Return psql as the superuser. It may run fixed statements on the catalog only, after :data:`PINNING`: what
+        evaluates an object or an expression of the application runs as the reader or the owner."""
         return self.as_superuser(PSQL, database)
 
     def as_superuser(
@@ -748,9 +753,10 @@ class Postgres:
         for path, file in walk_plain(folder):  # each directory is ours before it is listed
             host.take(path if file is None else file.fileno())
 
-    def ask(self, database: str, sql: str) -> Command:
-        """A question to the server as the superuser."""
-        return Command(f"{self.admin(database)} -c {argv([sql])}")
+    def ask(self, database: str, *statements: str) -> Command:
+        """Return a command that runs statements as the superuser, each in a transaction of its own."""
+        words = [word for statement in (PINNING, *statements) for word in ("-c", statement)]
+        return Command(f"{self.admin(database)} {argv(words)}")
 
     def _psql(self, database: str, script: str, what: str) -> str:
         """Run SQL as the superuser. It travels in a 0600 file: it may hold a password."""
@@ -854,6 +860,7 @@ SELECT format('CREATE EXTENSION IF NOT EXISTS %I', {name}) || CASE
            ELSE format(' SCHEMA %I', {schema}) END"""
 
 ROLE_SQL = """\
+$pinning;
 -- neither a statement that fails nor one that is counted must leave the password anywhere
 SET pg_stat_statements.track = none;
 SET log_min_error_statement = panic;
@@ -874,6 +881,7 @@ SELECT format('GRANT CONNECT ON DATABASE %I TO $reader', current_database()) \\g
 """
 
 DATABASE_SQL = """\
+$pinning;
 SET client_min_messages = warning;
 SET pg_stat_statements.track = none;
 $extensions

@@ -16,7 +16,8 @@ set -eu
 $as "$@" -c listen_addresses= &
 server=$!
 trap 'kill -INT "$server"; wait "$server"; exit 143' INT TERM
-export PGHOST="$NV_SOCKETS" PGPORT=5432 PGUSER=postgres
+. /nv/options.sh # nothing that the application's role has set for its database counts for the superuser
+export PGHOST="$NV_SOCKETS" PGPORT=5432 PGUSER=postgres PGOPTIONS
 until $as pg_isready -q -d postgres; do
     kill -0 "$server" 2>/dev/null || fail "PostgreSQL did not start: its own words are above"
     sleep 0.1
@@ -30,5 +31,5 @@ kill -INT "$server"
 wait "$server" || true
 trap - INT TERM
 [ -n "$done" ] || fail "the database could not be set up: PostgreSQL's words are above"
-unset PGHOST PGPORT PGUSER NV_VERIFIER
+unset PGHOST PGPORT PGUSER PGOPTIONS NV_VERIFIER
 exec $as "$@"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from devstack.data import census
 from devstack.data.session import Session, session
 from tests.conftest import ROOT, wait_for
 from tests.data.conftest import Data, running
+from tests.test_testing import Suite
 
 TRAPS = (Path(__file__).parent / "traps.sql").read_text()
 
@@ -36,9 +39,16 @@ def trapped(workspace: Path, cache: Path) -> Iterator[Data]:
     """A running stack whose application has left traps for the superuser everywhere."""
     with running(workspace, cache) as made:
         made.inv("data.backup")  # so that pg_stat_statements and the like are there
-        script = f"SET nv.words = '{words()}';\n{TRAPS}"
-        made.program("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-f", "-", input=script, PGUSER="nina")
+        made.program("psql", *PLAIN, "-o", "/dev/null", "-f", "-", input=script(), PGUSER="nina")
         yield made
+
+
+PLAIN = ("-Xq", "-v", "ON_ERROR_STOP=1")
+
+
+def script() -> str:
+    """Return the SQL that sets the traps."""
+    return f"SET nv.words = '{words()}';\n{TRAPS}"
 
 
 def caught(data: Data) -> list[str]:
@@ -53,6 +63,7 @@ def roles(data: Data) -> list[str]:
 def test_no_command_runs_the_application_s_code_as_the_superuser(trapped: Data) -> None:
     data = trapped
     dump = data.backup()
+    later = data.sql("SELECT to_char(now() + interval '1 day', 'YYYY-MM-DD')", "postgres")
     for line in (
         "dev.up",
         "dev.status",
@@ -70,7 +81,7 @@ def test_no_command_runs_the_application_s_code_as_the_superuser(trapped: Data) 
         "data.generate --rows 10",
         "db.profile --seconds 1",
         "dev.bundle",
-        f"data.restore --file {dump.name}",
+        f"data.restore --at {later}",
         "data.undo",
         f"data.restore --merge --file {dump.name}",
         "dev.restart",
@@ -82,6 +93,61 @@ def test_no_command_runs_the_application_s_code_as_the_superuser(trapped: Data) 
         assert caught(data) == [], line
     assert roles(data) == ["postgres"]
     assert not [name for name in data.databases() if not name.startswith("nina")]
+
+
+@pytest.mark.slow
+def test_no_command_that_fills_or_replaces_the_data_runs_it_either(trapped: Data, tmp_path: Path) -> None:
+    data = trapped
+    seed = tmp_path / "seed.sql"
+    seed.write_text("CREATE TABLE seeded AS SELECT 1 AS n;")
+    cluster = next(data.backups.glob("*.cluster"), None) or data.backup("--incremental")
+    for line in (
+        f"data.seed {seed}",
+        "data.migrate --no-backup",
+        "data.pin latest",
+        "data.unpin latest",
+        "pgb.reload",
+        "dev.load --seconds 1 --only db --only pgb",
+        f"data.restore --file {cluster.name} --no-safety-backup",
+        "data.cleanup --days 0",
+    ):
+        data.inv(*line.split())
+        assert caught(data) == [], line
+    data.inv("dev.up", INVOKE_DB_EXTENSIONS=json.dumps(["vector", "pg_trgm"]))
+    assert ("pg_trgm",) in data.query("SELECT extname FROM pg_extension")
+    assert caught(data) == []
+    assert roles(data) == ["postgres"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("template", ["data", "migrations"])
+def test_the_tests_of_a_project_do_not_run_it_either(trapped: Data, tmp_path: Path, template: str) -> None:
+    """With traps in the database that the tests' databases are copies of, and in the one that migrations make."""
+    suite = Suite(trapped, tmp_path)
+    suite.write("""
+        def test_counts(nv_connection):
+            with nv_connection.cursor() as cursor:
+                cursor.execute("SELECT count(*) FROM public.traps")
+                assert cursor.fetchone() == (100,)
+    """)
+    file = tmp_path / "traps.sql"
+    file.write_text(script())
+    words = [str(trapped.bin / "psql"), *PLAIN, "-o", "/dev/null", "-f", str(file)]
+    suite.run("--nv-template", template, INVOKE_DATA_MIGRATE=f'{shlex.join(words)} "$DATABASE_URL"')
+    assert caught(trapped) == []
+    assert roles(trapped) == ["postgres"]
+
+
+@pytest.mark.slow
+def test_the_scripts_of_an_export_do_not_run_it_either(trapped: Data, tmp_path: Path) -> None:
+    """Each start of an exported stack has the superuser run them, by a program that is not ours."""
+    trapped.inv("dev.export", "--format", "compose", "--output", str(tmp_path / "out"))
+    verifier = trapped.sql("SELECT rolpassword FROM pg_authid WHERE rolname = 'nina'", "postgres")
+    for name, database in (("role", "postgres"), ("database", "nina")):
+        file = tmp_path / f"out/db/{name}.sql"
+        trapped.program("psql", *PLAIN, "-f", str(file), PGDATABASE=database, NV_VERIFIER=verifier)
+        assert caught(trapped) == [], name
+    assert roles(trapped) == ["postgres"]
 
 
 def test_the_reader_reads_every_table_and_does_nothing_else(trapped: Data) -> None:
@@ -209,3 +275,12 @@ def data_with_defaults(trapped: Data) -> Iterator[Data]:
     yield trapped
     for name in names:
         trapped.sql(f"ALTER DATABASE nina RESET default_transaction_{name}", "postgres")
+
+
+@pytest.mark.slow
+def test_a_reset_does_not_run_it_either(trapped: Data) -> None:
+    """The last of this module: it removes the traps."""
+    before = len(caught(trapped))
+    trapped.inv("dev.reset", "--yes")
+    assert len(caught(trapped)) == before
+    assert roles(trapped) == ["postgres"]

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import psycopg2
 import pytest
 
 from devstack.data import cluster as clusters
@@ -343,15 +344,39 @@ def test_a_fixture_may_be_a_dump(victim: Victim) -> None:
 @pytest.mark.skipif(os.getuid() != 0, reason="where the tests are not run by root, nobody else is meant")
 def test_as_root_no_program_that_reads_a_dump_is_run_by_root(victim: Victim) -> None:
     log = victim.root / "logs/devstack.log"
-    before = log.stat().st_size
+
+    def check(*words: str, least: int) -> None:
+        """Run a command, whose programs that read a dump all run under the services' account."""
+        before = log.stat().st_size
+        victim.inv(*words)
+        with log.open() as file:
+            file.seek(before)
+            lines = [line for line in file if re.search(r"pg_restore|psql.* -f -", line)]
+        assert len(lines) >= least, words
+        assert [line for line in lines if "su -s /bin/sh" not in line] == [], words
+
     for layout in ("sql.gz", "custom", "directory"):
         path = victim.forged(layout, HARMLESS, "plain", rows=20)
-        victim.inv("data.verify", "--deep", "--file", str(path))
-    with log.open() as file:
-        file.seek(before)
-        lines = [line for line in file if re.search(r"pg_restore|psql.* -f -", line)]
-    assert len(lines) >= 6
-    assert [line for line in lines if "su -s /bin/sh" not in line] == []
+        least = 1 if layout == "sql.gz" else 2
+        check("data.verify", "--deep", "--file", str(path), least=least)
+        check("data.restore", "--file", str(path), "--no-safety-backup", least=least)
+        check("data.restore", "--merge", "--file", str(path), "--no-safety-backup", least=least)
+    seed = victim.folder / "seed-as-account.sql"
+    seed.write_text("SELECT 1;")
+    check("data.seed", str(seed), least=1)
+
+
+@pytest.mark.variations
+@pytest.mark.parametrize("layout", ["custom", "directory", "sql"])
+def test_the_name_of_a_dump_is_no_command(victim: Victim, layout: str) -> None:
+    made = victim.forged(layout, HARMLESS, "named", rows=20)
+    name = '-it\'s "$(touch $LC_CANARY)" `touch $LC_CANARY`;touch $LC_CANARY|&\\ %s'
+    path = made.rename(made.with_name(name + made.suffix))
+    victim.describe(path, layout, {"public.notes": 20})
+    env: dict[str, Any] = {"LC_CANARY": str(victim.canary)}
+    victim.inv("data.verify", "--deep", "--file", str(path), **env)
+    victim.inv("data.restore", "--no-safety-backup", "--file", str(path), **env)
+    victim.unharmed()
 
 
 # a cluster's files
@@ -427,6 +452,61 @@ def test_settings_that_the_servers_account_has_exchanged_for_a_link_are_not_copi
     for path in settings.parent.parent.rglob("postgresql.conf"):
         assert "the secret" not in path.read_text()
     victim.inv("data.verify", "--deep", "--file", str(copied))
+
+
+def forge_settings(victim: Victim, copy: Path) -> dict[str, str]:
+    """Put settings into a copy that run commands and let everybody in, with the checksums of PostgreSQL and ours made
+    to fit.
+
+    :returns: the contents by their names.
+    """
+    rules = {"pg_hba.conf": "local all all trust\nhost all all 0.0.0.0/0 trust\n", "pg_ident.conf": "nv /.* postgres\n"}
+    settings = SETTINGS.replace("CANARY", str(victim.canary))
+    named = f"hba_file = '{victim.folder}/pg_hba.conf'\nident_file = '{victim.folder}/pg_ident.conf'\n"
+    forged = {**rules, "postgresql.conf": settings + named, "more.conf": "work_mem = '7MB'\n"}
+    for name, content in forged.items():
+        (copy / name).write_text(content)
+    for name, content in rules.items():
+        (victim.folder / name).write_text(content)
+    listed = json.loads((copy / "backup_manifest").read_text())
+    listed["Files"].append({**listed["Files"][0], "Path": "more.conf"})
+    for entry in listed["Files"]:
+        if entry["Path"] in forged:
+            content = (copy / entry["Path"]).read_bytes()
+            entry.update(Size=len(content), Checksum=hashlib.sha256(content).hexdigest())
+    del listed["Manifest-Checksum"]
+    # the last line is the checksum of all before it
+    text = json.dumps(listed)[:-1] + ",\n"
+    text += f'"Manifest-Checksum": "{hashlib.sha256(text.encode()).hexdigest()}"}}\n'
+    (copy / "backup_manifest").write_text(text)
+    manifest = json.loads(Path(f"{copy}.json").read_text())
+    files = {name: sha256_of(copy / name) for name in manifest["files"]}
+    manifests.write(copy, {**manifest, "files": files, "sha256": directory_hash(files), "signature": "0" * 64})
+    return forged
+
+
+@pytest.mark.slow
+def test_settings_in_a_forged_copy_that_is_trusted_are_not_obeyed(victim: Victim, copied: Path) -> None:
+    forged = forge_settings(victim, copied)
+    for words in (["data.verify", "--deep"], ["data.restore", "--no-safety-backup"]):
+        victim.refused(*words, "--file", str(copied), says="this environment has not signed[^$]*--trust-cluster")
+    victim.inv("data.verify", "--deep", "--trust-cluster", "--file", str(copied))
+    victim.unharmed()
+    victim.inv("data.restore", "--trust-cluster", "--no-safety-backup", "--file", str(copied))
+    try:
+        assert (victim.data / "pg_hba.conf").read_text() == forged["pg_hba.conf"], "it is the copy that runs"
+        for name in ("hba", "ident"):
+            assert victim.sql(f"SHOW {name}_file") == str(victim.state / f"config/pg_{name}.conf")
+        assert victim.sql("SHOW work_mem") == "4MB"
+        named = victim.sql("SELECT DISTINCT name FROM pg_file_settings").splitlines()
+        assert set(named) & set(re.findall(r"^(\w+) =", forged["postgresql.conf"], re.MULTILINE)) == set()
+        for user in ("nina", "postgres"):
+            with pytest.raises(psycopg2.OperationalError):
+                victim.query("SELECT 1", user=user, password="wrong")
+        assert victim.sql("SELECT count(*) FROM notes") == "20"
+        victim.unharmed()
+    finally:
+        victim.inv("data.undo")
 
 
 @pytest.mark.slow

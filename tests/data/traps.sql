@@ -1,5 +1,6 @@
 -- What the database's owner may make, to be run by a superuser who is not careful. Each trap logs CAUGHT if it is.
 SET client_min_messages = warning;
+SELECT current_database() AS database \gset
 
 CREATE FUNCTION public.trapped(what text) RETURNS bool LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog AS $$
@@ -125,11 +126,11 @@ $$ BEGIN PERFORM public.trapped('jsonb_agg');
 CREATE AGGREGATE public.jsonb_agg(pg_catalog.jsonb) (SFUNC = public.gathering, STYPE = pg_catalog.jsonb, INITCOND = '[]');
 
 -- settings, which every session on the database begins with; nina's own are as they were
-ALTER DATABASE nina SET standard_conforming_strings = off;
+ALTER DATABASE :"database" SET standard_conforming_strings = off;
 SELECT pg_catalog.set_config('search_path', 'public,pg_catalog,x;create/**/role/**/of_the_list/**/superuser', false);
-ALTER DATABASE nina SET search_path FROM CURRENT;
+ALTER DATABASE :"database" SET search_path FROM CURRENT;
 SET search_path = pg_catalog;
-ALTER ROLE nina IN DATABASE nina SET standard_conforming_strings = on;
-ALTER ROLE nina IN DATABASE nina SET search_path = public;
+ALTER ROLE nina IN DATABASE :"database" SET standard_conforming_strings = on;
+ALTER ROLE nina IN DATABASE :"database" SET search_path = public;
 CREATE TABLE public."a\'; CREATE ROLE ""of the name"" SUPERUSER; --" (id int4);
 CREATE SEQUENCE public."s\'; CREATE ROLE ""of the sequence"" SUPERUSER; --";

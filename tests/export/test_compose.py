@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import stat
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import yaml
 
 from devstack.credentials import proves, scram_verifier
 from devstack.export.folder import SIGNATURE
+from devstack.services.postgres import PINNED
 from tests.conftest import Project
 from tests.export.conftest import HOSTILE, ODD, PASSWORD, Exporter, documents, golden, sourced
 
@@ -114,6 +117,26 @@ def test_an_image_of_your_own_is_not_built(exporter: Exporter, tmp_path: Path) -
     assert not (folder / "build").exists()
 
 
+def test_a_digest_is_kept_in_every_format(exporter: Exporter, tmp_path: Path) -> None:
+    digest = f"sha256:{'0123456789abcdef' * 4}"
+    images: dict[str, Any] = {
+        "INVOKE_DB_IMAGE": f"pgvector/pgvector@{digest}",
+        "INVOKE_PGB_IMAGE": f"registry.example/pgbouncer@{digest}",
+        "INVOKE_API_BASE_IMAGE": f"python@{digest}",
+    }
+    for kind, wanted in (
+        ("compose", (f"docker.io/pgvector/pgvector@{digest}", f"registry.example/pgbouncer@{digest}")),
+        ("quadlet", (f"docker.io/pgvector/pgvector@{digest}", f"registry.example/pgbouncer@{digest}")),
+        ("kubernetes", (f"registry.example/db:17@{digest}",)),
+    ):
+        more = ("--db-image", f"registry.example/db:17@{digest}") if kind == "kubernetes" else ()
+        out = tmp_path / kind
+        exporter.inv("dev.export", "--format", kind, "--output", str(out), *more, **images)
+        text = "".join(path.read_text() for path in out.rglob("*") if path.suffix in (".yaml", ".container"))
+        for image in (*wanted, f"docker.io/library/python@{digest}"):
+            assert re.search(rf"{re.escape(image)}[\"'\s]", text), (kind, image)
+
+
 def test_another_environment_has_names_of_its_own(exporter: Exporter) -> None:
     folder = exporter.export("--format", "compose", NV_ENV="review")
     assert folder == exporter.root / "export" / "review-compose"
@@ -122,6 +145,30 @@ def test_another_environment_has_names_of_its_own(exporter: Exporter) -> None:
     assert list(found["services"]) == ["nv-review-db", "nv-review-pgbouncer", "nv-review-api"]
     assert list(found["volumes"]) == ["nv-review-db-data"]
     assert "host=nv-review-db port=5432" in (folder / "pgbouncer" / "pgbouncer.ini").read_text()
+
+
+def test_what_the_role_has_set_does_not_count_for_the_superuser_at_a_start(exporter: Exporter, tmp_path: Path) -> None:
+    """The database's entry, with programs that show how they are called; test_superuser.py has its scripts."""
+    folder = exporter.export("--format", "compose", "--output", str(tmp_path / "out"))
+    programs, seen = tmp_path / "bin", tmp_path / "seen"
+    programs.mkdir()
+    version = 'if [ "$1" = --version ]; then echo "postgres (PostgreSQL) 17.5"; exit; fi'
+    show = f'printf "%s %s\\n" "$(basename "$0")" "${{PGOPTIONS-none}}" >>{seen}'
+    lasting = 'case "$*" in *listen_addresses=*) sleep 1 ;; esac'
+    scripts = {"postgres": f"{version}\n{show}\n{lasting}", "pg_isready": f"[ -e {seen} ]", "psql": show}
+    for name, script in scripts.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    (folder / "db/setup.sh").write_text("")  # which gives the cluster to PostgreSQL's account
+    entry = (folder / "db/entry.sh").read_text().replace("/run/secrets", f"{folder}/secrets")
+    env = {"NV_RULES": str(tmp_path / "rules"), "NV_SOCKETS": "/none", "NV_DATABASE": "nina"}
+    subprocess.run(
+        ["/bin/sh", "-c", re.sub(r"/nv/(?=\w)", f"{folder}/db/", entry), "entry", "postgres"],
+        env={**env, "PATH": f"{programs}:{os.environ['PATH']}"},
+        check=True,
+        timeout=30,
+    )
+    assert seen.read_text().splitlines() == ["postgres none", *[f"psql {PINNED}"] * 2, "postgres none"]
 
 
 # what is refused

@@ -156,6 +156,7 @@ RECORDED = {
     "db.extensions": {"INVOKE_DB_EXTENSIONS": "nosuch"},
     "pgb.binary": {"INVOKE_PGB_BINARY": "/nowhere"},
     "stack.runtime": {"INVOKE_STACK_RUNTIME": "apple"},
+    "db.extensions, a choice of PostgreSQL": {"INVOKE_DB_EXTENSIONS": "pg_trgm", "INVOKE_DB_PORT": "TAKEN"},
     "db.port": {"INVOKE_DB_PORT": "TAKEN"},
     "pgb.port": {"INVOKE_PGB_PORT": "TAKEN"},
     "api.port": {"INVOKE_API_PORT": "TAKEN"},

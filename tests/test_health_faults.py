@@ -701,10 +701,10 @@ def test_what_does_not_answer_is_not_restarted_with_a_setting_that_is_refused(ot
     wanted = other.root.parent / "app" / "wanted.json"
     wanted.write_text('{"seconds": 5, "status": 200}')
     before = other.pids()
-    done = other.inv("dev.heal", expect=1, INVOKE_API_DIR="nowhere")
+    done = other.inv("dev.heal", expect=1, INVOKE_API_APP="nosuch:app")
     wanted.write_text('{"seconds": 0, "status": 200}')
     assert "not repaired" in done.stdout
-    assert "nowhere does not exist" in done.stdout
+    assert "module nosuch was not found" in done.stdout
     assert other.pids() == before
     wait_for(lambda: well(other), 30)
     assert other.pids() == before

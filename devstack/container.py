@@ -793,15 +793,15 @@ class ContainerContext:
         if self.runtime.contained:  # the engine has published its port by now
             self._states[spec.name] = ServiceState(spec.name, "running")
 
-    def stop(self, name: str, *, signal: str = "", seconds: int = 10) -> None:
-        """Tell a service to stop; it has once :meth:`states` says so. Patience, and a signal without which it is the
-        service's own, are for engines that did not learn them at its start.
+    def stop(self, name: str, *, signal: str = "", instead: str = "", seconds: int = 10) -> None:
+        """Tell a service to stop; it has once :meth:`states` says so. The parameters are those of
+        :meth:`devstack.runtimes.Runtime.stop`.
 
         :raises StackError: the engine refused.
         """
         self._addresses.pop(name, None)
         self._forget(name)
-        steps = self.runtime.stop(name, signal=signal, seconds=seconds)
+        steps = self.runtime.stop(name, signal=signal, instead=instead, seconds=seconds)
         self._checked(steps, self.runtime.check_stop, f"stop {name}")
 
     def _checked(self, steps: Sequence[Step], check: Callable[[str], None], what: str) -> None:

@@ -97,3 +97,7 @@ class CommandError(StackError):
     def __init__(self, what: str, exited: int, *, evidence: Sequence[str] = (), fix: str | Sequence[str] = ()):
         self.exited = exited
         super().__init__(what, why=f"the command ended with exit code {exited}", evidence=evidence, fix=fix)
+
+    def plain(self) -> StackError:
+        """Return the same error for callers that would take a failed command for a verdict on what it reads."""
+        return StackError(self.what, why=self.why, evidence=self.evidence, fix=self.fix)

@@ -66,7 +66,8 @@ class StackLock:
         # a new file: what has the name may be a link, or have another name elsewhere
         self._holder.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(self._holder, flags, 0o600), "w") as file:
+        # words are what the system gave: bytes that are no text too
+        with open(os.open(self._holder, flags, 0o600), "w", encoding="utf-8", errors="backslashreplace") as file:
             # a URL among the words may have a password
             file.write(f"{os.getpid()} {hide_url_passwords(' '.join([wording().program, *sys.argv[1:]]))}\n")
         return waited

@@ -61,6 +61,12 @@ def explain(error: BaseException) -> StackError | None:
         )
     if isinstance(error, OSError) and error.errno in MISHAPS:
         return _file(error)
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # of Path.expanduser()
+        return UsageError(
+            "a path begins with ~ and the name of no account here",
+            why="~name stands for the home directory of the account that has this name",
+            fix="write the path in full; a file whose name begins with ~ is ./~name",
+        )
     if isinstance(error, MemoryError):
         return StackError("there is no memory left", fix="end some programs")
     module = type(error).__module__

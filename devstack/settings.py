@@ -730,7 +730,7 @@ def contradictions(s: Settings) -> Iterator[Refusal]:
             yield refusal(path, f"{name!r} is reserved by PostgreSQL or PgBouncer", "choose another name, such as nina")
         if len(name.encode()) > 63:
             yield refusal(path, f"it has {len(name.encode())} bytes, PostgreSQL takes 63", "choose a shorter name")
-        if _control(name):
+        if _control(name) or any(0x80 <= ord(c) < 0xA0 for c in name):
             yield refusal(path, "it has a control character", "choose a name without")
     if "=" in s.db.name or "://" in s.db.name:
         # psql and pg_dump take such a name for a connection string

@@ -586,9 +586,9 @@ class Stack:
             self.context.host.remove(self._applied(service).path)  # first: who looks meanwhile sees it is on purpose
         # a native service learnt its signal at its start, and its program may be gone by now
         signal = service.stop_signal if self.context.runtime.contained else ""
-        if service is self.db and not self.context.dry and self.db.is_recovering():
-            signal = "QUIT"
-        self.context.stop(service.name, signal=signal, seconds=int(self.settings.stack.stop_timeout))
+        instead = "QUIT" if service is self.db and not self.context.dry and self.db.is_recovering() else ""
+        patience = int(self.settings.stack.stop_timeout)
+        self.context.stop(service.name, signal=signal, instead=instead, seconds=patience)
         if self.context.dry:
             return
 

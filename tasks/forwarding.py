@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from invoke import Exit
 
 from devstack import console
-from devstack.errors import StackError, UsageError
+from devstack.errors import FAILED, StackError, UsageError
 from devstack.files import load_json, read_regular
 from devstack.remote.agent import RECORD
 from tasks.runstate import state_of
@@ -174,7 +174,9 @@ def _there(host: Remote, args: Any, contexts: list[Any], env: str) -> int:
     options: dict[str, Any] = {"folder": _folder(host), "settings": Path(file).read_text() if file else ""}
     if contexts[0].name in MAKE_BACKUPS and not args.dry.value:
         with _backups(host, contexts[0]) as changes:
-            return host.run([*core, *words_of(contexts[0], env, changes)], **options)
+            code = host.run([*core, *words_of(contexts[0], env, changes)], **options)
+        unreadable = _report_unreadable(host, contexts[0])
+        return code or unreadable
     for context in contexts:
         if context.name == "data.seed":
             _check_sent(host, _value(context, "path"))
@@ -185,6 +187,18 @@ def _there(host: Remote, args: Any, contexts: list[Any], env: str) -> int:
         with _followed(host):
             return host.run([*core, *words], **options)
     return host.run([*core, *words], **options)
+
+
+def _report_unreadable(host: Remote, context: Any) -> int:
+    """Print which backups here could not go to the host to be verified; the exit code."""
+    from devstack.data import catalogue
+
+    if context.name != "data.verify" or not _value(context, "all"):
+        return 0
+    _, unreadable = catalogue.survey(catalogue.folder_of(host.settings))
+    for other in unreadable:
+        console.note(other.error().text())
+    return FAILED if unreadable else 0
 
 
 def _check_sent(host: Remote, name: str) -> None:
@@ -293,11 +307,8 @@ def _lend(exchange: Exchange, context: Any) -> dict[str, Any]:
         return {**changes, "file": there, "latest": None, "at": None}
     if name == "data.verify":
         if _value(context, "all"):
-            found, unreadable = catalogue.survey(folder)
-            for backup in found:
+            for backup in catalogue.backups(folder):
                 exchange.lend(backup)
-            if unreadable:
-                raise unreadable[0].error()
             return changes
         file = _value(context, "file") or "latest"
         return {**changes, "file": exchange.lend(latest() if file == "latest" else catalogue.named(folder, file))}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from devstack import console
-from devstack.errors import UsageError, addressed, labelled
+from devstack.errors import StackError, UsageError, addressed, labelled
 
 if TYPE_CHECKING:
     from devstack.data.catalogue import Backup, Unreadable
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from devstack.data.schedule import Status
     from devstack.data.transfer import Moved
     from devstack.data.verify import Result
-    from devstack.errors import StackError
     from devstack.stack import Stack
 
 HOW = {"read": "read", "restore": "restored"}
@@ -60,6 +59,7 @@ def data(stack: Stack, backup: Backup | Unreadable) -> dict[str, Any]:
         return {
             "path": str(backup.path),
             "file": backup.name,
+            "state": backup.state,
             "why": backup.why,
             "fix": [addressed(line) for line in backup.fix],
         }
@@ -97,7 +97,10 @@ def listing(stack: Stack, found: Sequence[Backup | Unreadable], folder: Path) ->
 
 
 def _damage(unreadable: Unreadable) -> str:
-    return unreadable.why if "damaged" in unreadable.why else f"damaged: {unreadable.why}"
+    from devstack.data.catalogue import IN_WORDS
+
+    state = IN_WORDS[unreadable.state]
+    return unreadable.why if state in unreadable.why else f"{state}: {unreadable.why}"
 
 
 def _way_out(unreadable: Unreadable) -> str:
@@ -155,9 +158,7 @@ def verified(
             }
             for result in results
         ]
-        rows += [
-            {**data(stack, other), "state": "damaged", "damage": other.why, "recorded": False} for other in unreadable
-        ]
+        rows += [{**data(stack, other), "damage": other.why, "recorded": False} for other in unreadable]
         console.data({"backups": rows})
     else:
         for result in results:
@@ -253,22 +254,34 @@ def choose(stack: Stack) -> str:
     """Ask on the terminal which backup is meant.
 
     :raises UsageError: there is no terminal, or none was chosen.
+    :raises StackError: the chosen one can't be used, or one that can't be used may be meant by a number.
     """
     from devstack.data import catalogue
 
     folder = catalogue.folder_of(stack.settings)
-    found = catalogue.backups(folder)
+    found, unreadable = catalogue.survey(folder)
     if not sys.stdin.isatty():
         raise UsageError("--choose asks, and there is no terminal", fix="name a backup: --file NAME")
-    listing(stack, found, folder)
+    listing(stack, [*found, *unreadable], folder)
     names = [backup.name for backup in found]
     answer = ""
     with contextlib.suppress(EOFError):
         answer = input("which one? (its name, or 1 for the newest, 2 for the one before …) ").strip()
-    if answer.isdigit() and 1 <= int(answer) <= len(names):
-        return names[-int(answer)]
+    if answer.isdecimal() and 1 <= int(answer) <= len(names):
+        chosen = found[-int(answer)]
+        for other in unreadable:
+            if other.may_be_newer(chosen):
+                raise StackError(
+                    f"{answer} may be another backup than {chosen.name}",
+                    why=f"{other.name} may be newer, and can't be used: {other.why}",
+                    fix=[*other.fix, f"or answer with a name: {chosen.name}"],
+                )
+        return chosen.name
     if answer in names:
         return answer
+    for other in unreadable:
+        if answer == other.name:
+            raise other.error()
     raise UsageError("no backup was chosen", fix="nothing was touched")
 
 

@@ -307,6 +307,41 @@ def test_a_service_is_told_to_stop_its_log_is_kept_and_it_goes(kind: type[Contai
     assert len(steps) == 4
 
 
+@pytest.mark.parametrize("kind", [Docker, Podman])
+def test_another_signal_comes_after_the_stop_and_until_that_has_ended(kind: type[Containers]) -> None:
+    halt, *_ = commands(dialect(kind).stop("nv-db", signal="INT", instead="QUIT", seconds=60))
+    program = kind.program
+    assert halt == (
+        f"{{ {program} stop nv-db >/dev/null & stop=$!\n"
+        "while sleep 0.2; kill -0 $stop 2>/dev/null;"
+        f" do {program} kill --signal SIGQUIT nv-db >/dev/null 2>&1; done\n"
+        "wait $stop; }"
+    )
+
+
+def test_apple_is_told_the_other_signal_at_the_stop() -> None:
+    halt, *_ = commands(dialect(Apple).stop("nv-db", signal="INT", instead="QUIT", seconds=60))
+    assert halt == "container stop --signal SIGQUIT --time 60 nv-db >/dev/null"
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_stop_with_another_signal_ends_as_the_stop_does(tmp_path: Path, code: int) -> None:
+    """By an engine whose stop waits for the signal, and then fails or not."""
+    engine, said = tmp_path / "podman", tmp_path / "said"
+    engine.write_text(
+        "#!/bin/sh\n"
+        f'echo "$1" >>"{said}"\n'
+        f'case $1 in kill) touch "{said}.killed"; exit 1 ;; esac\n'  # refused once it has ended
+        f'while [ ! -e "{said}.killed" ]; do sleep 0.05; done; exit {code}\n'
+    )
+    engine.chmod(0o755)
+    halt, *_ = commands(dialect(Podman).stop("nv-db", signal="INT", instead="QUIT"))
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["/bin/sh", "-c", halt], env=env, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+    assert said.read_text().split()[:2] == ["stop", "kill"]
+
+
 @ALL
 def test_logs_are_those_of_the_container_or_those_that_were_kept(kind: type[Containers]) -> None:
     line = dialect(kind).logs("nv-db", tail=20, follow=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -166,9 +167,10 @@ def test_a_lock_file_naming_a_thread_is_removed(project: Project) -> None:
     project.inv("db.start")
     project.inv("db.stop")
     owner = (project.data / "PG_VERSION").stat()
-    thread = "import sys, threading; t = threading.Thread(target=sys.stdin.read); t.start()"
+    # of the database's account: PostgreSQL takes another account's process for none
+    thread = "import os, sys, threading; t = threading.Thread(target=sys.stdin.read); os.setuid(int(sys.argv[1]))"
     decoy = subprocess.Popen(
-        [sys.executable, "-c", f"{thread}; print(t.native_id, flush=True)"],
+        [sys.executable, "-c", f"{thread}; t.start(); print(t.native_id, flush=True)", str(owner.st_uid)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -180,7 +182,12 @@ def test_a_lock_file_naming_a_thread_is_removed(project: Project) -> None:
         lock = project.data / "postmaster.pid"
         lock.write_text(f"{decoy.stdout.readline().strip()}\n{project.data}\n1\n{project.db_port}\n\n\n\nready\n")
         os.chown(lock, owner.st_uid, owner.st_gid)
-        project.inv("db.start")
+        left = lock.read_bytes()
+        services = json.loads(project.inv("health", "--json", expect=1).stdout)["services"]
+        assert {service["service"]: service["verdict"] for service in services}["db"] == "stopped", services
+        assert lock.read_bytes() == left
+        project.inv("dev.heal")
+        assert len(project.pids()) == 3
         assert decoy.poll() is None
     finally:
         decoy.stdin.close()

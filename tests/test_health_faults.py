@@ -510,7 +510,9 @@ def test_a_url_of_the_application_s_own_that_has_another_password_is_named(stack
 def test_settings_that_changed_since_the_start_are_named(stack: Project) -> None:
     found = health(stack, INVOKE_PGB_DEFAULT_POOL_SIZE="21")
     assert found["pgb"]["verdict"] == "degraded"
-    assert {"settings", "config"} <= {check["name"] for check in found["pgb"]["checks"] if check["cause"]}
+    causes = {check["name"]: check["cause"] for check in found["pgb"]["checks"] if check["cause"]}
+    assert {"settings", "config"} <= causes.keys()
+    assert "default_pool_size is 20, not 21" in causes["settings"]
 
 
 @pytest.mark.faults
@@ -716,6 +718,20 @@ def test_an_application_is_judged_by_its_health_path_alone_if_it_has_nothing_els
         else:
             other.inv("api.stop", "api.start")
         assert other.inv("dev.heal").stdout == "everything is healthy\n"
+
+
+@pytest.mark.faults
+def test_what_does_not_answer_is_not_restarted_with_a_setting_that_is_refused(other: Project) -> None:
+    wanted = other.root.parent / "app" / "wanted.json"
+    wanted.write_text('{"seconds": 5, "status": 200}')
+    before = other.pids()
+    done = other.inv("dev.heal", expect=1, INVOKE_API_APP="nosuch:app")
+    wanted.write_text('{"seconds": 0, "status": 200}')
+    assert "not repaired" in done.stdout
+    assert "module nosuch was not found" in done.stdout
+    assert other.pids() == before
+    wait_for(lambda: well(other), 30)
+    assert other.pids() == before
 
 
 @pytest.mark.faults

@@ -1,32 +1,38 @@
 """Hostile names and values: each is refused with its setting and place, or arrives unchanged wherever it is used.
 
-Cases that a seed makes, against the code that real commands run, without servers.
+Cases that a seed makes, against the code that real commands run, and as commands on a project with a database.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import re
 import shlex
+import stat
 import string
 import subprocess
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
+import psutil
 import pytest
 from psycopg2.extensions import parse_dsn
 
 from devstack.container import ContainerContext
 from devstack.credentials import Credentials, owner_verifier, pgpass_line
+from devstack.data import catalogue
 from devstack.data.backup import Request
 from devstack.envfile import checked, parse_env_file
 from devstack.errors import USAGE, UsageError
+from devstack.escapes import safe
 from devstack.files import load_yaml
 from devstack.paths import paths_of
 from devstack.providers import Programs
@@ -47,7 +53,7 @@ from devstack.settings import (
 )
 from devstack.shell import argv, sh
 from devstack.variables import dotenv_lines, shell_lines
-from tests.conftest import Rounds
+from tests.conftest import Project, Rounds, directory_of_its_own, ended
 
 CASES = 10_000
 """In a campaign; a tenth otherwise."""
@@ -439,3 +445,149 @@ def test_a_yaml_file_of_hostile_texts_is_read_as_it_is_or_refused(chance: random
         value = "".join(chance.choices(string.printable, k=8))
         content = load_yaml(json.dumps({"db": {"name": value}}), "invoke.yaml")
         assert content == {"db": {"name": value}}
+
+
+COMMANDS = 1_000
+"""Commands on a real project in a campaign; a tenth otherwise."""
+DEEP = "a/b/c/d/e/f/g/h"
+"""A directory below which a path may go up a few times without leaving the project."""
+LEFT_ALONE = {
+    *("stack.host", "remote.dir"),  # another machine's
+    *("stack.cache_dir", "stack.runtime", "db.prepared"),
+}
+"""Settings that would take commands to other machines, to engines, or through long preparations."""
+PLACES = {"stack.state_dir", "data.dir"}
+LOOKS: list[tuple[str, ...]] = [("dev.status",), ("data.list",), ("dev.env", "--json"), ("--dry", "dev.up")]
+
+
+class Typed:
+    """A command as a person might type it, with a hostile value somewhere."""
+
+    def __init__(self, chance: random.Random, project: Project) -> None:
+        self.env: dict[str, str] = {}
+        self.kind = chance.choice(["label", "output", "file", "environment", "password", "setting", "setting"])
+        value = given(text(chance))
+        self.value = value
+        if self.kind == "label":
+            self.args = ["data.backup", "--schema-only", "--no-verify", "--json", f"--label={value}"]
+        elif self.kind == "output":
+            self.value = f"{project.root}/{DEEP}/{value}"
+            self.args = ["data.backup", "--schema-only", "--no-verify", "--json", f"--output={self.value}"]
+        elif self.kind == "file":
+            self.args = [*chance.choice([("data.verify", "--file"), ("data.restore", "--file"), ("data.pin",)]), value]
+        elif self.kind == "environment":
+            self.args = [*chance.choice(LOOKS), "-e", value]
+        elif self.kind == "password":
+            self.args = [*chance.choice(LOOKS)]
+            secret = given(f"{SECRET}{hostile(chance)}")
+            url = f"postgresql://nina:{secret}@localhost:{project.pgb_port}/nina"
+            names = {"INVOKE_DB_PASSWORD": secret, "NINAIVALAIGAL_JWT_SECRET": secret, URL_VARIABLE: url}
+            name = chance.choice([*names])
+            self.env = {name: names[name]}
+        else:
+            self.args = [*chance.choice(LOOKS)]
+            path = chance.choice([path for path in FIELDS if path not in LEFT_ALONE])
+            self.env = {variable_of(path): f"{project.root}/{DEEP}/{value}" if path in PLACES else value}
+
+    def __repr__(self) -> str:
+        return f"{self.args} {self.env}"
+
+
+def given(value: str) -> str:
+    """Return a value as a system can give it to a process."""
+    return value.replace("\ud800", "\udcff").replace("\0", "")
+
+
+@pytest.fixture(scope="module")
+def hostage(workspace: Path, cache: Path) -> Iterator[Project]:
+    """A project with secrets of its own and a running database."""
+    with directory_of_its_own(workspace) as folder, ended(Project(folder, cache)) as made:
+        made.env |= {
+            "INVOKE_DB_PASSWORD": f"{SECRET}-of-the-database",
+            "NINAIVALAIGAL_JWT_SECRET": f"{SECRET}-of-the-application",
+            "INVOKE_API_ENV": json.dumps({"TOKEN": f"{SECRET}-of-its-own"}),
+        }
+        (made.root / DEEP).mkdir(parents=True)
+        made.inv("db.start")
+        made.inv("data.backup", "--schema-only", "--no-verify")
+        yield made
+
+
+@pytest.mark.campaign
+def test_a_command_with_a_hostile_value_is_refused_or_does_all_of_it(
+    hostage: Project, chance: random.Random, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No secret is seen, and what is refused has changed nothing."""
+    lines: list[str] = []
+    start = subprocess.Popen.__init__
+
+    def noted(self: Any, args: Any, *rest: Any, **options: Any) -> None:
+        lines.append(str(args))
+        start(self, args, *rest, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", noted)
+    codes: Counter[tuple[str, int]] = Counter()
+    wrong: list[str] = []
+    before = traces(hostage)
+    for number in rounds(COMMANDS):
+        typed = Typed(chance, hostage)
+        try:
+            codes[typed.kind, carry_out(hostage, typed, before)] += 1
+        except Exception as error:  # also an assertion: all that is wrong is shown
+            wrong.append(f"command {number}: {typed!r}: {type(error).__name__}: {str(error)[:600]}")
+            before = traces(hostage)
+    assert not wrong, "\n".join([f"{len(wrong)} of {len(rounds(COMMANDS))}", *wrong[:20]])
+    assert not [line for line in lines if SECRET in line]
+    assert not [log for log in (hostage.root / "logs").rglob("*") if log.is_file() and SECRET in read(log)]
+    assert {"label", "output", "setting"} <= {kind for kind, code in codes if code == 0}, codes
+    assert {code for _, code in codes} == {0, 1, 2}, codes
+
+
+def carry_out(project: Project, typed: Typed, before: dict[str, object]) -> int:
+    """Run a command, and judge what it said and left; its exit code."""
+    done = project.inv(*typed.args, expect=None, **typed.env)
+    assert done.returncode in (0, 1, 2), done
+    shown = done.stderr if typed.args[0] == "dev.env" else f"{done.stdout}{done.stderr}"
+    assert SECRET not in shown, shown
+    assert safe(shown) == shown, repr(shown)
+    assert "defect of the tool" not in done.stderr, done.stderr
+    if done.returncode and typed.args[0] != "dev.status":  # whose exit code is its answer
+        assert re.search(r"^error\b", done.stderr, re.MULTILINE), done
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if SECRET in read(path)]
+    if done.returncode == 0 and typed.args[0] == "data.backup":
+        made = json.loads(done.stdout)
+        files = {made["path"], f"{made['path']}.json"}
+        assert catalogue.read(Path(made["path"]))
+        if typed.kind == "label":
+            assert made["label"] == typed.value
+        else:
+            place = os.path.abspath(typed.value)  # of the file, or of an existing directory
+            assert place == (os.path.dirname(made["path"]) if os.path.isdir(place) else made["path"])
+        now = traces(project)
+        assert now.keys() - before.keys() == files, now.keys() ^ before.keys()
+        for file in files:
+            os.unlink(file)
+    now = traces(project)
+    assert now == before, [name for name in {*now, *before} if now.get(name) != before.get(name)]
+    return done.returncode
+
+
+def traces(project: Project) -> dict[str, object]:
+    """Return the processes of a project, and its files with their content; of logs, and of the database, the names."""
+    supervisor = psutil.Process(int((project.state / "run" / "supervisord.pid").read_text()))
+    found: dict[str, object] = {"pids": (supervisor.pid, *sorted(child.pid for child in supervisor.children()))}
+    for folder, folders, names in os.walk(project.folder):
+        if Path(folder) == project.state:
+            folders.remove("volumes")
+        for name in [*folders, *names]:
+            path = os.path.join(folder, name)
+            mode = os.lstat(path).st_mode
+            content = read(Path(path)) if stat.S_ISREG(mode) and "/logs/" not in path else ""
+            found[path] = (mode, content)
+    return found
+
+
+def read(path: Path) -> str:
+    with contextlib.suppress(OSError):  # a process that has ended
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""

@@ -113,7 +113,7 @@ def test_a_service_stops_by_a_request_that_is_answered_at_once() -> None:
         CURL + "'<methodCall><methodName>supervisor.stopProcessGroup</methodName><params><param><value>nv-db</value>"
         "</param><param><value><boolean>0</boolean></value></param></params></methodCall>' http://supervisor/RPC2"
     ]
-    assert native().stop("nv-db", signal="QUIT")[1:] == [
+    assert native().stop("nv-db", signal="INT", instead="QUIT")[1:] == [
         CURL + "'<methodCall><methodName>supervisor.signalProcessGroup</methodName><params><param><value>nv-db</value>"
         "</param><param><value>QUIT</value></param></params></methodCall>' http://supervisor/RPC2"
     ]

@@ -144,6 +144,49 @@ def test_a_copy_of_the_cluster_is_not_restored_for_what_could_not_be_started_aga
     command = ["data.restore", "--file", Path(made["path"]).name]
     refused(stack, *command, says="nowhere does not exist", INVOKE_API_DIR="nowhere")
     assert stack.query("SELECT count(*) FROM since") == [(0,)]
+    stack.inv(*command, "--no-safety-backup")
+    refused(stack, "data.undo", says="nowhere does not exist", INVOKE_API_DIR="nowhere")
+    assert stack.query("SELECT to_regclass('since')") == [(None,)]
+    stack.inv("data.undo")
+    assert stack.query("SELECT count(*) FROM since") == [(0,)]
+
+
+RECORDED = {
+    "db.bin_dir": {"INVOKE_DB_BIN_DIR": "/nowhere"},
+    "db.extensions": {"INVOKE_DB_EXTENSIONS": "nosuch"},
+    "pgb.binary": {"INVOKE_PGB_BINARY": "/nowhere"},
+    "stack.runtime": {"INVOKE_STACK_RUNTIME": "apple"},
+    "db.extensions, a choice of PostgreSQL": {"INVOKE_DB_EXTENSIONS": "pg_trgm", "INVOKE_DB_PORT": "TAKEN"},
+    "db.port": {"INVOKE_DB_PORT": "TAKEN"},
+    "pgb.port": {"INVOKE_PGB_PORT": "TAKEN"},
+    "api.port": {"INVOKE_API_PORT": "TAKEN"},
+}
+"""Refused settings, by name, of what an environment records."""
+
+
+@pytest.mark.slow
+def test_a_refused_setting_is_not_recorded(project: Project) -> None:
+    """Neither before the first start, which may have started the services before the refused one, nor afterwards."""
+    for is_first in (True, False):
+        for setting, env in RECORDED.items():
+            records = recorded(project)
+            with socket.create_server(("127.0.0.1", 0)) as taken:
+                port = str(taken.getsockname()[1])
+                wrong = {name: value.replace("TAKEN", port) for name, value in env.items()}
+                done = project.inv("dev.up", expect=None, **wrong)
+            assert done.returncode in (1, 2), (setting, done)
+            left = recorded(project)
+            for path, content in left.items():
+                assert not [value for value in wrong.values() if value.encode() in content], (setting, path, content)
+            assert is_first or left == records, setting
+        project.inv("dev.up")
+        assert len(project.pids()) == 3
+        project.inv("dev.down")
+
+
+def recorded(project: Project) -> dict[str, bytes]:
+    """Return what the environment has recorded, by file."""
+    return {str(path): path.read_bytes() for path in project.state_base.glob("*/*/*.json")}
 
 
 @pytest.mark.slow

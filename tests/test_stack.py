@@ -271,10 +271,20 @@ def test_status_of_a_stopped_stack_ends_with_1(project: Project, task: str) -> N
 def test_another_terminal_s_path_is_no_change_and_a_changed_secret_is_not_shown(project: Project) -> None:
     project.inv("dev.up")
     before = project.pids()
-    other = f"/somewhere/else:{os.environ['PATH']}"
-    health = json.loads(project.inv("health", "--json", PATH=other).stdout)
-    assert health["verdict"] == "healthy"
-    project.inv("dev.up", PATH=other)
+    other = {
+        "PATH": f"/somewhere/else:{os.environ['PATH']}",
+        "VIRTUAL_ENV": "/somewhere/venv",
+        "LANG": "de_DE.UTF-8",
+        "LC_ALL": "C",
+        "TERM": "vt100",
+        "TMPDIR": str(project.folder),
+        "SSH_AUTH_SOCK": "/somewhere/agent",
+        "PWD": "/somewhere",
+        "HTTP_PROXY": "http://proxy:3128",
+    }
+    health = json.loads(project.inv("health", "--json", expect=0, **other).stdout)
+    assert health["verdict"] == "healthy", health
+    assert "already running" in project.inv("dev.up", expect=0, **other).stdout
     assert project.pids() == before
     secret = "another-secret-of-the-test-0815"
     found = json.loads(project.inv("health", "--json", expect=None, NINAIVALAIGAL_JWT_SECRET=secret).stdout)

@@ -19,7 +19,7 @@ from devstack import console
 from devstack.data import catalogue, census, following, load, privileged, search_paths, signing, verify
 from devstack.data.aside import Aside, aside, sweep
 from devstack.data.catalogue import Backup
-from devstack.data.manifest import STAMPED, SUFFIX, Kind, Layout, Manifest, Verified, now, stamp
+from devstack.data.manifest import STAMPED, SUFFIX, Kind, Layout, Manifest, Verified, is_file_name, now, stamp
 from devstack.data.session import Session, background, session
 from devstack.data.streams import Meter, Written, directory_hash, meter, sha256_of
 from devstack.errors import StackError, UsageError
@@ -298,6 +298,12 @@ def _target(stack: Stack, request: Request) -> tuple[Path, Callable[[], str]]:
             if not path.parent.is_dir():
                 raise UsageError(
                     f"the folder {path.parent} does not exist", fix="make it, or name another with --output"
+                )
+            if not is_file_name(path.name):
+                raise UsageError(
+                    f"{path.name!a} can't be the name of a backup",
+                    why="its manifest could not name it: it has a control character, or is not UTF-8",
+                    fix="name another file with --output",
                 )
             if os.path.lexists(path) or os.path.lexists(f"{path}.json"):
                 raise UsageError(f"{path} exists", fix="name another file; none is replaced")

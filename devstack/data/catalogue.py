@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
@@ -15,6 +16,7 @@ from devstack import console, trust
 from devstack.data import aside, signing
 from devstack.data.manifest import STAMPED, Manifest, TooNew, encode, load, path_of
 from devstack.errors import StackError, UsageError
+from devstack.files import NotPlain
 from devstack.shell import argv
 
 if TYPE_CHECKING:
@@ -59,14 +61,21 @@ def check_closed(host: Host, settings: Settings, folder: Path, setting: str) -> 
     host.check_closed(folder, "backups", setting=setting, root=settings.root, sticky=True)
 
 
+Doubt = Literal["damaged", "unchecked", "too_new"]
+"""Reason why a backup can't be used: it is not as it was written, the system could not read it, or it is of a later
+version of nv-devstack."""
+IN_WORDS: dict[Doubt, str] = {"damaged": "damaged", "unchecked": "could not be checked", "too_new": "too new"}
+
+
 class Unreadable(Struct, frozen=True):
-    """A backup that can't be used: its manifest or its file is missing or damaged."""
+    """A backup that can't be used as it is."""
 
     path: Path
     why: str
     fix: list[str]
     manifest: Manifest | None = None
     """Its manifest, where that is whole."""
+    state: Doubt = "damaged"
 
     @property
     def name(self) -> str:
@@ -77,19 +86,30 @@ class Unreadable(Struct, frozen=True):
 
     def may_be_latest(self, backup: Backup | None, before: datetime | None) -> bool:
         """Check whether it may be a full dump that is newer than ``backup``, as far as that can be known."""
+        if self.manifest:
+            full = newest([Backup(self.path, self.manifest)], before=before) is not None
+        else:
+            mine = STAMPED.fullmatch(self.name)
+            full = not (mine and mine[1])
+        made = self._made
+        return full and self.may_be_newer(backup) and (before is None or made is None or made <= before)
+
+    def may_be_newer(self, backup: Backup | None) -> bool:
+        """Check whether it may be newer than ``backup``, as far as that can be known."""
         mine = STAMPED.fullmatch(self.name)
         other = STAMPED.fullmatch(backup.name) if backup else None
-        if self.manifest:
-            made, full = self.manifest.time, newest([Backup(self.path, self.manifest)], before=before) is not None
-        elif mine:
-            made, full = datetime.strptime(f"{mine[2]}+0000", "%Y%m%d-%H%M%S%z"), not mine[1]
-        else:
-            return True
         if mine and other:  # names sort as the backups were made
-            newer = mine[2] > other[2]
-        else:
-            newer = backup is None or made >= backup.manifest.time.replace(microsecond=0)
-        return full and newer and (before is None or made <= before)
+            return mine[2] > other[2]
+        made = self._made
+        return backup is None or made is None or made >= backup.manifest.time.replace(microsecond=0)
+
+    @property
+    def _made(self) -> datetime | None:
+        """Time at which it was made; None where nothing says so."""
+        if self.manifest:
+            return self.manifest.time
+        mine = STAMPED.fullmatch(self.name)
+        return datetime.strptime(f"{mine[2]}+0000", "%Y%m%d-%H%M%S%z") if mine else None
 
 
 def survey(folder: Path) -> tuple[list[Backup], list[Unreadable]]:
@@ -124,16 +144,47 @@ def _candidates(folder: Path) -> Iterator[Path]:
     yield from (folder / name for name in sorted(described | stamped) if name)
 
 
+def is_there(path: Path) -> bool:
+    """Check whether something is at a path.
+
+    :raises OSError: the system can't say; ``Path.exists`` takes that for no.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return False
+        raise
+    return True
+
+
 def _look(path: Path) -> Backup | Unreadable | None:
     """Return what is at a path; None where nothing says that it is, or was, a backup."""
+    if not path.name:  # the root directory
+        return None
+    try:
+        return _judge(path)
+    except OSError as error:
+        why = f"it can't be looked at: {error.strerror or error}"
+        return Unreadable(path, why, [f"see that {error.filename or path} can be read"], state="unchecked")
+
+
+def _judge(path: Path) -> Backup | Unreadable | None:
+    """Return the same.
+
+    :raises OSError: the system can't say what is there.
+    """
     record = path_of(path)
+    there = is_there(path)
     if path.is_symlink() or record.is_symlink():
         return None
-    there = path.exists()
     try:
         manifest = load(record)
     except TooNew as error:
-        return Unreadable(path, f"its manifest can't be read: {error}", ["update nv-devstack, or use another backup"])
+        fix = "update nv-devstack, or use another backup"
+        return Unreadable(path, f"its manifest can't be read: {error}", [fix], state="too_new")
     except FileNotFoundError:
         return Unreadable(path, "its manifest is missing", _way_out(path)) if there and _is_stamped(path) else None
     except (OSError, ValueError) as error:
@@ -141,7 +192,8 @@ def _look(path: Path) -> Backup | Unreadable | None:
             return None
         if isinstance(error, OSError):
             why = f"its manifest can't be read: {error.strerror or error}"
-            return Unreadable(path, why, [f"see who may read {record}, and that it is a file"])
+            state: Doubt = "damaged" if isinstance(error, NotPlain | IsADirectoryError) else "unchecked"
+            return Unreadable(path, why, [f"see who may read {record}, and that it is a file"], state=state)
         return Unreadable(path, f"its manifest is damaged: {error}", _way_out(path))
     if not there:
         why = "its manifest is there, and the file itself is not"

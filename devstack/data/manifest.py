@@ -162,12 +162,17 @@ def _checksum(manifest: Manifest) -> str:
     return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
 
 
+def is_file_name(text: str) -> bool:
+    """Check whether a manifest can have this as the name of its file."""
+    return text not in (".", "..") and not re.search(r"[/\x00\x1b\x7f-\x9f\ud800-\udfff]", text)
+
+
 def _check_names(manifest: Manifest) -> None:
     """Check that a manifest names files inside of its own directory alone.
 
     :raises ValueError: it names others.
     """
-    if manifest.file in (".", "..") or re.search(r"[/\x00\x1b\x7f-\x9f]", manifest.file):
+    if not is_file_name(manifest.file):
         raise ValueError(f"{manifest.file!r} is not the name of a file")
     shown = (
         *(manifest.label, manifest.environment, manifest.machine, manifest.fetched_from),

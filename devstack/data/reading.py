@@ -33,11 +33,19 @@ class NotChecked(Wrong):
     """Why a file's content could not be judged: nothing is known to be wrong with it."""
 
 
+SYSTEM_ERRORS = (
+    *("EACCES", "EPERM", "EROFS", "EIO", "EREMOTEIO", "ENXIO", "ENODEV", "EBUSY", "ENOSPC", "EDQUOT", "EFBIG"),
+    *("EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EINTR", "ETXTBSY", "ENOEXEC"),
+    *("ESTALE", "ENOTCONN", "ESHUTDOWN", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ETIMEDOUT"),
+    *("EKEYEXPIRED", "ENOKEY"),
+)
+"""Names of errors that are no property of a file's content; not every system has all of them."""
 HINDRANCES = (
-    *(os.strerror(n) for n in (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)),
+    *(os.strerror(number) for name in SYSTEM_ERRORS if (number := getattr(errno, name, None))),
     *("out of memory", "unsupported version"),
 )
-"""Words of PostgreSQL's programs when the system makes them fail, or a file of a later version does."""
+"""English messages of PostgreSQL's programs when the system makes them fail, or a file of a later version does.
+:meth:`devstack.services.postgres.Postgres.reading` runs them in English."""
 NO_COMMAND = 125
 """The lowest exit code of a command that could not be run, or that a signal has ended: those of engines, of sh(1)."""
 

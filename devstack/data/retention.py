@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -43,12 +44,12 @@ def expired(
     if not old:
         return []
     kept = {b.name for b in backups if b not in old or b.manifest.pinned}
-    groups: dict[tuple[str, str, bool], list[Backup]] = {}
+    groups: dict[tuple[str, str, str, bool], list[Backup]] = {}
     for backup in reversed(backups):
         m = backup.manifest
         if m.kind in ("full", "base", "incremental") and not m.safety:
-            groups.setdefault((owner_of(backup), m.origin, m.kind == "full"), []).append(backup)
-    for (_, _, full), fitting in groups.items():
+            groups.setdefault((owner_of(backup), m.origin, m.database, m.kind == "full"), []).append(backup)
+    for (_, _, _, full), fitting in groups.items():
         latest, verified = 1, max(keep, 1) if full else 1
         for backup in fitting:
             if latest <= 0 and (verified <= 0 or not backup.manifest.verified):
@@ -92,7 +93,7 @@ def cleanup(stack: Stack, *, days: int, keep: int, dry: bool) -> list[Backup]:
         catalogue.prepare(stack)
     found, unreadable = catalogue.survey(folder)
     for other in unreadable:
-        if other.path.exists():
+        if os.path.lexists(other.path):
             console.note(f"{other.name} is kept, as it can't be checked: {other.why}")
     gone = expired(found, moment=now(), days=days, keep=keep, state_of=state_of, owner_of=owner_of)
     if not (dry or stack.context.dry):
@@ -103,9 +104,9 @@ def cleanup(stack: Stack, *, days: int, keep: int, dry: bool) -> list[Backup]:
 
 
 def _drop_lone_manifests(folder: Path) -> None:
-    """A removal that was cut off leaves a manifest of ours without its dump."""
+    """Remove the manifests of ours that a removal which was cut off has left without their dumps."""
     for path in folder.glob("backup-*.json"):
         with contextlib.suppress(OSError, ValueError):
-            if load(path).file == path.name[:-5] and not path.with_name(path.name[:-5]).exists():
+            if load(path).file == path.name[:-5] and not catalogue.is_there(path.with_name(path.name[:-5])):
                 path.unlink()
                 console.note(f"removed {path.name}: the backup that it describes is gone")

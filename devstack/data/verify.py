@@ -122,7 +122,7 @@ def check_content(stack: Stack, path: Path, manifest: Manifest) -> None:
     :raises Unchecked: something else is in the way.
     """
     name = manifest.file or "the new backup"
-    with explained(name), meter(f"verifying {name}", manifest.bytes) as progress, contextlib.ExitStack() as held:
+    with explained(name, path), meter(f"verifying {name}", manifest.bytes) as progress, contextlib.ExitStack() as held:
         if manifest.layout != "sql":
             held.enter_context(programs(stack))
         if manifest.layout == "cluster":
@@ -145,7 +145,7 @@ def check_unchanged(stack: Stack, backup: Backup) -> None:
     if not manifest.verified or not catalogue.is_signed(stack, backup) or manifest.layout not in ("sql", "custom"):
         check_content(stack, path, manifest)
         return
-    with explained(manifest.file), meter(f"checking {manifest.file}", manifest.bytes) as progress:
+    with explained(manifest.file, path), meter(f"checking {manifest.file}", manifest.bytes) as progress:
         with os.fdopen(open_plain(path), "rb") as file:
             digested = Digested(file, progress)
             digested.rest()
@@ -153,9 +153,10 @@ def check_unchanged(stack: Stack, backup: Backup) -> None:
 
 
 @contextlib.contextmanager
-def explained(name: str) -> Iterator[None]:
+def explained(name: str, path: Path | None = None) -> Iterator[None]:
     """Raise what is wrong with a file's content, or kept it from being read, as the error that a person gets.
 
+    :param path: of the backup; a file that is missing in another place says nothing about it.
     :raises Damaged: something is wrong with it.
     :raises Unchecked: nothing is known to be.
     """
@@ -165,9 +166,11 @@ def explained(name: str) -> Iterator[None]:
         raise Unchecked(name, str(reason), reason.evidence, reason.fix) from None
     except Wrong as wrong:
         raise Damaged(name, str(wrong), wrong.evidence) from None
-    except FileNotFoundError as error:
-        raise Damaged(name, f"{os.path.basename(error.filename or name)} is missing") from None
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and path and error.filename:
+            missing = Path(os.path.abspath(os.fsdecode(error.filename)))
+            if missing.is_relative_to(os.path.abspath(path)):
+                raise Damaged(name, f"{missing.name} is missing") from None
         raise Unchecked(name, f"{error.filename or name}: {error.strerror or error}") from None
 
 

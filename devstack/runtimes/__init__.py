@@ -160,8 +160,13 @@ class Runtime(Protocol):
     def run(self, spec: ServiceSpec, *, defined: bool = False) -> Sequence[Step]:
         """Define a service that does not run and start it; ``defined`` if the engine has an old one of this name."""
 
-    def stop(self, name: str, *, signal: str = "", seconds: int = 10) -> Sequence[Step]:
-        """Tell a service to stop; :meth:`states` shows when it has. Without a ``signal`` it gets its own."""
+    def stop(self, name: str, *, signal: str = "", instead: str = "", seconds: int = 10) -> Sequence[Step]:
+        """Tell a service to stop; :meth:`states` shows when it has.
+
+        :param signal: the service's own signal, for an engine that did not learn it at the start.
+        :param instead: a signal that ends the service where its own one does not.
+        :param seconds: after which an engine kills it that did not learn its patience at the start.
+        """
 
     def check_run(self, answer: str) -> None:
         """Read the answer of :meth:`run`.

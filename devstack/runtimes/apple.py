@@ -54,10 +54,10 @@ class Apple(Containers):
         memory = max(LEAST_MB, spec.inside.memory_mb)
         return [f"--label={self.label}", f"--memory={memory}M", *self.mounted(spec)]
 
-    def halt(self, name: str, signal: str, seconds: int) -> Command:
+    def halt(self, name: str, signal: str, instead: str, seconds: int) -> Command:
         return self.sh(
             "stop --signal $signal --time $seconds $name >/dev/null",
-            signal=f"SIG{signal}",
+            signal=f"SIG{instead or signal}",
             seconds=seconds,
             name=name,
         )

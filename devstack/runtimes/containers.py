@@ -139,18 +139,18 @@ class Containers(ABC):
         folders = [f"--volume={folder}:{path}:ro" for folder, path in spec.inside.folders.items()]
         return [*volumes, *folders]
 
-    def stop(self, name: str, *, signal: str = "", seconds: int = 10) -> Sequence[Step]:
-        """Its log is kept: with the container, the engine would throw it away."""
+    def stop(self, name: str, *, signal: str = "", instead: str = "", seconds: int = 10) -> Sequence[Step]:
+        """Stop a container and keep its log: with the container, the engine would throw it away."""
         keep = Command(f"umask 077; {self.sh('logs $name >>$log 2>&1 || true', name=name, log=self.log_kept(name))}")
-        return [self.halt(name, signal or "TERM", seconds), self._rotate(name), keep, self.remove(name)]
+        return [self.halt(name, signal or "TERM", instead, seconds), self._rotate(name), keep, self.remove(name)]
 
     def _rotate(self, name: str) -> Command:
         log = self.log_kept(name)
         return sh('[ ! -e $log ] || [ "$$(wc -c <$log)" -lt $limit ] || mv $log $log.1', log=log, limit=LOG_BYTES)
 
     @abstractmethod
-    def halt(self, name: str, signal: str, seconds: int) -> Command:
-        """End a container, running or not; it stays."""
+    def halt(self, name: str, signal: str, instead: str, seconds: int) -> Command:
+        """End a container, running or not; it stays. See :meth:`stop` for the two signals."""
 
     @abstractmethod
     def remove(self, name: str) -> Command:

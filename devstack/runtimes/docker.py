@@ -23,6 +23,14 @@ while kill -0 $$PPID 2>/dev/null; do
 done"""
 
 
+# A signal alone would count as a crash, and `--restart on-failure` would start the container again: so the stop comes
+# first. The signal is repeated in case the engine took it before the stop.
+HALT = """\
+{ $stop & stop=$$!
+while sleep 0.2; kill -0 $$stop 2>/dev/null; do $kill; done
+wait $$stop; }"""
+
+
 def with_registry(image: str) -> str:
     """An image's name with its registry, which is Docker Hub where it names none."""
     first, slash, _ = image.partition("/")
@@ -69,9 +77,13 @@ class Docker(Containers):
             words.append("--security-opt=label=disable")
         return [*words, *self.mounted(spec)]
 
-    def halt(self, name: str, signal: str, seconds: int) -> Command:
-        """The signal and the patience are those that the container was made with."""
-        return self.sh("stop $name >/dev/null", name=name)
+    def halt(self, name: str, signal: str, instead: str, seconds: int) -> Command:
+        """Stop it by the signal and with the patience that it was made with."""
+        stop = self.sh("stop $name >/dev/null", name=name)
+        if not instead:
+            return stop
+        kill = self.sh("kill --signal $signal $name >/dev/null 2>&1", signal=f"SIG{instead}", name=name)
+        return sh(HALT, stop=stop, kill=kill)
 
     def remove(self, name: str) -> Command:
         # -v: volumes without a name, which an image may declare; those with one stay

@@ -186,10 +186,10 @@ class Native:
     def launch_script(self, spec: ServiceSpec) -> str:
         return launcher(spec, {"NV_STACK": str(self.paths.state), "NV_SERVICE": spec.name})
 
-    def stop(self, name: str, *, signal: str = "", seconds: int = 10) -> Sequence[Step]:
+    def stop(self, name: str, *, signal: str = "", instead: str = "", seconds: int = 10) -> Sequence[Step]:
         stop = post(self.socket, URL, _request("supervisor.stopProcessGroup", name, wait=False))
         # it learnt its own signal at its start; another one comes second, lest Supervisor take its end for a crash
-        other = [post(self.socket, URL, _request("supervisor.signalProcessGroup", name, signal))] if signal else []
+        other = [post(self.socket, URL, _request("supervisor.signalProcessGroup", name, instead))] if instead else []
         return [stop, *other]
 
     def check_run(self, answer: str) -> None:

@@ -22,7 +22,7 @@ from devstack.services.api import Api, Beside
 from devstack.services.folders import Folders, VolumeFolders
 from devstack.services.images import Images
 from devstack.services.pgbouncer import PgBouncer, nowhere
-from devstack.services.postgres import SHARED_MEMORY, Postgres
+from devstack.services.postgres import ENGLISH, SHARED_MEMORY, Postgres
 from devstack.settings import Settings
 from devstack.shell import Command, argv
 
@@ -243,7 +243,7 @@ class ContainedPostgres(Postgres):
         return self._run([self.programs.path(words[0]), *words[1:]])
 
     def _run(self, words: list[str]) -> Command:
-        return self.context.exec(self._programs_in or self.name, words, user=self.account)
+        return self.context.exec(self._programs_in or self.name, words, ENGLISH, user=self.account)
 
     @contextlib.contextmanager
     def inward(self, path: Path, *, own: bool = False) -> Iterator[Path]:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from devstack.container import CHUNK, ContainerContext
-from devstack.errors import StackError
+from devstack.errors import CommandError, StackError
 from devstack.files import walk_plain
 from devstack.shell import Command
 
@@ -28,7 +28,10 @@ Exec = Callable[[list[str]], Command]
 def _folder(context: ContainerContext, run: Exec, volume: Path) -> Iterator[Path]:
     """A folder inside for the time being."""
     inside = volume / f"{PREFIX}{secrets.token_hex(4)}"
-    context.run(run(["mkdir", "-m", "700", str(inside)]), "make a folder in the container")
+    try:
+        context.run(run(["mkdir", "-m", "700", str(inside)]), "make a folder in the container")
+    except CommandError as error:
+        raise error.plain() from None
     try:
         yield inside
     finally:
@@ -44,10 +47,13 @@ def inward(context: ContainerContext, run: Exec, volume: Path, path: Path) -> It
     """
     with _folder(context, run, volume) as inside:
         unpack = run(["tar", "-x", "-f", "-", "-C", str(inside)])
-        with context.talk(unpack, f"copy {path.name} into the container") as talk:
-            _send(path, talk.stdin)
-            talk.stdin.close()
-            talk.stdout.read()
+        try:
+            with context.talk(unpack, f"copy {path.name} into the container") as talk:
+                _send(path, talk.stdin)
+                talk.stdin.close()
+                talk.stdout.read()
+        except CommandError as error:  # says nothing about what was copied, other than a program that reads it
+            raise error.plain() from None
         yield inside / path.name
 
 

@@ -60,6 +60,8 @@ RESTRICTS = {14: 19, 15: 14, 16: 10, 17: 6}
 """First minor versions whose psql knows \\restrict, by major version; all later ones do."""
 STAGING = ".read-"
 """Beginning of the names of directories in the state directory that PostgreSQL's programs read from."""
+ENGLISH = {"LC_ALL": "C"}
+"""Variables for a program whose messages are read here. A caller's LC_ALL would win over LC_MESSAGES."""
 PSQL = ("psql", "-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1")
 WAL_ROOM = 32 << 20
 """Bytes: two WAL segments. PostgreSQL stops when it can't write the next one."""
@@ -682,8 +684,9 @@ class Postgres:
 
     def reading(self, words: Sequence[str], *, own: bool = False) -> Command:
         """Return one of PostgreSQL's programs that reads files. Unless they are this environment's ``own``, it runs
-        under the services' account where we are root."""
-        command = self.as_owner(words, MAINTENANCE)
+        under the services' account where we are root. Its messages are in English, for
+        :mod:`devstack.data.reading` to read."""
+        command = self.as_owner(words, MAINTENANCE, ENGLISH)
         return command if own else self.context.runtime.as_account(command)
 
     def apart(self, command: Command) -> Command:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from devstack.data import catalogue
+from devstack.data import catalogue, manifest, retention
 from devstack.data.manifest import TooNew, decode, encode, path_of
+from devstack.files import read_regular
 from tests.data.conftest import Data
 from tests.data.manifests import made_up, write
+from tests.data.test_restore import ask
 
 WHOLE = made_up(
     file="backup-20261123-100000.sql.gz",
@@ -107,35 +110,63 @@ def empty(path: Path) -> None:
     path_of(path).write_bytes(b"")
 
 
-DAMAGES: list[tuple[Callable[[Path], None], str, str]] = [
-    (flip, "its manifest is damaged", "inv data.restore --file {name} --force"),
-    (empty, "its manifest is damaged", "inv data.restore --file {name} --force"),
-    (lambda path: path_of(path).unlink(), "its manifest is missing", "inv data.restore --file {name} --force"),
-    (lambda path: path.unlink(), "the file itself is not", "inv data.cleanup removes the manifest"),
-    (other_version, "made by a newer nv-devstack", "update nv-devstack"),
-    (rename, "its manifest is of {name}", "give both files their names again: {name}"),
+def no_file(path: Path) -> None:
+    path_of(path).unlink()
+    path_of(path).mkdir()
+
+
+def nothing(path: Path) -> None:
+    """Leave it as it is: the system does not read it."""
+
+
+def refusing(path: Path) -> Callable[..., bytes]:
+    def read(asked: Path, **options: Any) -> bytes:
+        if asked == path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return read_regular(asked, **options)
+
+    return read
+
+
+DAMAGES: list[tuple[Callable[[Path], None], catalogue.Doubt, str, str]] = [
+    (flip, "damaged", "its manifest is damaged", "inv data.restore --file {name} --force"),
+    (empty, "damaged", "its manifest is damaged", "inv data.restore --file {name} --force"),
+    (lambda path: path_of(path).unlink(), "damaged", "its manifest is missing", "data.restore --file {name} --force"),
+    (lambda path: path.unlink(), "damaged", "the file itself is not", "inv data.cleanup removes the manifest"),
+    (rename, "damaged", "its manifest is of {name}", "give both files their names again: {name}"),
+    (other_version, "too_new", "made by a newer nv-devstack", "update nv-devstack"),
+    (no_file, "damaged", "its manifest can't be read: Is a directory", "see who may read "),
+    (nothing, "unchecked", "its manifest can't be read: Permission denied", "see who may read "),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("damage", "says", "fix"), DAMAGES)
+@pytest.mark.parametrize(("damage", "state", "says", "fix"), DAMAGES)
 def test_a_backup_that_can_not_be_used_is_named_and_no_older_one_taken(
-    data: Data, damage: Callable[[Path], None], says: str, fix: str
+    data: Data,
+    damage: Callable[[Path], None],
+    state: catalogue.Doubt,
+    says: str,
+    fix: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     older, newest = data.backup(), data.backup()
     damage(newest)
+    if state == "unchecked":  # root may read everything
+        monkeypatch.setattr(manifest, "read_regular", refusing(path_of(newest)))
     name = "renamed.sql.gz" if damage is rename else newest.name
     says, fix = says.format(name=newest.name), fix.format(name=newest.name)
     listed = data.inv("data.list").stdout
     assert f"{name} " in listed
-    assert "damaged" in listed
+    assert catalogue.IN_WORDS[state] in listed
+    assert ("damaged" in listed) == (state == "damaged")
     assert fix in listed
     found = data.json("data.list")
     assert [b["file"] for b in found["backups"]] == [older.name]
-    assert [b["file"] for b in found["unreadable"]] == [name]
-    data.inv("data.verify", "--all", expect=1)
+    assert [(b["file"], b["state"]) for b in found["unreadable"]] == [(name, state)]
+    assert catalogue.IN_WORDS[state] in data.inv("data.verify", "--all", expect=1).stdout
     states = {b["file"]: b["state"] for b in data.json("data.verify", "--all", expect=1)["backups"]}
-    assert states == {older.name: "whole", name: "damaged"}
+    assert states == {older.name: "whole", name: state}
     said = data.refused("data.restore", says=f"{name} may be the newest backup, and can't be used")
     assert fix in said
     assert f"inv data.restore --file {older.name}" in said
@@ -156,6 +187,46 @@ def test_a_damaged_one_that_is_older_stops_nothing(data: Data) -> None:
     said = data.refused("data.restore", "--at", "2000-01-01 00:00", says="no full backup from before")
     assert older.name not in said
     data.inv("data.verify", "--all", expect=1)
+
+
+@pytest.mark.parametrize("of", ["backup-20261123-100000.sql.gz", "backup-20261123-100000.sql.gz.json"])
+def test_a_disk_that_fails_is_no_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str) -> None:
+    """Its manifest would be removed as one whose backup is gone."""
+    path = tmp_path / WHOLE.file
+    path.touch()
+    path_of(path).write_bytes(encode(WHOLE))
+    stat = os.stat
+
+    def failing(asked: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        if str(asked).endswith(of):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(asked))
+        return stat(asked, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", failing)
+    (found,) = catalogue.survey(tmp_path)[1]
+    assert (found.name, found.state) == (path.name, "unchecked")
+    assert "Input/output error" in found.why
+    assert f"{tmp_path / of}" in found.fix[0]
+    retention._drop_lone_manifests(tmp_path)
+    monkeypatch.undo()
+    assert path_of(path).exists()
+
+
+@pytest.mark.slow
+def test_a_number_means_no_older_backup_than_it_says(data: Data) -> None:
+    """A backup that can't be used counts too."""
+    oldest, middle, newest = (data.backup() for _ in range(3))
+    flip(middle)
+    (code, said), (_, again) = ask(data, b"2\n", "--no-safety-backup"), ask(data, f"{middle.name}\n".encode())
+    assert code == 1
+    assert f"2 may be another backup than {oldest.name}" in said
+    assert f"{middle.name} may be newer, and can't be used: its manifest is damaged" in " ".join(said.split())
+    assert f"{middle.name} can't be used as a backup" in again
+    flip(newest)
+    code, said = ask(data, b"1\n", "--no-safety-backup")
+    assert code == 1
+    assert f"1 may be another backup than {oldest.name}" in said
+    assert ask(data, f"{oldest.name}\n".encode(), "--no-safety-backup")[0] == 0
 
 
 def test_what_was_never_a_backup_is_not_called_one(data: Data) -> None:

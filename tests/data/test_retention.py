@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from datetime import datetime, timedelta, timezone
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devstack.data import signing
 from devstack.data.catalogue import Backup
-from devstack.data.manifest import Kind, Manifest, Verified, stamp
+from devstack.data.manifest import Kind, Manifest, Verified, encode, load, path_of, stamp
 from devstack.data.retention import State, expired
 from tests.data.conftest import Data
 from tests.data.manifests import made_up, write
@@ -23,7 +25,9 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
 PROOF = Verified(stamp(NOW), "read")
 
 
-def made(number: int, age: float, kind: Kind, verified: bool, pinned: bool, parent: int, safety: bool) -> Backup:
+def made(
+    number: int, age: float, kind: Kind, verified: bool, pinned: bool, parent: int, safety: bool, database: str = "nina"
+) -> Backup:
     name = f"backup-{number:03}"
     manifest = made_up(
         file=name,
@@ -33,6 +37,7 @@ def made(number: int, age: float, kind: Kind, verified: bool, pinned: bool, pare
         verified=PROOF if verified else None,
         pinned=pinned,
         safety=safety,
+        database=database,
         parent=f"backup-{number - parent:03}" if kind != "full" and 0 < parent <= number else "",
     )
     return Backup(Path(name), manifest)
@@ -45,6 +50,7 @@ ONE = st.tuples(
     st.booleans(),
     st.sampled_from([0, 0, 1, 2]),
     st.booleans(),
+    st.sampled_from(["nina", "before it was renamed"]),
 )
 STATES: list[State] = ["whole", "whole", "damaged", "unchecked"]
 
@@ -69,8 +75,9 @@ def test_whatever_there_is_the_good_ones_stay(given_: list[tuple[Any, State, str
     names = {backup.name for backup in gone}
     left = [backup for backup in backups if backup.name not in names]
 
-    for owner in ("", "box"):
-        full = [b for b in backups if b.manifest.kind == "full" and not b.manifest.safety and owners[b.name] == owner]
+    for group in itertools.product(("", "box"), ("nina", "before it was renamed")):
+        full = [b for b in backups if b.manifest.kind == "full" and not b.manifest.safety]
+        full = [b for b in full if (owners[b.name], b.manifest.database) == group]
         usable = [b.name for b in full if states[b.name] != "damaged"]
         whole = [b.name for b in full if states[b.name] == "whole"]
         verified = [b.name for b in full if states[b.name] == "whole" and b.manifest.verified]
@@ -86,6 +93,15 @@ def test_whatever_there_is_the_good_ones_stay(given_: list[tuple[Any, State, str
     order = [backup.name for backup in gone]
     for backup in gone:
         assert backup.manifest.parent not in order or order.index(backup.manifest.parent) > order.index(backup.name)
+
+
+def test_each_database_keeps_its_newest() -> None:
+    databases = ["nina", "before", "before", "nina"]
+    backups = [
+        made(number, 30 - number, "full", True, False, 0, False, database) for number, database in enumerate(databases)
+    ]
+    gone = expired(backups, moment=NOW, days=7, keep=1, state_of=lambda _: "whole", owner_of=lambda _: "")
+    assert {backup.name for backup in gone} == {"backup-000", "backup-001"}
 
 
 def test_nothing_that_is_needed_by_nobody_is_kept() -> None:
@@ -125,6 +141,25 @@ def test_old_ones_go_and_only_what_the_tool_made(data: Data) -> None:
     data.inv("data.unpin", made[2].name)
     assert "1 backup older than 7 days" in data.inv("data.cleanup", "--keep", "1").stdout
     assert [b["file"] for b in data.json("data.list")["backups"]] == [made[3].name]
+
+
+@pytest.mark.slow
+def test_each_owner_keeps_its_newest(data: Data) -> None:
+    stack = data.stack()
+    old = stamp(datetime.now(timezone.utc) - timedelta(days=50))
+    made = [data.backup() for _ in range(6)]
+    owners: list[dict[str, Any] | None] = [{}, {"fetched_from": "me@box"}, None]
+    for path, changes in zip(made, [*owners, *owners], strict=True):
+        if changes is None:
+            aged(path, 50)  # the signature is not of this
+            continue
+        changed = msgspec.structs.replace(load(path_of(path)), created=old, **changes)
+        path_of(path).write_bytes(encode(signing.sign(stack, changed)))
+    listed = data.inv("data.list").stdout
+    assert (listed.count("from host me@box"), listed.count("foreign")) == (2, 2)
+    gone = {b["file"] for b in data.json("data.cleanup", "--days", "0")["removed"]}
+    assert gone == {path.name for path in made[:3]}
+    assert data.json("data.cleanup", "--days", "0")["removed"] == []
 
 
 @pytest.mark.slow

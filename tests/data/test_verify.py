@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from devstack.data import catalogue, verify
 from devstack.data.catalogue import Backup
@@ -176,6 +179,85 @@ def test_a_directory_with_a_file_too_many_or_too_few_is_damaged(opened: Stack, f
     assert whole(opened, made)
     largest(made).unlink()
     assert not whole(opened, made)
+
+
+def said(number: int) -> str:
+    return f"echo 'pg_restore: error: could not read the file: {os.strerror(number)}' >&2; exit 1"
+
+
+HINDERED = {
+    **{name: said(getattr(errno, name)) for name in ("EACCES", "EPERM", "EIO", "ESTALE", "EROFS", "ENOSPC", "EDQUOT")},
+    **{name: said(getattr(errno, name)) for name in ("EMFILE", "ENOMEM", "EAGAIN", "ETIMEDOUT", "ENOTCONN")},
+    "exit code 137": "exit 137",
+    "a signal": "kill -KILL $$",
+    "no programs": "exit 1",
+    "the caller's language": f"""[ "$LC_ALL" = C ] || {{ echo 'Auf dem Gerät ist kein Platz mehr' >&2; exit 1; }}
+        {said(errno.ENOSPC)}""",
+}
+"""Shell commands that fail, none of them because of the file that they are to read."""
+
+
+@pytest.fixture
+def programs(filled: Data) -> Iterator[Path]:
+    """A directory with PostgreSQL's programs, of which a test replaces some."""
+    place = filled.folder / "stand-in" / "bin"
+    place.mkdir(parents=True)
+    for name in ("lib", "share"):
+        (place.parent / name).symlink_to(filled.bin.parent / name)
+    for program in filled.bin.iterdir():
+        (place / program.name).symlink_to(program)
+    yield place
+    shutil.rmtree(place.parent)
+
+
+def replace_readers(programs: Path, does: str, *, runs: bool = True) -> None:
+    """Have the programs that read backups do something else than that."""
+    for name in ("pg_restore", "pg_verifybackup"):
+        path = programs / name
+        version = f'case "$*" in *--version*) exit {int(not runs)} ;; esac'
+        path.unlink()
+        path.write_text(f"#!/bin/sh\n{version}\ncat >/dev/null\n{does}\n")
+        path.chmod(0o755)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["custom", "directory", "cluster"])
+def test_a_program_that_could_not_do_its_work_says_nothing_about_the_file(
+    opened: Stack, filled: Data, programs: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    backup = catalogue.read(filled.backup(*FLAGS[layout]))
+    assert backup
+    monkeypatch.setattr(opened.db, "programs", structs.replace(opened.db.programs, bin=programs))
+    assert whole(opened, backup)
+    for name, does in HINDERED.items():
+        replace_readers(programs, does, runs=name != "no programs")
+        with pytest.raises(verify.Unchecked):
+            verify.check_content(opened, backup.path, backup.manifest)
+    replace_readers(programs, "echo 'pg_restore: error: unexpected end of file' >&2; exit 1")
+    assert not whole(opened, backup)
+    if layout != "cluster":  # whose programs need no temporary file
+        monkeypatch.setattr(tempfile, "tempdir", str(filled.folder / "gone"))
+        with pytest.raises(verify.Unchecked):
+            verify.check_content(opened, backup.path, backup.manifest)
+    shutil.rmtree(filled.backups)
+
+
+@pytest.mark.slow
+def test_a_cleanup_keeps_what_could_not_be_read_in_the_caller_s_language(filled: Data, programs: Path) -> None:
+    made = filled.backup("--format", "custom")
+    choices = filled.state / "choices.json"
+    content = choices.read_text()
+    replace_readers(programs, HINDERED["the caller's language"])
+    choices.write_text(content.replace(str(filled.bin), str(programs)))
+    try:
+        done = filled.inv("data.cleanup", "--days", "0", LC_ALL="de_DE.UTF-8")
+        assert f"{made.name} is kept, as it could not be checked" in done.stderr
+        assert "No space left on device" in filled.inv("data.verify", expect=1, LC_ALL="de_DE.UTF-8").stderr
+    finally:
+        choices.write_text(content)
+    assert "whole" in filled.inv("data.verify").stdout
+    shutil.rmtree(filled.backups)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ import subprocess
 import tarfile
 import termios
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -167,6 +168,7 @@ def test_a_copy_of_the_cluster_and_what_changed_since(up: Running) -> None:
     assert up.query("SELECT to_regclass('copied')") == [(None,)]
 
 
+@pytest.mark.contract("podman", "docker")
 def test_backups_are_checked_while_the_database_is_down(up: Running) -> None:
     """By programs in a container of their own. Where there can be none, nothing goes, as nothing is known to be bad."""
     shutil.rmtree(up.root / "backups", ignore_errors=True)
@@ -183,7 +185,12 @@ def test_backups_are_checked_while_the_database_is_down(up: Running) -> None:
         damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         assert "checksum mismatch" in up.inv("data.verify", "--file", made[2], expect=1).stderr
         damaged.write_bytes(content)
+        done = up.inv("data.cleanup", "--days", "0", "--dry-run", "--json")
+        assert [one["file"] for one in json.loads(done.stdout)["removed"]] == made[:1]  # there is a newer dump
+        assert "could not be checked" not in done.stderr
         assert up.containers() == before
+        if up.engine.name == "docker":  # whose daemon can be away
+            check_nothing_is_called_damaged(up, made, DOCKER_HOST="unix:///nowhere.sock")
         nowhere = "localhost/not-there:1"
         done = up.inv("data.verify", "--all", expect=1, INVOKE_DB_IMAGE=nowhere)
         assert done.stdout.count("could not be checked") == len(made)
@@ -196,6 +203,19 @@ def test_backups_are_checked_while_the_database_is_down(up: Running) -> None:
     finally:
         up.inv("dev.up")
         shutil.rmtree(up.root / "backups")
+
+
+def check_nothing_is_called_damaged(up: Running, made: list[str], **away: str) -> None:
+    """Check that all backups stay while the engine does not answer."""
+    done = up.inv("data.verify", "--all", expect=1, **away)
+    assert done.stdout.count("could not be checked") == len(made)
+    assert "damaged" not in done.stdout + done.stderr
+    done = up.inv("data.cleanup", "--days", "0", expect=None, **away)
+    assert [line for line in done.stdout.splitlines() if "removed" in line] == [], done
+    refused = up.inv("data.restore", "--file", made[-1], "--no-safety-backup", expect=1, **away)
+    assert "damaged" not in refused.stderr
+    assert re.search("could not be checked|docker does not answer", refused.stderr), refused
+    assert [one["file"] for one in json.loads(up.inv("data.list", "--json").stdout)["backups"]] == made
 
 
 @pytest.mark.contract
@@ -302,6 +322,38 @@ def test_a_killed_service_comes_back(up: Running) -> None:
         wait_for(lambda: up.pids()["nv-pgbouncer"] not in (0, pid), 30)
     wait_for(lambda: up.health()["pgb"]["verdict"] == "healthy", 30)
     assert up.query("SELECT 1", up.pgb_port) == [(1,)]
+
+
+@pytest.mark.contract("podman", "docker")
+def test_a_stop_during_crash_recovery_ends_at_once(up: Running) -> None:
+    """PostgreSQL 18's fast shutdown does not end then: without the other signal the engine kills it after a minute."""
+    up.query("DROP TABLE IF EXISTS recovered; CREATE TABLE recovered AS SELECT generate_series(1, 2000) AS n; SELECT 1")
+    server = psutil.Process(up.pids()["nv-db"])
+
+    def children(title: str) -> list[psutil.Process]:
+        return [child for child in server.children(recursive=True) if title in " ".join(child.cmdline())]
+
+    def hold(process: psutil.Process) -> None:
+        """Let recovery make no progress, though the command resumes what it finds stopped."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while True:
+                process.suspend()
+                time.sleep(0.005)
+
+    connection = up.connect()
+    children("nina nina")[0].kill()
+    recovering = wait_for(lambda: children("startup"))
+    holding = threading.Thread(target=hold, args=recovering, daemon=True)
+    holding.start()
+    up.inv("db.stop")
+    holding.join(20)
+    connection.close()
+    assert "nv-db" not in up.containers()
+    stopped = up.inv("db.logs", "--tail", "100").stdout.rpartition("all server processes terminated; reinitializing")[2]
+    assert "received immediate shutdown request" in stopped
+    up.inv("db.start")
+    assert up.query("SELECT count(*) FROM recovered") == [(2000,)]
+    up.inv("dev.up")
 
 
 @pytest.mark.contract("podman", "apple")
@@ -617,7 +669,9 @@ class TestContainers:
 
     def test_a_missing_image_says_how_to_bring_it(self, up: Running) -> None:
         up.inv("dev.down")
+        records = {path: path.read_bytes() for path in up.state.glob("*.json")}
         answer = up.inv("dev.up", expect=1, INVOKE_DB_IMAGE="localhost/nv-test/none:1")
+        assert {path: path.read_bytes() for path in up.state.glob("*.json")} == records
         assert "there is no image localhost/nv-test/none:1 here, and it can't be pulled" in answer.stderr
         assert "inv dev.images --save" in answer.stderr
         assert up.networks() == []

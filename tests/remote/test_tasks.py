@@ -98,6 +98,22 @@ def test_a_backup_comes_here_and_goes_there_to_be_restored(up: Remote) -> None:
     assert "500" in up.sql("SELECT count(*) FROM round")
 
 
+def test_all_that_can_be_verified_is_and_what_can_not_be_is_named(up: Remote) -> None:
+    up.inv("data.backup")
+    whole = max(up.backups)
+    damaged = up.root / "backups" / "backup-20200101-000000.sql.gz"
+    shutil.copy(up.root / "backups" / whole, damaged)
+    path_of(damaged).write_text("{")
+    try:
+        done = up.inv("data.verify", "--all", expect=1)
+    finally:
+        for path in (damaged, path_of(damaged)):
+            path.unlink()
+    assert f"{whole}  whole" in done.stdout
+    assert f"{damaged.name} can't be used as a backup" in done.stderr
+    up.inv("data.verify", "--all")
+
+
 def test_a_copy_stays_there_if_it_is_to(up: Remote) -> None:
     made = json.loads(up.inv("data.backup", "--schema-only", "--keep-remote", "--json").stdout)["file"]
     assert made in up.backups

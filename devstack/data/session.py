@@ -88,6 +88,7 @@ class Session:
         """End other sessions on the server, and wait until they are gone.
 
         :param which: a condition on ``pg_stat_activity``.
+        :param problem: what these sessions are in the way of.
         :raises StackError: one goes on.
         """
         deadline = time.monotonic() + EMPTY
@@ -95,8 +96,8 @@ class Session:
         while self.value(f"SELECT count(pg_terminate_backend(pid)) {others}"):
             if time.monotonic() > deadline:
                 raise StackError(
-                    problem,
-                    why=f"its sessions did not end within {EMPTY:g} s",
+                    "sessions on the server do not end",
+                    why=f"{problem}; they were told to {EMPTY:g} s ago",
                     fix="see who: inv db.shell --admin --command 'TABLE pg_stat_activity'; nothing was changed",
                 )
             time.sleep(0.01)

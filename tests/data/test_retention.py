@@ -145,7 +145,7 @@ def test_old_ones_go_and_only_what_the_tool_made(data: Data) -> None:
 
 @pytest.mark.slow
 def test_each_owner_keeps_its_newest(data: Data) -> None:
-    stack = data.stack()
+    stack = data.open_stack()
     old = stamp(datetime.now(timezone.utc) - timedelta(days=50))
     made = [data.backup() for _ in range(6)]
     owners: list[dict[str, Any] | None] = [{}, {"fetched_from": "me@box"}, None]

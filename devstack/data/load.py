@@ -41,6 +41,10 @@ JOBS = 4
 
 PSQL = ["psql", "-X", "-q", "-w", "-b", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-f", "-"]
 
+CHANGING = "nv changes databases"
+"""Name by which a session that creates or renames databases is known to the server: what it has sent is carried out
+whether or not its command is still there."""
+
 OPTIONS = """
 SELECT concat_ws(' ', format('ENCODING %L LC_COLLATE %L LC_CTYPE %L', pg_encoding_to_char(encoding), datcollate,
            datctype),
@@ -185,6 +189,7 @@ def named(stack: Stack, operation: str, about: str) -> Journal:
 def create(stack: Stack, name: str, *, more: str = "") -> None:
     """Create an empty database like the one in use, with ``more`` options."""
     with session(stack.db, "postgres", "create a database to restore into") as sql:
+        sql.run(f"SET application_name = {literal(CHANGING)}")
         options = sql.value(OPTIONS.format(name=literal(stack.settings.db.name)))
         sql.run(f"CREATE DATABASE {identifier(name)} TEMPLATE template0 {options} {more}")
 

@@ -39,7 +39,7 @@ class Journal(Struct, frozen=True, kw_only=True):
 
 
 class Swap(Struct, frozen=True, kw_only=True):
-    """What the restore, undo or verification of a cluster is at: names of directories beside the data directory."""
+    """Progress of a restore, undo or verification of a cluster: names of directories next to the data directory."""
 
     incoming: str
     outgoing: str

@@ -17,6 +17,8 @@ from invoke import Config, Context
 from devstack.stack import Stack, open_stack
 from tests.conftest import Project, directory_of_its_own, ended
 
+pytest.register_assert_rewrite("tests.data.campaigns")
+
 RICH = (Path(__file__).parent / "rich.sql").read_text()
 
 

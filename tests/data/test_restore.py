@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg2
 import pytest
 
-from devstack.data import restore, switch
+from devstack.data import load, restore, switch
 from devstack.data.journal import Journal
 from devstack.services import NotReady
 from devstack.stack import Stack
@@ -543,6 +544,26 @@ def test_a_killed_proof_leaves_no_database_behind_after_the_next_start(data: Dat
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
     assert len(data.databases()) == 2
     data.inv("dev.up")
+    assert data.databases() == ["nina"]
+
+
+@pytest.mark.faults
+def test_a_server_that_goes_away_during_a_proof_says_nothing_about_the_backup(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill = load._fill
+
+    def crash(*args: Any) -> None:
+        psutil.Process(int((data.data / "postmaster.pid").read_text().split()[0])).kill()
+        fill(*args)
+
+    path = data.backup()
+    monkeypatch.setattr(load, "_fill", crash)
+    said = data.refused("data.verify", "--deep", says=f"{path.name} could not be checked")
+    assert "its file is whole; the database went away while it was restored" in said
+    monkeypatch.undo()
+    data.inv("dev.up")
+    data.inv("data.verify", "--deep")
     assert data.databases() == ["nina"]
 
 

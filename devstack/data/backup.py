@@ -119,16 +119,24 @@ def create(stack: Stack, request: Request) -> Backup | None:
     except OSError as error:
         raise not_written(folder, error, request) from None
     except StackError as error:
-        if FULL in (evidence := "\n".join(error.evidence)):  # pg_dump's own words, where it writes itself
-            raise not_written(folder, OSError(errno.ENOSPC, evidence), request) from None
+        if full := no_room(error):  # where pg_dump writes itself
+            raise not_written(folder, OSError(errno.ENOSPC, full), request) from None
         raise
     return Backup(path, manifest)
 
 
 FULL = os.strerror(errno.ENOSPC)
+OF_SERVER = ("ERROR: ", "FATAL: ", "PANIC: ")
 TOO_FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 """Errors of a directory that can't be written to."""
+
+
+def no_room(error: StackError) -> str:
+    """Return what one of PostgreSQL's programs says of a full disk that it writes to; empty if it says nothing, or
+    passes on what the server says of its own disk."""
+    full = [line for line in error.evidence if FULL in line and not any(text in line for text in OF_SERVER)]
+    return "\n".join(error.evidence) if full else ""
 
 
 def not_written(folder: Path, error: OSError, request: Request) -> StackError:

@@ -185,6 +185,35 @@ def test_a_disk_that_can_not_be_written_costs_nothing_but_the_command(
 
 @pytest.mark.faults
 @pytest.mark.slow
+def test_full_disks_do_not_keep_a_cleanup_from_making_room(stack: Busy, disks: dict[str, Disk]) -> None:
+    made = [stack.backup() for _ in range(2)]
+    full = [disks[name] for name in ("state", "backups", "logs")]
+    for disk in full:
+        disk.have("full")
+    try:
+        assert f"{made[0].name}  removed" in stack.inv("data.cleanup", "--days", "0").stdout
+    finally:
+        for disk in full:
+            disk.repair()
+    assert not made[0].exists()
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_a_full_disk_of_the_server_is_not_taken_for_that_of_the_backups(stack: Busy, disks: dict[str, Disk]) -> None:
+    disks["data"].have("without inodes")
+    try:
+        said = stack.refused("data.backup", "--incremental", says="No space left")
+    finally:
+        disks["data"].repair()
+    assert "could not be written to" not in said
+    assert "fix:" in said
+    stack.inv("dev.up")
+    stack.inv("data.backup", "--incremental")
+
+
+@pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_cache_that_can_not_be_written_is_named_and_filled_once_it_can(
     stack: Busy, disks: dict[str, Disk], fault: str

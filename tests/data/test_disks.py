@@ -149,7 +149,7 @@ def test_a_disk_that_can_not_be_written_costs_nothing_but_the_command(
     used = [disk for disk in disks.values() if disk.name != "cache"]
     cases = list(itertools.product(used, FAULTS, [*CHANGING, *OF_DATA]))
     chance.shuffle(cases)
-    for number in rounds(len(cases), share=20):
+    for number in rounds(len(cases), share=60):
         disk, fault, name = cases[number]
         words = {**commands(stack, chance), **CHANGING}[name]
         story = [f"round {number}: the disk of {disk.name} is {fault}: inv {' '.join(words)}"]

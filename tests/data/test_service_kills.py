@@ -43,7 +43,7 @@ def test_a_service_killed_while_a_command_runs_costs_no_row_and_the_next_start_i
 ) -> None:
     ledger = Ledger(stack)
     counts: Counter[str] = Counter()
-    for number in rounds(300, share=50):
+    for number in rounds(300, share=60):
         name, known = chance.choice(VICTIMS), {**commands(stack, chance), **OTHERS}
         words, moment = known[chance.choice(list(known))], chance.uniform(0.1, 2.0)
         story = [f"round {number}: {name} killed {moment:.2f} s after the start of inv {' '.join(words)}"]

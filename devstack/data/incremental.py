@@ -83,6 +83,8 @@ def create(stack: Stack, request: backup.Request) -> Backup | None:
                 ),
             )
     except OSError as error:
+        if not backup.is_in(folder, error):
+            raise
         raise backup.not_written(folder, error, request) from None
     except StackError as error:
         if full := backup.no_room(error):

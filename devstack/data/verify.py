@@ -98,8 +98,8 @@ def verify(
                     raise Damaged(backup.name, error.why, error.evidence) from None
                 except StackError as error:
                     if failures.is_server_gone(error):
-                        why = "its file is whole; the database went away while it was restored"
-                        raise Unchecked(backup.name, why, error.evidence) from None
+                        gone = "its file is whole; the database went away while it was restored"
+                        raise Unchecked(backup.name, gone, error.evidence) from None
                     whole = f"its file is whole; {error.why}" if error.why else "its file is whole"
                     raise Unrestorable(error.what, why=whole, evidence=error.evidence, fix=error.fix) from None
                 load.check_counts(stack, backup.manifest, name)

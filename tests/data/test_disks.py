@@ -214,6 +214,19 @@ def test_a_full_disk_of_the_server_is_not_taken_for_that_of_the_backups(stack: B
 
 @pytest.mark.faults
 @pytest.mark.slow
+def test_a_full_disk_of_the_state_is_not_taken_for_that_of_the_backups(stack: Busy, disks: dict[str, Disk]) -> None:
+    """Copies of a backup are made there, where the services' account can read them and nothing else can change them."""
+    disks["state"].have("full")
+    try:
+        said = stack.refused("data.backup", "--format", "directory", says="No space left")
+    finally:
+        disks["state"].repair()
+    assert f"room in {stack.state}" in said
+    assert "data.cleanup" not in said
+
+
+@pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_cache_that_can_not_be_written_is_named_and_filled_once_it_can(
     stack: Busy, disks: dict[str, Disk], fault: str

@@ -456,7 +456,9 @@ class ContainerContext:
                 size = errors.seek(0, 2)
                 errors.seek(max(0, size - ERRORS))
                 lines = _said(errors.read().decode(errors="replace").strip().splitlines())
-                raise CommandError(f"could not {what}", code, evidence=[self.mask(line) for line in lines])
+                raise CommandError(
+                    f"could not {what}", code, evidence=[self.mask(line) for line in lines], fix=fix_of(lines)
+                )
 
     # files
 

@@ -284,6 +284,7 @@ class Host:
             for attribute in ("filename", "filename2"):
                 if name := getattr(error, attribute):
                     setattr(error, attribute, str(path.parent / name))
+            error.filename = error.filename or str(path)  # what is written to an open file fails without a name
             raise
 
     def holds(self, path: Path, content: bytes, mode: int, *, account: bool = False) -> bool:

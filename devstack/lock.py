@@ -63,6 +63,12 @@ class StackLock:
                     why=f"{holder} has been working on it for more than {self.timeout:g} s",
                     fix="wait for it, or end it; stack.lock_timeout sets how long to wait",
                 ) from None
+        with contextlib.suppress(OSError):  # a full disk must not keep a cleanup from making room
+            self._write_holder()
+        return waited
+
+    def _write_holder(self) -> None:
+        """Write down which command has the lock, for those that wait for it."""
         # a new file: what has the name may be a link, or have another name elsewhere
         self._holder.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -70,7 +76,6 @@ class StackLock:
         with open(os.open(self._holder, flags, 0o600), "w", encoding="utf-8", errors="backslashreplace") as file:
             # a URL among the words may have a password
             file.write(f"{os.getpid()} {hide_url_passwords(' '.join([wording().program, *sys.argv[1:]]))}\n")
-        return waited
 
     def _take(self, timeout: float) -> None:
         """Take the lock.

@@ -52,9 +52,9 @@ def begin(c: Context, *, changes: bool = False, running: bool = True) -> Stack:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     stack = session.stack(c)
+    recovery.begin(stack, changes=changes)  # which starts what a restore that was cut off has stopped
     if running:
         report.require(stack, "db")
-    recovery.begin(stack, changes=changes)
     return stack
 
 

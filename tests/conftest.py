@@ -93,7 +93,7 @@ def _is_free(family: int, address: str, port: int) -> bool:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--campaign", action="store_true", help="run all rounds of the random tests, not a tenth of them")
+    parser.addoption("--campaign", action="store_true", help="run all rounds of the random tests, not a part of them")
 
 
 SEED = pytest.StashKey[int]()
@@ -157,9 +157,10 @@ class Rounds:
     def __init__(self, *, whole: bool) -> None:
         self.whole = whole
 
-    def __call__(self, count: int) -> range:
-        """Return all of ``count`` rounds in a campaign, otherwise a tenth of them."""
-        return range(count if self.whole else max(1, count // 10))
+    def __call__(self, count: int, *, share: int = 10) -> range:
+        """Return all of ``count`` rounds in a campaign, otherwise one in ``share`` of them: where a round takes
+        seconds, a tenth is too much for every run of the tests."""
+        return range(count if self.whole else max(1, count // share))
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from devstack.data.catalogue import Backup
 from devstack.data.manifest import STAMPED, SUFFIX, Kind, Layout, Manifest, Verified, is_file_name, now, stamp
 from devstack.data.session import Session, background, session
 from devstack.data.streams import Meter, Written, directory_hash, meter, sha256_of
-from devstack.errors import StackError, UsageError
+from devstack.errors import CommandError, StackError, UsageError
 from devstack.services.postgres import literal
 from devstack.shell import Command
 
@@ -117,18 +117,36 @@ def create(stack: Stack, request: Request) -> Backup | None:
     except FileExistsError as error:
         raise UsageError(f"{error.filename or error} exists", fix="name another file; none is replaced") from None
     except OSError as error:
+        if not is_in(folder, error):
+            raise
         raise not_written(folder, error, request) from None
     except StackError as error:
-        if FULL in (evidence := "\n".join(error.evidence)):  # pg_dump's own words, where it writes itself
-            raise not_written(folder, OSError(errno.ENOSPC, evidence), request) from None
+        if full := no_room(error):  # where pg_dump writes itself
+            raise not_written(folder, OSError(errno.ENOSPC, full), request) from None
         raise
     return Backup(path, manifest)
 
 
 FULL = os.strerror(errno.ENOSPC)
+OF_SERVER = ("ERROR: ", "FATAL: ", "PANIC: ")
 TOO_FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 """Errors of a directory that can't be written to."""
+
+
+def is_in(folder: Path, error: OSError) -> bool:
+    """Check whether an error is about a directory or something in it; one that names no file is taken for that."""
+    if not error.filename:
+        return True
+    path = Path(os.fsdecode(error.filename))
+    return folder in (path, *path.parents)
+
+
+def no_room(error: StackError) -> str:
+    """Return what one of PostgreSQL's programs says of a full disk that it writes to; empty if it says nothing, or
+    passes on what the server says of its own disk."""
+    full = [line for line in error.evidence if FULL in line and not any(text in line for text in OF_SERVER)]
+    return "\n".join(error.evidence) if full and isinstance(error, CommandError) else ""
 
 
 def not_written(folder: Path, error: OSError, request: Request) -> StackError:

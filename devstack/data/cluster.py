@@ -16,14 +16,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-from msgspec import Struct, field
-
 from devstack import console
-from devstack.data import catalogue, census, kept, verify, wal_check
+from devstack.data import catalogue, census, journal, kept, verify, wal_check
 from devstack.data.catalogue import Backup
-from devstack.data.journal import Previous
+from devstack.data.journal import Previous, Swap
 from devstack.data.manifest import now, stamp
+from devstack.data.recovery import guarded
 from devstack.data.restore import Restored, Undone
 from devstack.data.session import PIN, Session
 from devstack.errors import StackError
@@ -46,15 +44,6 @@ default_text_search_config = 'pg_catalog.english'
 
 MOST = 1 << 16
 """Bytes of a configuration file that are looked at."""
-
-
-class Swap(Struct, frozen=True, kw_only=True):
-    """Folders' names beside the data folder."""
-
-    incoming: str
-    outgoing: str
-    why: str
-    pid: int = field(default_factory=os.getpid)
 
 
 @contextlib.contextmanager
@@ -102,10 +91,11 @@ def _replace(stack: Stack, source: Source, safety: str, members: list[Backup], b
         outgoing=f"{data.name}-{now():%Y%m%d-%H%M%S}",
         why=f"restore of {source.name}",
     )
-    _write(stack, plan)
+    journal.write_swap(stack, plan)
     try:
         counted = _combine_and_try(stack, members, plan.incoming)
-        outage = _exchange(stack, plan)
+        with guarded(stack):
+            outage = _exchange(stack, plan)
     except BaseException:
         recover(stack)
         raise
@@ -133,9 +123,10 @@ def undo(stack: Stack, previous: Previous) -> Undone:
         raise StackError("there is nothing to undo", why=f"{previous.name} is gone", fix="see inv data.list")
     stack.check_restart()
     plan = Swap(incoming=previous.name, outgoing=f"{data.name}-{now():%Y%m%d-%H%M%S}", why=f"undo of {previous.why}")
-    _write(stack, plan)
+    journal.write_swap(stack, plan)
     try:
-        outage = _exchange(stack, plan)
+        with guarded(stack):
+            outage = _exchange(stack, plan)
     except BaseException:
         recover(stack)
         raise
@@ -150,26 +141,31 @@ def try_chain(stack: Stack, backup: Backup, *, trust_cluster: bool) -> census.Ce
     """
     with checked(stack, backup, trust_cluster=trust_cluster) as members:
         plan = Swap(incoming=f".{stack.db.data.name}.incoming", outgoing="", why="verification")
-        _write(stack, plan)
+        journal.write_swap(stack, plan)
         try:
             return _combine_and_try(stack, members, plan.incoming)
         finally:
             recover(stack)
 
 
-def put_right(stack: Stack) -> None:
-    """What another command left, with both locks held."""
-    plan = _read(stack)
-    if plan is None or plan.pid != os.getpid():
-        recover(stack)
+def put_right(stack: Stack) -> bool:
+    """Put right what another command left; both locks are held.
+
+    :returns: whether that command has stopped services that it would have started again.
+    """
+    plan = journal.read_swap(stack.paths)
+    if plan and plan.pid == os.getpid():
+        return False
+    recover(stack)
+    return plan is not None and bool(plan.outgoing)
 
 
 def recover(stack: Stack) -> None:
     """Put right what was cut off: the data folder is the old one or the new one, whole; the rest goes."""
-    plan = _read(stack)
+    plan = journal.read_swap(stack.paths)
     data, folders = stack.db.data.name, stack.db.folders
     if plan is None:
-        stack.context.host.remove(stack.paths.swap)
+        journal.clear_swap(stack)
         return
     there = folders.names()
     if data not in there and plan.outgoing in there:
@@ -183,7 +179,7 @@ def recover(stack: Stack) -> None:
         if not stack.context.runtime.contained or stack.context.states([stack.db.name])[stack.db.name].running:
             stack.context.read(folders.pg_ctl(plan.incoming, ["-m", "immediate", "stop"]))
         folders.remove(plan.incoming)
-    stack.context.host.remove(stack.paths.swap)
+    journal.clear_swap(stack)
 
 
 def _combine_and_try(stack: Stack, members: list[Backup], incoming: str) -> census.Census:
@@ -286,14 +282,4 @@ def _settle(stack: Stack, plan: Swap) -> None:
     kept.settle(
         stack, Previous(name=plan.outgoing, of=stack.settings.db.name, when=stamp(now()), why=plan.why, directory=True)
     )
-    stack.context.host.remove(stack.paths.swap)
-
-
-def _write(stack: Stack, plan: Swap) -> None:
-    stack.context.host.write_file(stack.paths.swap, msgspec.json.encode(plan) + b"\n", 0o600)
-
-
-def _read(stack: Stack) -> Swap | None:
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
-        return msgspec.json.decode(stack.paths.swap.read_bytes(), type=Swap)
-    return None
+    journal.clear_swap(stack)

@@ -18,6 +18,7 @@ WIDTH = 300
 """Characters of a line that are shown: an INSERT may have megabytes."""
 PASSWORD = re.compile(r"(password\s*=?\s*)'(?:[^']|'')*'", re.IGNORECASE)
 REFUSED = ("permission denied", "must be owner", "must be superuser", "superuser can", "able to SET ROLE")
+GONE = ("FATAL: ", "connection to server", "server closed the connection")
 CAUSES = {
     r'schema "(.+?)" does not exist': (
         "the dump uses the schema {0}, and does not create it: pg_dump -n leaves out all other schemas",
@@ -45,6 +46,11 @@ CAUSES = {
     ),
 }
 """Texts of server errors, each with its cause and fix."""
+
+
+def is_server_gone(error: StackError) -> bool:
+    """Check whether it was not PostgreSQL that refused a statement: the server ended the session, or is not there."""
+    return any(text in line for line in error.evidence for text in GONE)
 
 
 def located(error: StackError, name: str, line: Callable[[int], int] | None) -> StackError:

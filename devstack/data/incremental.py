@@ -83,10 +83,12 @@ def create(stack: Stack, request: backup.Request) -> Backup | None:
                 ),
             )
     except OSError as error:
+        if not backup.is_in(folder, error):
+            raise
         raise backup.not_written(folder, error, request) from None
     except StackError as error:
-        if backup.FULL in (evidence := "\n".join(error.evidence)):
-            raise backup.not_written(folder, OSError(errno.ENOSPC, evidence), request) from None
+        if full := backup.no_room(error):
+            raise backup.not_written(folder, OSError(errno.ENOSPC, full), request) from None
         raise
     return Backup(path, made)
 

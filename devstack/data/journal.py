@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from devstack.host import Host
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from devstack.paths import Paths
     from devstack.stack import Stack
 
@@ -29,6 +32,19 @@ class Journal(Struct, frozen=True, kw_only=True):
     """The name that the database gets which had it until then."""
     began: str
     pid: int
+
+    @property
+    def why(self) -> str:
+        return f"{self.operation} of {self.about}"
+
+
+class Swap(Struct, frozen=True, kw_only=True):
+    """Progress of a restore, undo or verification of a cluster: names of directories next to the data directory."""
+
+    incoming: str
+    outgoing: str
+    why: str
+    pid: int = field(default_factory=os.getpid)
 
 
 class Previous(Struct, frozen=True, kw_only=True):
@@ -70,21 +86,42 @@ def read_previous(paths: Paths) -> Previous | None:
     return None
 
 
+def write_swap(stack: Stack, swap: Swap) -> None:
+    stack.context.host.write_file(stack.paths.swap, msgspec.json.encode(swap) + b"\n", 0o600)
+
+
+def clear_swap(stack: Stack) -> None:
+    stack.context.host.remove(stack.paths.swap)
+
+
+def read_swap(paths: Paths) -> Swap | None:
+    """Return what is done with the directory of the cluster; None if nothing is going on and nothing was cut off."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        return msgspec.json.decode(paths.swap.read_bytes(), type=Swap)
+    return None
+
+
 def is_abandoned(paths: Paths) -> bool:
-    """Check, without waiting for a lock, whether there is a journal whose command no longer runs."""
-    journal = read(paths)
-    if journal is None:
-        return paths.journal.exists()  # damaged by a full disk
-    return not Host().runs(journal.pid)
+    """Check, without waiting for a lock, whether there is a record whose command no longer runs."""
+    return _is_abandoned(paths.journal, read(paths)) or _is_abandoned(paths.swap, read_swap(paths))
+
+
+def _is_abandoned(path: Path, record: Journal | Swap | None) -> bool:
+    if record is None:
+        return path.exists()  # damaged by a full disk
+    return not Host().runs(record.pid)
 
 
 def restoring(paths: Paths) -> str:
     """Return what is being done to the database right now, as a sentence; empty if nothing is."""
-    journal = read(paths)
-    if journal is None or journal.operation == "verify":
+    journal, swap = read(paths), read_swap(paths)
+    if journal and journal.operation != "verify":
+        doing = {"restore": "restoring", "merge": "merging", "undo": "undoing the restore of"}[journal.operation]
+        sentence = f"{doing} {journal.about} since {journal.began[11:19]} UTC"
+    elif swap and swap.outgoing:
+        sentence = f"{swap.why} goes on"
+    else:
         return ""
-    doing = {"restore": "restoring", "merge": "merging", "undo": "undoing the restore of"}[journal.operation]
-    sentence = f"{doing} {journal.about} since {journal.began[11:19]} UTC"
     return f"{sentence}; it was cut off" if is_abandoned(paths) else sentence
 
 

@@ -78,7 +78,7 @@ def judged(stack: Stack, wrong: str, *, own: bool = False) -> Iterator[None]:
     except StackError as error:
         evidence = error.evidence[:5] or [error.why]
         if hindrance := _hindrance(stack, error, own=own):
-            raise NotChecked(hindrance, evidence) from None
+            raise NotChecked(hindrance, evidence, error.fix) from None
         raise Wrong(wrong, evidence) from None
 
 

@@ -44,21 +44,32 @@ def begin(stack: Stack, *, changes: bool) -> None:
         stack.context.host.remove(left)
     for left in stack.paths.state.glob(f"{STAGING}*"):
         stack.context.host.remove(left)
-    if stack.paths.journal.exists():
+    if stack.paths.journal.exists() or stack.paths.swap.exists():
         if not changes:
             stack.data_lock.release()
             stack.lock.acquire()
             stack.data_lock.acquire()
-        recover(stack)
+        _recover_all(stack)
         if not changes:
             stack.lock.release()
 
 
+def _recover_all(stack: Stack) -> None:
+    if stack.paths.swap.exists():
+        from devstack.data import cluster
+
+        if cluster.put_right(stack):
+            for service in stack.services:
+                stack.start(service.label)
+    if stack.paths.journal.exists():
+        recover(stack)
+
+
 def is_cut_off(stack: Stack) -> bool:
-    """Whether a restore, merge or undo did not end; asked while the stack's lock is held, which they hold to their end.
-    A proof by restore does not hold it, and may be going on."""
+    """Check whether a restore, merge, undo or proof by restore did not end. The stack's lock is held, which all but a
+    proof hold to their end."""
     left = journal.read(stack.paths)
-    return left is None or left.operation != "verify"
+    return left is None or left.operation != "verify" or journal.is_abandoned(stack.paths)
 
 
 def recover(stack: Stack) -> None:
@@ -72,19 +83,39 @@ def recover(stack: Stack) -> None:
         return
     if not stack.context.states(stack.names)[stack.db.name].running:
         return
+    if not _finish_or_undo(stack, left) and left.operation != "verify":
+        console.note(f"the {left.operation} of {left.about} was cut off: the database is as it was before")
+
+
+def give_up(stack: Stack) -> None:
+    """Put right what this command leaves of a restore or an undo that failed. Where the server does not let it, the
+    next command does it, and why this one failed is not hidden."""
+    left = journal.read(stack.paths)
+    try:
+        if left:
+            _finish_or_undo(stack, left)
+    except StackError:
+        console.note("what is left of it could not be put right now; the next command on the data does it")
+
+
+def _finish_or_undo(stack: Stack, left: journal.Journal) -> bool:
+    """Finish a switch once the new database has the name in use: clients may have written to it. Undo it otherwise.
+
+    :returns: whether it was finished.
+    :raises StackError: the database does not let it.
+    """
     there = switch.final_databases(stack)
     if left.phase == "switch" and left.incoming not in there and left.outgoing in there:
         switch.open_again(stack)
         settle(stack, left)
         console.note(f"finished the {left.operation} of {left.about}, which was cut off after its switch")
-        return
+        return True
     if left.phase == "switch":
         switch.open_again(stack)
     if left.operation != "undo":  # whose incoming database is what the restore had kept
         load.drop(stack, left.incoming)
     journal.clear(stack)
-    if left.operation != "verify":
-        console.note(f"the {left.operation} of {left.about} was cut off: the database is as it was before")
+    return False
 
 
 def put_right(stack: Stack) -> None:
@@ -130,16 +161,16 @@ def main(words: list[str]) -> None:
     """Put right what a command has left that was killed in a switch. Called by the guard."""
     root, pid = words
     stack = _open(Path(root), msgspec.json.decode(os.environ.pop(GIVEN), type=list[Entry]))
-    left = journal.read(stack.paths)
+    left = journal.read(stack.paths) or journal.read_swap(stack.paths)
     if left is None or left.pid != int(pid):
         return  # another command was quicker
-    sys.argv = ["inv", f"data.{left.operation}"]  # who waits for the lock is told what has it
+    sys.argv = ["inv", f"data.{left.why.partition(' ')[0]}"]  # who waits for the lock is told what has it
     try:
         if stack.context.states(stack.names)[stack.db.name].running:
             wait_until_answers(stack.db.accepts, seconds=stack.settings.stack.start_timeout, failed=lambda: "")
         _put_right(stack)
     except StackError as error:
-        console.note(f"could not put right the {left.operation} of {left.about}: {error.what}: {error.why}")
+        console.note(f"could not put right the {left.why}: {error.what}: {error.why}")
 
 
 def _open(root: Path, given: list[Entry]) -> Stack:

@@ -13,12 +13,12 @@ import msgspec
 from msgspec import Struct
 
 from devstack import console
-from devstack.data import backup, census, journal, kept, load, privileged, switch
+from devstack.data import backup, census, kept, load, privileged, switch
 from devstack.data.catalogue import Backup
 from devstack.data.journal import Journal
 from devstack.data.load import Mismatch, Source
 from devstack.data.manifest import now, stamp
-from devstack.data.recovery import guarded, settle
+from devstack.data.recovery import give_up, guarded, settle
 from devstack.data.session import session
 from devstack.errors import StackError
 from devstack.services.postgres import identifier, literal
@@ -156,11 +156,12 @@ def replace(stack: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
                 counted = compared(stack, source, made.incoming)
             load.say_hidden(stack, source, made.incoming)
             copy_properties(stack, made)
+            check_login(stack, made)
             plan = msgspec.structs.replace(made, phase="switch", outgoing=kept_name(stack))
             guard.enter_context(guarded(stack))
             outage = switch.swap(stack, plan)
         except BaseException:
-            load.abandon(stack, made)
+            give_up(stack)
             raise
         settle(stack, plan)
     if source.manifest and source.manifest.needs_superuser and not source.as_superuser:
@@ -219,6 +220,15 @@ def copy_properties(stack: Stack, made: Journal) -> None:
             console.note(f"this role may not take over from the database before: {left}")
 
 
+def check_login(stack: Stack, made: Journal) -> None:
+    """Check that the application's role can log in to the new database, before clients are sent there.
+
+    :raises StackError: it can't.
+    """
+    with session(stack.db, made.incoming, "log in to the restored database", role="owner") as sql:
+        sql.run("SELECT 1")
+
+
 def _attempt(statement: str) -> str:
     return f"DO {literal(ATTEMPT.format(statement=literal(statement)))}"
 
@@ -274,7 +284,7 @@ def undo(stack: Stack) -> Undone:
         try:
             outage = switch.swap(stack, plan)
         except BaseException:
-            journal.clear(stack)
+            give_up(stack)
             raise
         settle(stack, plan)
     return Undone(previous.why, plan.outgoing, round(outage, 3))

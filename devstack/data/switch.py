@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from devstack import console
 from devstack.data import journal, kept
 from devstack.data.journal import Journal
 from devstack.data.session import Session, session
@@ -47,37 +48,22 @@ def final_databases(stack: Stack) -> set[str]:
 def swap(stack: Stack, plan: Journal) -> float:
     """Give the incoming database the name in use; the seconds in which clients had none.
 
-    :raises StackError: it could not be done, or the new one does not answer; everything is as it was then.
+    From then on clients may write to it, so it keeps the name, also if it does not answer as it should.
+
+    :raises StackError: it could not be done; :func:`devstack.data.recovery.give_up` has the one before in use then.
     """
     journal.write(stack, plan)
     began = time.monotonic()
-    try:
-        with _clients_held(stack):
-            _rename(stack, [(plan.database, plan.outgoing), (plan.incoming, plan.database)], _why(plan))
-        _answers(stack)
-    except BaseException as error:
-        _swap_back(stack, plan)
-        if isinstance(error, NotReady):
-            raise StackError(
-                "the restored database does not answer",
-                why=f"{str(error).splitlines()[0]}; the one before is in use again",
-                fix="look at the log: inv db.logs",
-            ) from None
-        raise
-    return time.monotonic() - began
-
-
-def _swap_back(stack: Stack, plan: Journal) -> None:
-    there = final_databases(stack)
-    if plan.incoming in there:
-        open_again(stack)
-        return
     with _clients_held(stack):
-        _rename(stack, [(plan.database, plan.incoming), (plan.outgoing, plan.database)], _why(plan))
-
-
-def _why(plan: Journal) -> str:
-    return f"{plan.operation} of {plan.about}"
+        _rename(stack, plan)
+    try:
+        _answers(stack)
+    except NotReady as error:
+        reason = str(error).splitlines()[0]
+        console.note(
+            f"the other database is in use, but clients do not reach it yet: {reason}; inv dev.heal repairs that"
+        )
+    return time.monotonic() - began
 
 
 def open_again(stack: Stack) -> None:
@@ -87,19 +73,17 @@ def open_again(stack: Stack) -> None:
     _tell_pooler(stack, "RESUME")
 
 
-def _rename(stack: Stack, pairs: list[tuple[str, str]], why: str) -> None:
-    """Rename databases in one transaction, and mark the first of them, which had the clients, as one that was kept.
-
-    :param why: what it is kept for.
-    """
-    closed, incoming = pairs[0][0], pairs[1][0]
+def _rename(stack: Stack, plan: Journal) -> None:
+    """Rename both databases in one transaction, and mark the one that had the clients as kept."""
+    closed, incoming = plan.database, plan.incoming
     with session(stack.db, "postgres", "put the restored database in its place") as sql:
         sql.run(f"SET application_name = {literal(RENAMING)}")
         # nobody new first: a client that comes back at once can't starve this
         sql.run(f"ALTER DATABASE {identifier(closed)} ALLOW_CONNECTIONS false")
         oid = sql.value(f"SELECT oid::bigint FROM pg_database WHERE datname = {literal(closed)}")
-        marks = kept.statements(stack, oid, pairs[0][1], why)
+        marks = kept.statements(stack, oid, plan.outgoing, plan.why)
         _empty(sql, [closed, incoming])
+        pairs = [(closed, plan.outgoing), (incoming, closed)]
         renames = "; ".join(f"ALTER DATABASE {identifier(a)} RENAME TO {identifier(b)}" for a, b in pairs)
         # what comes in is open again in the same moment that it has the name; what goes stays closed, so that
         # nobody writes to it by mistake

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, structs
 
 from devstack import console
-from devstack.data import catalogue, load, signing, wal_check
+from devstack.data import catalogue, failures, load, signing, wal_check
 from devstack.data.catalogue import Backup
 from devstack.data.manifest import Layout, Manifest, Verified, now, stamp
 from devstack.data.reading import NotChecked, Wrong, judged, programs, read_archive, read_directory, read_sql
@@ -97,6 +97,9 @@ def verify(
                 except ContentError as error:
                     raise Damaged(backup.name, error.why, error.evidence) from None
                 except StackError as error:
+                    if failures.is_server_gone(error):
+                        gone = "its file is whole; the database went away while it was restored"
+                        raise Unchecked(backup.name, gone, error.evidence) from None
                     whole = f"its file is whole; {error.why}" if error.why else "its file is whole"
                     raise Unrestorable(error.what, why=whole, evidence=error.evidence, fix=error.fix) from None
                 load.check_counts(stack, backup.manifest, name)

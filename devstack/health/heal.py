@@ -136,6 +136,7 @@ def _not_repaired(service: ServiceHealth, error: StackError) -> Repair:
 
 
 def _start(stack: Stack, label: str) -> None:
+    recovery.put_right(stack)  # which brings back data that a restore has moved
     if label == "db" and not stack.db.data_is_there():
         raise StackError(f"there are no data at {stack.db.place}", why="inv dev.up makes a new, empty database")
     stack.start(label)

@@ -15,6 +15,8 @@ import pytest
 
 from tests.conftest import Project, directory_of_its_own, ended
 
+pytest.register_assert_rewrite("tests.data.campaigns")
+
 RICH = (Path(__file__).parent / "rich.sql").read_text()
 
 

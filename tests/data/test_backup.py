@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -23,7 +22,7 @@ import pytest
 from filelock import FileLock
 
 from devstack.data.backup import names
-from tests.conftest import ROOT, Rounds, wait_for
+from tests.conftest import ROOT, wait_for
 from tests.data import manifests
 from tests.data.conftest import Data
 
@@ -233,37 +232,6 @@ def test_the_counts_are_of_the_dump_s_own_snapshot_whoever_writes_meanwhile(data
     data.inv("data.verify", "--all", "--deep")
     counts = [json.loads(Path(f"{p}.json").read_text())["tables"]["public.keyless"] for p in made]
     assert counts[0] < counts[1]
-
-
-@pytest.mark.campaign
-def test_a_backup_killed_at_any_moment_leaves_no_wrong_file_and_no_obstacle(
-    data: Data, chance: random.Random, rounds: Rounds
-) -> None:
-    data.sql(FILL)
-    began = time.monotonic()
-    kept = Path(json.loads(data.process("data.backup", "--json").stdout)["path"])
-    usual = time.monotonic() - began
-    before, shape = data.files(), data.print_of()
-    left = 0
-    for _ in rounds(60):
-        process = data.popen("data.backup", "--format", chance.choice(["sql", "custom", "directory"]))
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(chance.uniform(0.3, usual * 1.2))
-        process.kill()
-        process.communicate()
-        left += len(list(data.backups.glob(".nv-*")))
-        for backup in data.json("data.list")["backups"]:
-            data.inv("data.verify", "--file", backup["file"])
-        for name in finals(data.backups):
-            assert Path(data.backups / f"{name}.json").exists() or name.endswith(".json"), name
-    assert left > 0, "no kill came in the middle"
-    data.inv("data.backup")
-    assert list(data.backups.glob(".nv-*")) == []
-    data.inv("data.verify", "--all")
-    after = data.files()
-    assert {k: v for k, v in before.items() if ".json" not in k}.items() <= after.items()
-    assert kept.exists()
-    assert data.print_of() == shape
 
 
 KILLED = """

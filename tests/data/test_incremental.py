@@ -28,25 +28,31 @@ from tests.data.conftest import Data, _project
 
 KILLED_AT = """
 import os, sys
-count, seen = int(sys.argv[1]), 0
+count, alone, seen = int(sys.argv[1]), sys.argv[2] == "alone", 0
+def kill():
+    import psutil
+    for child in psutil.Process().children() if alone else []:
+        if any("devstack.data.recovery" in word for word in child.cmdline()):
+            child.kill()
+    os.kill(os.getpid(), 9)
 def audit(event, args):
     global seen
     if event == "os.rename" and (str(args[0]).endswith(("/nv-db-data", ".incoming")) or seen == 2):
         seen += 1
         if seen == count:
-            os.kill(os.getpid(), 9)
+            kill()
     if event == "shutil.rmtree" and count == 4 and "/nv-db-data-" in str(args[0]):
         seen += 1
         if seen == 2:
-            os.kill(os.getpid(), 9)
+            kill()
     if event == "subprocess.Popen" and count == 0 and "pg_verifybackup -q" in str(args) and "incoming" in str(args):
-        os.kill(os.getpid(), 9)
+        kill()
 sys.addaudithook(audit)
 from invoke.main import program
-program.run(["inv", *sys.argv[2:]])
+program.run(["inv", *sys.argv[3:]])
 """
 """``inv``, killed before the n-th rename of a data folder; 3: after both; 0: when the combined copy is verified; 4: in
-the middle of the removal of a directory that an earlier restore has kept."""
+the middle of the removal of a directory that an earlier restore has kept. With ``alone`` its guard is killed too."""
 
 
 @pytest.fixture(scope="module")
@@ -149,21 +155,56 @@ def test_a_restore_is_exact_and_undo_swaps_back(stack: Data, chain: list[Path]) 
         Path(f"{backup['path']}.json").unlink()
 
 
-@pytest.mark.variations
-@pytest.mark.parametrize(("count", "new"), [(0, False), (1, False), (2, False), (3, True)])
-def test_killed_in_the_middle_the_next_command_has_a_whole_database(
-    stack: Data, chain: list[Path], count: int, new: bool
-) -> None:
-    command = stack.code(KILLED_AT, str(count), "data.restore", "--no-safety-backup", "--file", chain[0].name)
+def killed_at(stack: Data, count: int, name: str, *, alone: bool = False) -> None:
+    """Kill the restore of a backup."""
+    words = ["data.restore", "--no-safety-backup", "--file", name]
+    command = stack.code(KILLED_AT, str(count), "alone" if alone else "guarded", *words)
     killed = subprocess.run(command, cwd=stack.root, env=stack.env, capture_output=True, text=True, timeout=60)
     assert killed.returncode == -9, killed.stderr
-    wait_for(lambda: stack.inv("db.start"))
+
+
+def check_whole(stack: Data, *, new: bool) -> None:
+    """Check that the services are up on the cluster before or the new one, and that nothing else is left."""
+    assert stack.answers()
     assert mark(stack) == ("base" if new else "now")
+    assert not list(stack.data.parent.glob(".*"))
+    assert not (stack.state / "swap.json").exists()
     if new:
         stack.inv("data.undo")
         assert mark(stack) == "now"
-    assert not list(stack.data.parent.glob(".*"))
-    assert not (stack.state / "swap.json").exists()
+
+
+@pytest.mark.variations
+@pytest.mark.parametrize(
+    ("count", "new", "following"),
+    [
+        (1, False, "dev.heal"),
+        (0, False, "data.list"),
+        (0, False, "dev.heal"),
+        (1, False, "data.verify"),
+        (2, False, "data.list"),
+        (3, True, "data.list"),
+        (3, True, "dev.up"),
+    ],
+)
+def test_killed_in_the_middle_any_next_command_has_the_services_up_on_a_whole_cluster(
+    stack: Data, chain: list[Path], count: int, new: bool, following: str
+) -> None:
+    killed_at(stack, count, chain[0].name, alone=True)
+    flags = ["--file", chain[0].name] if following == "data.verify" else []
+    stack.inv(following, *flags)
+    check_whole(stack, new=new)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("count", "new"), [(1, False), (3, True)])
+def test_killed_while_the_services_are_stopped_it_leaves_no_client_waiting_for_a_person(
+    stack: Data, chain: list[Path], count: int, new: bool
+) -> None:
+    killed_at(stack, count, chain[0].name)
+    wait_for(stack.answers)
+    wait_for(lambda: not (stack.state / "swap.json").exists())
+    check_whole(stack, new=new)
 
 
 @pytest.mark.slow
@@ -190,9 +231,7 @@ def test_what_was_kept_is_not_forgotten_when_a_cluster_comes_back(stack: Data, c
     assert [k["ours"] for _, k in sorted(found.items())] == [False, False, True]
     assert found[kept.name]["bytes"] > 10_000_000
     stack.inv("data.cleanup")
-    command = stack.code(KILLED_AT, "4", "data.restore", "--no-safety-backup", "--file", dump.name)
-    killed = subprocess.run(command, cwd=stack.root, env=stack.env, capture_output=True, text=True, timeout=60)
-    assert killed.returncode == -9, killed.stderr
+    killed_at(stack, 4, dump.name, alone=True)
     assert (kept / "nv-kept.json").exists()
     assert not (kept / "PG_VERSION").exists() or not (kept / "base").exists()
     (stack.state / "journal.json").unlink()

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
-import subprocess
 from typing import Any
 
 import pytest
 
-from tests.conftest import Rounds
 from tests.data.conftest import Data
 
 
@@ -114,31 +110,6 @@ def test_another_schema_is_refused(data: Data, change: str, says: str) -> None:
     data.refused("data.restore", "--merge", "--no-safety-backup", says=says)
     assert data.print_of() == before
     assert data.databases() == ["nina"]
-
-
-@pytest.mark.campaign
-def test_a_merge_killed_at_any_moment_has_added_all_or_nothing(
-    data: Data, chance: random.Random, rounds: Rounds
-) -> None:
-    data.sql(
-        "SET ROLE nina; CREATE TABLE bulk (id int PRIMARY KEY, t text);"
-        " INSERT INTO bulk SELECT g, md5(g::text) FROM generate_series(1, 50000) g"
-    )
-    path = data.backup()
-    full = data.rows_of(sequences=False)
-    data.sql("DELETE FROM bulk WHERE id % 2 = 0; DELETE FROM vectors")
-    less = data.rows_of(sequences=False)
-    for _ in rounds(40):
-        process = data.popen("data.restore", "--merge", "--file", path.name, "--no-safety-backup")
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(chance.uniform(0.4, 2.2))
-        process.kill()
-        process.communicate()
-        data.inv("dev.up")
-        assert data.rows_of(sequences=False) in (full, less)
-        assert data.databases() == ["nina"]
-    data.inv("data.restore", "--merge", "--file", path.name)
-    assert data.rows_of(sequences=False) == full
 
 
 @pytest.mark.slow

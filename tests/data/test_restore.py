@@ -17,11 +17,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
+import psycopg2
 import pytest
 
-from tests.conftest import Rounds, wait_for
+from devstack.data import load, restore, switch
+from devstack.data.journal import Journal
+from devstack.services import NotReady
+from devstack.stack import Stack
+from tests.conftest import wait_for
 from tests.data import manifests
 from tests.data.conftest import Data
 from tests.data.test_backup import FILL, small_disk
@@ -315,45 +321,6 @@ def states(data: Data, old: str, new: str) -> str:
     return "old" if content == old else "new"
 
 
-@pytest.mark.campaign
-def test_a_restore_killed_at_any_moment_leaves_the_old_or_the_new_database_and_the_next_command_works(
-    data: Data, chance: random.Random, rounds: Rounds
-) -> None:
-    data.sql("CREATE TABLE IF NOT EXISTS bulk AS SELECT g, md5(g::text) FROM generate_series(1, 60000) g")
-    new = data.rows_of()
-    path = data.backup()
-    data.sql("DELETE FROM bulk WHERE g > 100; INSERT INTO log (what) VALUES ('later')")
-    old = data.rows_of()
-    data.inv("data.restore", "--file", path.name)
-    data.inv("data.undo")
-    assert data.rows_of() == old
-    seen, cut = set(), 0
-    journal = data.state / "journal.json"
-    for number in rounds(50):
-        after = chance.uniform(0, 1.5) if number else 0.0
-        process = data.popen("data.restore", "--file", path.name, "--no-safety-backup")
-        while process.poll() is None and not journal.exists():
-            time.sleep(0.005)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(after)
-        process.kill()
-        process.communicate()
-        cut += journal.exists()
-        data.inv(chance.choice(["dev.up", "data.backup"]))
-        assert not journal.exists()
-        seen.add(states(data, old, new))
-        assert data.query("SELECT 1", data.pgb_port) == [(1,)]
-        assert data.query("SELECT 1") == [(1,)]
-        left = [name for name in data.databases() if not re.fullmatch(r"nina(_old_[\d_]+\w*)?", name)]
-        assert left == []
-        if states(data, old, new) == "new":
-            data.inv("data.undo")
-            assert data.rows_of() == old
-    assert cut > 0, "no kill came in the middle"
-    data.inv("data.restore", "--file", path.name)
-    assert data.rows_of() == new
-
-
 AT = """
 import os, signal, sys
 import psutil
@@ -501,13 +468,102 @@ def test_a_renaming_that_is_still_on_its_way_does_not_overtake_what_puts_it_righ
     )
     assert late.stdin
     assert late.stdout
-    late.stdin.write("SET application_name = 'nv renames databases'; BEGIN; ALTER DATABASE nina RENAME TO other;\n")
+    late.stdin.write("SET application_name = 'nv changes databases'; BEGIN; ALTER DATABASE nina RENAME TO other;\n")
     late.stdin.write(f"ALTER DATABASE {incoming} RENAME TO nina; SELECT 'sent';\n")
     late.stdin.flush()
     assert late.stdout.readline() == "sent\n"
     data.inv("data.list")
     late.communicate("COMMIT;\n")
     assert states(data, old, new) == "old"
+    assert data.databases() == ["nina"]
+
+
+@pytest.mark.parametrize(("error", "code"), [(NotReady("it says nothing"), 0), (SystemExit(143), 143)])
+def test_rows_that_are_written_after_the_switch_stay_whatever_fails_then(
+    data: Data, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    def fail(_: Stack) -> None:
+        data.sql("INSERT INTO log (what) VALUES ('after the switch')")
+        raise error
+
+    path = data.backup()
+    data.sql("DELETE FROM log; INSERT INTO log (what) VALUES ('before')")
+    monkeypatch.setattr(switch, "_answers", fail)
+    said = data.inv("data.restore", "--file", path.name, "--no-safety-backup", expect=code).stderr
+    monkeypatch.undo()
+    assert ("clients do not reach it yet: it says nothing" in said) == (code == 0)
+    assert data.sql("SELECT what FROM log ORDER BY 1 LIMIT 1") == "after the switch"
+    data.inv("data.undo")
+    assert data.sql("SELECT what FROM log") == "before"
+    assert len(data.databases()) == 2
+
+
+def test_a_restored_database_that_does_not_let_the_application_in_is_not_put_in_use(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def close(_: Stack, made: Journal) -> None:
+        data.sql(f'ALTER DATABASE "{made.incoming}" CONNECTION LIMIT 0', "postgres")
+
+    path = data.backup()
+    data.sql("DELETE FROM log; INSERT INTO log (what) VALUES ('before')")
+    monkeypatch.setattr(restore, "copy_properties", close)
+    data.refused("data.restore", "--file", path.name, "--no-safety-backup", says="could not log in to the restored")
+    assert data.sql("SELECT what FROM log") == "before"
+    assert data.databases() == ["nina"]
+
+
+CREATING = "SELECT count(*) FROM pg_stat_activity WHERE query ~ '^CREATE DATABASE'"
+
+
+@pytest.mark.faults
+def test_a_database_that_is_still_being_created_for_a_killed_restore_is_not_left(data: Data) -> None:
+    path = data.backup()
+    with contextlib.closing(psycopg2.connect(host=data.superuser()["PGHOST"], port=data.db_port, user="postgres")) as c:
+        with c.cursor() as cursor:
+            cursor.execute("LOCK TABLE pg_database IN SHARE MODE")
+            process = data.popen("data.restore", "--file", path.name, "--no-safety-backup")
+            waiting = (
+                "SELECT count(*) FROM pg_stat_activity WHERE query ~ '^CREATE DATABASE' AND wait_event_type = 'Lock'"
+            )
+            wait_for(lambda: data.sql(waiting, "postgres") == "1")
+            process.kill()
+            process.communicate()
+            data.inv("data.list")
+        c.commit()
+    wait_for(lambda: data.sql(f"{CREATING} AND state = 'active'", "postgres") == "0")
+    assert data.databases() == ["nina"]
+
+
+@pytest.mark.faults
+def test_a_killed_proof_leaves_no_database_behind_after_the_next_start(data: Data) -> None:
+    data.backup()
+    source = AT.format(module="load", name="load", after="pass", alone=False)
+    done = subprocess.run(
+        data.code(source, "data.verify", "--deep"), cwd=data.root, env=data.env, capture_output=True, text=True
+    )
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    assert len(data.databases()) == 2
+    data.inv("dev.up")
+    assert data.databases() == ["nina"]
+
+
+@pytest.mark.faults
+def test_a_server_that_goes_away_during_a_proof_says_nothing_about_the_backup(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill = load._fill
+
+    def crash(*args: Any) -> None:
+        psutil.Process(int((data.data / "postmaster.pid").read_text().split()[0])).kill()
+        fill(*args)
+
+    path = data.backup()
+    monkeypatch.setattr(load, "_fill", crash)
+    said = data.refused("data.verify", "--deep", says=f"{path.name} could not be checked")
+    assert "its file is whole; the database went away while it was restored" in said
+    monkeypatch.undo()
+    data.inv("dev.up")
+    data.inv("data.verify", "--deep")
     assert data.databases() == ["nina"]
 
 
@@ -744,7 +800,7 @@ def test_health_is_told_what_is_going_on(rich: Data) -> None:
 
     from devstack.data.journal import restoring
 
-    paths = SimpleNamespace(journal=rich.state / "journal.json")
+    paths = SimpleNamespace(journal=rich.state / "journal.json", swap=rich.state / "swap.json")
     assert restoring(paths) == ""  # type: ignore[arg-type]
     path = rich.backup()
     process = rich.popen("data.restore", "--file", path.name, "--no-safety-backup")

@@ -73,7 +73,7 @@ def guarded(pid: int, endings: Iterable[str] = ()) -> Iterator[None]:
 
 
 def stop() -> None:
-    """At the end of this process: let the guard go. It ends what a thread that hangs has left."""
+    """Let the guard go, before this process ends. It ends what a thread that hangs has left."""
     global _guard
     with _lock:  # a thread may go on meanwhile
         if _guard is not None and _running:
@@ -92,7 +92,12 @@ def main(words: list[str]) -> None:
     """End the programs that a process has left. Called by the guard."""
     parts = [word.split(":") for word in words]
     end([(int(part[1]), float(part[2])) for part in parts if part[0] == "pid"])
-    for line in [base64.b64decode(part[1]).decode() for part in parts if part[0] == "run"]:
+    run_all([base64.b64decode(part[1]).decode() for part in parts if part[0] == "run"])
+
+
+def run_all(endings: Iterable[str]) -> None:
+    """Run the shell commands that end what a program has started in a container."""
+    for line in endings:
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run(
                 ["/bin/sh", "-c", line],

@@ -77,9 +77,9 @@ class Probed(Struct, frozen=True):
 
 
 class _Local(Local):
-    """Invoke's runner of commands, with three differences: Ctrl-C ends the task too, not only the command; a command
-    ends with this process, also when that is killed; and it is looked after every 1 ms rather than every 10, which is
-    longer than most of ours take."""
+    """Invoke's runner of commands, with three differences: Ctrl-C ends the task too, not only the command, whenever it
+    comes; a command ends with this process, also when that is killed; and it is looked after every 1 ms rather than
+    every 10, which is longer than most of ours take."""
 
     input_sleep = 0.001
     endings: Sequence[str] = ()
@@ -100,6 +100,7 @@ class _Local(Local):
             self._end()
             raise
         if self._interrupts:
+            children.run_all(self.endings)
             raise KeyboardInterrupt
         return result
 
@@ -113,8 +114,10 @@ class _Local(Local):
         """End a command that Invoke has left, such as after a Ctrl-C between its start and the waiting for it."""
         process = None if self.using_pty else getattr(self, "process", None)
         if process and process.poll() is None:
-            children.end([(process.pid, time.time())])
-            process.wait()
+            with children.guarded(process.pid, self.endings):
+                children.end([(process.pid, time.time())])
+                children.run_all(self.endings)
+                process.wait()
             self.stop()
 
     def stop(self) -> None:

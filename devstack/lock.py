@@ -38,6 +38,11 @@ class StackLock:
     def _holder(self) -> Path:
         return self.path.with_name(f"{self.path.name}-holder")
 
+    @property
+    def held(self) -> bool:
+        """Whether this command has the lock."""
+        return bool(self._lock.is_locked)
+
     def acquire(self) -> bool:
         """Take the lock; says what it waits for. Held already is fine.
 

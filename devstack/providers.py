@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from devstack import console
 from devstack.container import ContainerContext
 from devstack.errors import StackError
 from devstack.paths import is_plain
@@ -317,9 +318,13 @@ def _unpacking(context: ContainerContext) -> Iterator[None]:
         return
     cache = context.paths.cache
     context.make_dir(cache, 0o755)
-    lock = FileLock(cache / ".programs.lock", mode=0o600, timeout=LOCK_SECONDS)
+    lock = FileLock(cache / ".programs.lock", mode=0o600)
     try:
-        lock.acquire()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            console.note(f"waiting for another command, which unpacks PostgreSQL (at most {LOCK_SECONDS:g} s)")
+            lock.acquire(timeout=LOCK_SECONDS)
     except Timeout:
         raise StackError(
             "PostgreSQL could not be unpacked",

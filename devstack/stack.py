@@ -705,10 +705,13 @@ class Stack:
             from devstack import reset
 
             reset.recover(self)
+        held = self.data_lock.held
         if self.paths.swap.exists() and self.data_lock.try_acquire():
             from devstack.data import cluster
 
-            cluster.put_right(self)
+            cluster.put_right(self)  # what it had stopped is started by whoever is asked to
+            if not held:
+                self.data_lock.release()
 
     def _prepare_state(self) -> None:
         """Make the environment's own directories; nothing in a dry run."""

@@ -183,7 +183,6 @@ KILLED = """
 import contextlib, sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
-from typing import Any
 from tests.test_container import context_in, sh
 context = context_in(Path({folder!r}))
 command = sh("echo $$$$ >$new; mv $new $sign; sh -c 'sleep 300; :'; :", new="{folder}/new", sign="{folder}/sign")
@@ -316,7 +315,6 @@ STREAM = """
 import resource, sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
-from typing import Any
 from tests.test_container import context_in
 from devstack.shell import sh
 context = context_in(Path({folder!r}))

@@ -11,10 +11,12 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from devstack import console
 from devstack.data import catalogue, census, journal, kept, verify, wal_check
@@ -96,10 +98,10 @@ def _replace(stack: Stack, source: Source, safety: str, members: list[Backup], b
         counted = _combine_and_try(stack, members, plan.incoming)
         with guarded(stack):
             outage = _exchange(stack, plan)
+            _settle(stack, plan)
     except BaseException:
-        recover(stack)
+        _give_up(stack)
         raise
-    _settle(stack, plan)
     return Restored(
         source=source.name,
         database=stack.settings.db.name,
@@ -127,10 +129,10 @@ def undo(stack: Stack, previous: Previous) -> Undone:
     try:
         with guarded(stack):
             outage = _exchange(stack, plan)
+            _settle(stack, plan)
     except BaseException:
-        recover(stack)
+        _give_up(stack)
         raise
-    _settle(stack, plan)
     return Undone(previous.why, plan.outgoing, outage)
 
 
@@ -148,16 +150,35 @@ def try_chain(stack: Stack, backup: Backup, *, trust_cluster: bool) -> census.Ce
             recover(stack)
 
 
-def put_right(stack: Stack) -> bool:
+def put_right(stack: Stack) -> list[str]:
     """Put right what another command left; both locks are held.
 
-    :returns: whether that command has stopped services that it would have started again.
+    :returns: labels of the services that it has stopped and would have started again.
     """
     plan = journal.read_swap(stack.paths)
     if plan and plan.pid == os.getpid():
-        return False
+        return []
     recover(stack)
-    return plan is not None and bool(plan.outgoing)
+    return plan.stopped if plan else []
+
+
+def _give_up(stack: Stack) -> None:
+    """Put right what this command leaves of a restore or an undo that failed, and start what it has stopped."""
+    left = journal.read_swap(stack.paths)
+    recover(stack)
+    if left:
+        with contextlib.suppress(StackError):
+            start_again(stack, left.stopped)
+
+
+def start_again(stack: Stack, labels: Sequence[str]) -> None:
+    """Start those of the services that do not run.
+
+    :raises StackError: one does not become ready.
+    """
+    for service in stack.services:
+        if service.label in labels and not stack.context.states(stack.names)[service.name].running:
+            stack.start(service.label)
 
 
 def recover(stack: Stack) -> None:
@@ -259,6 +280,9 @@ def _exchange(stack: Stack, plan: Swap) -> float:
     """
     data, folders = stack.db.data.name, stack.db.folders
     kept.mark_directory(stack, data, plan.outgoing, plan.why)  # while it has its old name the mark means nothing
+    states = stack.context.states(stack.names)
+    stopped = [service.label for service in stack.services if states[service.name].running]
+    journal.write_swap(stack, msgspec.structs.replace(plan, stopped=stopped))
     began = time.monotonic()
     for service in reversed(stack.services):
         stack.stop(service.label)
@@ -269,11 +293,11 @@ def _exchange(stack: Stack, plan: Swap) -> float:
         with contextlib.suppress(StackError):
             stack.stop("db")
         folders.move((data, plan.incoming), (plan.outgoing, data))
-        with contextlib.suppress(StackError):
-            for service in stack.services:
-                stack.start(service.label)
         raise
-    return round(time.monotonic() - began, 3)
+    outage = round(time.monotonic() - began, 3)
+    with contextlib.suppress(StackError):  # the restore is done; the task that starts them says why they do not
+        start_again(stack, stopped)
+    return outage
 
 
 def _settle(stack: Stack, plan: Swap) -> None:

@@ -45,6 +45,8 @@ class Swap(Struct, frozen=True, kw_only=True):
     outgoing: str
     why: str
     pid: int = field(default_factory=os.getpid)
+    stopped: list[str] = []
+    """Labels of the services that were running, and are stopped for it."""
 
 
 class Previous(Struct, frozen=True, kw_only=True):

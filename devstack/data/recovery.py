@@ -19,7 +19,7 @@ from devstack.data.manifest import now, stamp
 from devstack.errors import StackError
 from devstack.guard import Guard, append
 from devstack.inherited import take_out, without_foreign
-from devstack.services import wait_until_answers
+from devstack.services import NotReady, wait_until_answers
 from devstack.services.postgres import STAGING
 from devstack.settings import VARIABLE_PREFIXES, Entry, check_expansion, entries_of_runtime_file
 
@@ -58,9 +58,7 @@ def _recover_all(stack: Stack) -> None:
     if stack.paths.swap.exists():
         from devstack.data import cluster
 
-        if cluster.put_right(stack):
-            for service in stack.services:
-                stack.start(service.label)
+        cluster.start_again(stack, cluster.put_right(stack))
     if stack.paths.journal.exists():
         recover(stack)
 
@@ -84,7 +82,7 @@ def recover(stack: Stack) -> None:
     if not stack.context.states(stack.names)[stack.db.name].running:
         return
     if not _finish_or_undo(stack, left) and left.operation != "verify":
-        console.note(f"the {left.operation} of {left.about} was cut off: the database is as it was before")
+        console.note(f"the {left.why} was cut off: the database is as it was before")
 
 
 def give_up(stack: Stack) -> None:
@@ -94,7 +92,7 @@ def give_up(stack: Stack) -> None:
     try:
         if left:
             _finish_or_undo(stack, left)
-    except StackError:
+    except (StackError, OSError):
         console.note("what is left of it could not be put right now; the next command on the data does it")
 
 
@@ -108,7 +106,7 @@ def _finish_or_undo(stack: Stack, left: journal.Journal) -> bool:
     if left.phase == "switch" and left.incoming not in there and left.outgoing in there:
         switch.open_again(stack)
         settle(stack, left)
-        console.note(f"finished the {left.operation} of {left.about}, which was cut off after its switch")
+        console.note(f"finished the {left.why}, which was cut off after its switch")
         return True
     if left.phase == "switch":
         switch.open_again(stack)
@@ -129,11 +127,12 @@ def put_right(stack: Stack) -> None:
 
 
 def _put_right(stack: Stack) -> None:
+    taken = [lock for lock in (stack.data_lock, stack.lock) if not lock.held]
     try:
         begin(stack, changes=True)
     finally:
-        stack.data_lock.release()
-        stack.lock.release()
+        for lock in taken:
+            lock.release()
 
 
 @contextlib.contextmanager
@@ -166,8 +165,10 @@ def main(words: list[str]) -> None:
         return  # another command was quicker
     sys.argv = ["inv", f"data.{left.why.partition(' ')[0]}"]  # who waits for the lock is told what has it
     try:
-        if stack.context.states(stack.names)[stack.db.name].running:
-            wait_until_answers(stack.db.accepts, seconds=stack.settings.stack.start_timeout, failed=lambda: "")
+        # a cluster needs no server to be put right, and may have one that is being stopped
+        if isinstance(left, journal.Journal) and stack.context.states(stack.names)[stack.db.name].running:
+            with contextlib.suppress(NotReady):
+                wait_until_answers(stack.db.accepts, seconds=stack.settings.stack.start_timeout, failed=lambda: "")
         _put_right(stack)
     except StackError as error:
         console.note(f"could not put right the {left.why}: {error.what}: {error.why}")
@@ -196,6 +197,6 @@ def _open(root: Path, given: list[Entry]) -> Stack:
 
 def settle(stack: Stack, done: journal.Journal) -> None:
     """Complete a switch: record the kept database, and remove earlier kept copies."""
-    why = f"{done.operation} of {done.about}"
+    why = done.why
     kept.settle(stack, Previous(name=done.outgoing, of=done.database, when=stamp(now()), why=why))
     journal.clear(stack)

@@ -49,7 +49,7 @@ class Session:
         self._in = talk.stdin
         self._out = talk.stdout
         self.kill = talk.kill
-        """End psql at once, with the statement that it runs."""
+        """End psql at once. The server may carry out the statement all the same."""
 
     def restrict(self) -> None:
         r"""Have psql obey no backslash command from here on: rows and names are not ours (CVE-2025-8714).
@@ -98,7 +98,7 @@ class Session:
                 raise StackError(
                     "sessions on the server do not end",
                     why=f"{problem}; they were told to {EMPTY:g} s ago",
-                    fix="see who: inv db.shell --admin --command 'TABLE pg_stat_activity'; nothing was changed",
+                    fix="see who: inv db.shell --admin --command 'TABLE pg_stat_activity'",
                 )
             time.sleep(0.01)
 
@@ -178,8 +178,8 @@ def session(db: Postgres, database: str, what: str, *, role: Role = "superuser")
 
 @contextlib.contextmanager
 def background(sql: Session) -> Iterator[ThreadPoolExecutor]:
-    """A thread that runs statements in a session, and ends with this. After an error it does not run them to their end:
-    the session is ended first.
+    """Run statements of a session in a thread, which ends with this. After an error the session is ended first, and so
+    are its statements.
 
     Only then are the session's files closed: Python crashes when one thread closes a file that another one reads.
     """

@@ -60,9 +60,7 @@ def swap(stack: Stack, plan: Journal) -> float:
         _answers(stack)
     except NotReady as error:
         reason = str(error).splitlines()[0]
-        console.note(
-            f"the other database is in use, but clients do not reach it yet: {reason}; inv dev.heal repairs that"
-        )
+        console.note(f"the other database is in use, but clients do not reach it yet: {reason}; see inv health")
     return time.monotonic() - began
 
 
@@ -92,7 +90,8 @@ def _rename(stack: Stack, plan: Journal) -> None:
 
 def _empty(sql: Session, names: list[str]) -> None:
     """Cut off everybody on these databases, and wait until they are gone."""
-    sql.end_others(f"datname IN ({', '.join(map(literal, names))})", "the database is still in use")
+    which = f"datname IN ({', '.join(map(literal, names))})"
+    sql.end_others(which, "the database is still in use, and was not changed")
 
 
 @contextlib.contextmanager

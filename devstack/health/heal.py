@@ -74,6 +74,7 @@ def heal(stack: Stack, found: Health, *, asked: bool = True) -> Generator[Repair
             stack.forget()
         if stack.context.dry:
             return found
+        again = False
         found = examine_again(stack)
     return found
 
@@ -87,7 +88,7 @@ def _others_were_at_it(stack: Stack) -> bool:
 
 
 def _is_as_seen(stack: Stack, found: Health) -> bool:
-    """Whether the same processes run as at an examination; another command may have stopped one since."""
+    """Check that the same processes run as at an examination: another command may have stopped one since."""
     if stack.context.dry:
         return True
     try:

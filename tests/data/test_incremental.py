@@ -207,6 +207,16 @@ def test_killed_while_the_services_are_stopped_it_leaves_no_client_waiting_for_a
     check_whole(stack, new=new)
 
 
+@pytest.mark.faults
+def test_interrupted_while_the_services_are_stopped_it_starts_them_again(stack: Data, chain: list[Path]) -> None:
+    terminated = KILLED_AT.replace("os.kill(os.getpid(), 9)", "os.kill(os.getpid(), 15)")
+    words = ["data.restore", "--no-safety-backup", "--file", chain[0].name]
+    command = stack.code(terminated, "1", "guarded", *words)
+    done = subprocess.run(command, cwd=stack.root, env=stack.env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 143, done.stderr
+    check_whole(stack, new=False)
+
+
 @pytest.mark.slow
 def test_what_was_kept_is_not_forgotten_when_a_cluster_comes_back(stack: Data, chain: list[Path]) -> None:
     """A dump's restore keeps a database, the cluster is copied with it, and the copy is restored."""

@@ -746,11 +746,14 @@ class ContainerContext:
         :raises StackError: it still runs after :data:`ENGINE_SECONDS`.
         """
         what = "remove the network" if self.runtime.contained else "stop the supervisor"
-        for command in self._begun:
-            if command in self._asked:  # what is in the middle of its start comes up first
-                self.read(command)
+        # what is in the middle of its start comes up first
+        came_up = [self.read(command).ok for command in self._begun if command in self._asked]
         self._begun.clear()
         pid = self._engine_process()
+        deadline = time.monotonic() + ENGINE_SECONDS
+        while any(came_up) and not (self.runtime.contained or pid) and time.monotonic() < deadline:
+            time.sleep(0.01)  # Supervisor writes it down a moment after its command has ended
+            pid = self._engine_process()
         self.perform(self.runtime.engine_stop(), what)
         self._engine_up = False
         if self.dry or self.runtime.contained:

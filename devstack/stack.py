@@ -418,6 +418,8 @@ class Stack:
         applied = self._applied(service)
         if not self.context.dry:
             self.context.host.remove(applied.path)
+        if not self.context.runtime.contained and not self.context.engine_runs():
+            _import_meanwhile(contained=False)  # the engine takes a tenth of a second to start
         self.context.start_engine()
         logged = 0 if self.context.dry else self.context.log_size(service.name)
         was = self._snapshot.pop(service.name, None)
@@ -447,10 +449,8 @@ class Stack:
             self.free_port(service)
             self._check_logs(service)
         self._ask_ahead(service)
-        if not running:
+        if not running and self.context.runtime.contained:
             self.context.begin_engine()
-            if self.context.engine_begins and not self.context.runtime.contained:
-                _import_meanwhile(contained=False)  # it takes a tenth of a second to start
         spec = service.prepare()
         self._record_choices()
         return spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -201,15 +202,25 @@ def test_a_stop_during_crash_recovery_ends_at_once(project: Project) -> None:
     project.inv("db.start")
     project.query("CREATE TABLE kept AS SELECT generate_series(1, 200000) AS n; SELECT 1")
     server = psutil.Process(int((project.data / "postmaster.pid").read_text().split()[0]))
-    connection = project.connect()
-    os.kill(connection.info.backend_pid, signal.SIGKILL)
-    recovering = wait_for(lambda: [child for child in server.children() if "startup" in " ".join(child.cmdline())])
-    recovering[0].suspend()  # as if it had much to do
+
+    def held_up() -> bool:
+        """Crash, and have the recovery stand still, as if it had much to do; it may be over too soon for that."""
+        with contextlib.closing(wait_for(project.connect)) as connection:
+            os.kill(connection.info.backend_pid, signal.SIGKILL)
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for child in server.children():
+                    if "startup" in " ".join(child.cmdline()):
+                        child.suspend()
+                        return child.status() == psutil.STATUS_STOPPED
+        return False
+
+    wait_for(held_up, 60)
     project.inv("db.stop")
     log = project.log("nv-db")
     assert "received immediate shutdown request" in log
     assert project.processes() == []
-    connection.close()
     project.inv("db.start")
     assert project.query("SELECT count(*) FROM kept") == [(200000,)]
 

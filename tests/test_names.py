@@ -316,7 +316,7 @@ def check_files(case: Case) -> None:
         name="nv-db",
         account="",
         programs=SimpleNamespace(path=lambda name: case.show),
-        as_owner=lambda words, database: argv([case.show, *words[1:]]),
+        as_owner=lambda words, database, env: argv([case.show, *words[1:]]),
     )
     for own in (True, False):
         words = case.shell(Postgres.reading(db, ["pg_restore", "-l", str(case.file)], own=own))

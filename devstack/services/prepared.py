@@ -119,6 +119,7 @@ class Prepared:
             except (OSError, StackError, Timeout):  # as for a read-only cache, or a full disk
                 return False
             if is_whole(self.path):
+                self.context.begin_engine()  # which takes a core, while the copy waits for the disk
                 try:
                     self._copy(target)
                 except StackError:  # such as an entry that is removed meanwhile

@@ -76,6 +76,15 @@ class Running(Project):
 
 
 @pytest.fixture(scope="session")
+def workspace() -> Iterator[Path]:
+    """A directory on the disk: in memory Podman takes three times as long."""
+    folder = Path(tempfile.mkdtemp(prefix="nv-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
 def place(workspace: Path) -> Iterator[Path]:
     """A folder for what the engines need."""
     folder = Path(tempfile.mkdtemp(dir=workspace, prefix="engines-"))

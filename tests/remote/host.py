@@ -134,7 +134,7 @@ def apart(folder: Path) -> Iterator[Host]:
     """A host that is reached over a link."""
     require()
     name, number = f"nvt{os.getpid() % 100_000}x{next(NUMBERS)}", next(NUMBERS)
-    net = f"10.213.{(WORKER * 50 + number) % 250}"
+    net = f"10.213.{WORKER % 10 * 25 + number % 25}"
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
     if made.returncode:
         pytest.skip(f"no network can be made here: {made.stderr.strip()}")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import psutil
 import pytest
@@ -196,6 +197,10 @@ def test_a_lock_file_naming_a_thread_is_removed(project: Project) -> None:
         decoy.stdout.close()
 
 
+def is_stopped(process: psutil.Process) -> bool:
+    return bool(process.status() == psutil.STATUS_STOPPED)
+
+
 @pytest.mark.faults
 def test_a_stop_during_crash_recovery_ends_at_once(project: Project) -> None:
     """PostgreSQL 18's fast shutdown does not end then: without the other signal this takes the stop's whole timeout."""
@@ -213,7 +218,8 @@ def test_a_stop_during_crash_recovery_ends_at_once(project: Project) -> None:
                 for child in server.children():
                     if "startup" in " ".join(child.cmdline()):
                         child.suspend()
-                        return child.status() == psutil.STATUS_STOPPED
+                        stopped = partial(is_stopped, child)
+                        return bool(wait_for(stopped, 1))  # unless it is gone
         return False
 
     wait_for(held_up, 60)

@@ -327,7 +327,8 @@ def test_a_killed_service_comes_back(up: Running) -> None:
 @pytest.mark.contract("podman", "docker")
 def test_a_stop_during_crash_recovery_ends_at_once(up: Running) -> None:
     """PostgreSQL 18's fast shutdown does not end then: without the other signal the engine kills it after a minute."""
-    up.query("DROP TABLE IF EXISTS recovered; CREATE TABLE recovered AS SELECT generate_series(1, 2000) AS n; SELECT 1")
+    rows = 1_000_000  # enough for the recovery to be seen
+    up.query(f"DROP TABLE IF EXISTS recovered; CREATE TABLE recovered AS SELECT generate_series(1, {rows}); SELECT 1")
     server = psutil.Process(up.pids()["nv-db"])
 
     def children(title: str) -> list[psutil.Process]:
@@ -352,7 +353,8 @@ def test_a_stop_during_crash_recovery_ends_at_once(up: Running) -> None:
     stopped = up.inv("db.logs", "--tail", "100").stdout.rpartition("all server processes terminated; reinitializing")[2]
     assert "received immediate shutdown request" in stopped
     up.inv("db.start")
-    assert up.query("SELECT count(*) FROM recovered") == [(2000,)]
+    assert up.query("SELECT count(*) FROM recovered") == [(rows,)]
+    up.query("DROP TABLE recovered; SELECT 1")
     up.inv("dev.up")
 
 

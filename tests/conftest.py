@@ -98,6 +98,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 SEED = pytest.StashKey[int]()
 """The seed of all chance in the tests."""
+TIDYING = 120
+"""Seconds for a run that is interrupted to take down what it has started."""
 CACHE = pytest.StashKey[Path]()
 """The cache of all projects of a run."""
 
@@ -109,11 +111,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker is None:
         for path in COMPILED:
             compileall.compile_dir(path, quiet=1)
-        with contextlib.suppress(ImportError):
-            from xdist.workermanage import NodeManager
-
-            # after a Ctrl-C, what the tests have started is taken down: ten seconds are not enough for that
-            NodeManager.EXIT_TIMEOUT = 120
+    with contextlib.suppress(ImportError):
+        _have_time_to_tidy()
     config.stash[CACHE] = Path(worker["cache"]) if worker else new_directory() / "cache"
     given = os.environ.get("NV_TEST_SEED") or secrets.randbelow(1_000_000_000)
     config.stash[SEED] = int(worker["seed"] if worker else given)
@@ -122,6 +121,23 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("part", print_blob=True)
     hypothesis.settings.register_profile("campaign", print_blob=True, max_examples=1_000)
     hypothesis.settings.load_profile("campaign" if config.getoption("campaign") else "part")
+
+
+def _have_time_to_tidy() -> None:
+    """After a Ctrl-C, what the tests have started is taken down: ten seconds are not enough for that.
+
+    pytest-xdist kills a worker then, and execnet, which runs it, ends it in the middle.
+    """
+    from execnet.gateway_base import WorkerPool
+    from xdist.workermanage import NodeManager
+
+    NodeManager.EXIT_TIMEOUT = TIDYING
+    wait = WorkerPool.waitall
+
+    def wait_longer(pool: WorkerPool, timeout: float | None = None) -> bool:
+        return wait(pool, TIDYING if timeout == 10 else timeout)
+
+    WorkerPool.waitall = wait_longer  # type: ignore[assignment, method-assign]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,16 @@ def test_that_fails(stack: Project) -> None:
     raise AssertionError("as it is to")
 
 
-def test_that_waits(stack: Project) -> None:
-    Path(os.environ["NV_TEST_SIGN"]).touch()
+@pytest.fixture
+def sign() -> Iterator[Path]:
+    """A file that is there until all is tidied up, which takes longer than pytest's workers are usually given."""
+    path = Path(os.environ["NV_TEST_SIGN"])
+    yield path
+    for _ in range(120):
+        time.sleep(0.1)
+    path.unlink()
+
+
+def test_that_waits(stack: Project, sign: Path) -> None:
+    sign.touch()
     time.sleep(200)

@@ -72,3 +72,4 @@ def test_a_run_that_is_ended_leaves_nothing(place: Path, cache: Path, number: si
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 2, said
     assert left_in(place) == []
+    assert not (place / "sign").exists()

@@ -115,7 +115,7 @@ def base_of(given: str) -> str:
 
 
 def own_base(given: str) -> str:
-    """Return the path of the project's directory, in which nobody else may write: programs are run from there.
+    """Return the path of the project's directory, to which no other account may write: programs are run from there.
 
     :raises Refused: it belongs to another account, or others may exchange what is in it.
     """
@@ -127,7 +127,7 @@ def own_base(given: str) -> str:
 
 
 def others(base: str) -> str:
-    """Return who else may change what is in a directory; empty if nobody, and if it is not there."""
+    """Return who else may change what is in a directory; empty if no one, and if it is not there."""
     trusted = {os.getuid(), 0, os.stat("/").st_uid}
     for look in (os.lstat, os.stat):
         try:
@@ -146,7 +146,7 @@ def others(base: str) -> str:
 
 
 def is_private(gid: int) -> bool:
-    """Whether a group has nobody but this account: many systems give each account one."""
+    """Check whether a group has this account alone: many systems give each account one."""
     import grp
 
     try:

@@ -78,7 +78,7 @@ class Docker(Containers):
         return [*words, *self.mounted(spec)]
 
     def halt(self, name: str, signal: str, instead: str, seconds: int) -> Command:
-        """Stop it by the signal and with the patience that it was made with."""
+        """Stop it by its own signal, or by ``instead``, with the patience that it was made with."""
         stop = self.sh("stop $name >/dev/null", name=name)
         if not instead:
             return stop

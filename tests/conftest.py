@@ -62,6 +62,13 @@ def user_registry() -> Registry:
 
 THREADS = set(threading.enumerate())
 """Threads of pytest and its plugins."""
+
+
+def is_alone() -> bool:
+    """Check that nothing but the thread of the tests runs, apart from pytest's own."""
+    return THREADS.issuperset(threading.enumerate())
+
+
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 """The number of this process among those that run tests at the same time."""
 FIRST = secrets.randbelow(2_000)  # not from the seed: a run with the seed of another one begins elsewhere too
@@ -250,6 +257,9 @@ class Project:
     :param also: what a test needs of the checkout beyond a project, as paths in it; its program is there then too.
     """
 
+    patched = False
+    """Whether the test may have patched modules of this process: its commands run here then, after threads that earlier
+    commands have left."""
     own_program = False
     """Whether its commands are always run by the copy of the program in its directory: what they do depends on where
     that is."""
@@ -345,17 +355,11 @@ class Project:
         It runs in the process of the tests where that is the same. Where the process is what is tested, use
         :meth:`process`.
         """
+        if self.patched:
+            with contextlib.suppress(AssertionError):
+                wait_for(is_alone, 10)
         if not self._shares_process or "dev.exec" in args:  # which becomes the command
             return self.process(*args, expect=expect, **env)
-        return self._run_here(*args, expect=expect, **env)
-
-    def here(self, *args: str, expect: int | None = 0, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a task to its end as :meth:`inv` does, and in this process in any case: a test has changed its modules.
-        Threads that an earlier command has left are waited for."""
-        wait_for(lambda: self._shares_process)
-        return self._run_here(*args, expect=expect, **env)
-
-    def _run_here(self, *args: str, expect: int | None, **env: str) -> subprocess.CompletedProcess[str]:
         from tests import runner
 
         return _checked(runner.run(*args, directory=self.root, env={**self.env, **env}), expect)
@@ -368,7 +372,7 @@ class Project:
         return (
             (self.user, self.python, self.own_program) == (None, sys.executable, False)
             and type(self).command is Project.command
-            and THREADS.issuperset(threading.enumerate())
+            and is_alone()
         )
 
     def open_stack(self) -> Stack:
@@ -550,6 +554,14 @@ def _answers(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(autouse=True)
+def patches(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have the commands of a test that may patch modules run in its process."""
+    Project.patched = "monkeypatch" in request.fixturenames
+    yield
+    Project.patched = False
 
 
 def new_directory() -> Path:

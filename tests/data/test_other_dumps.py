@@ -217,7 +217,7 @@ def test_an_index_is_built_in_the_shared_memory_that_there_is(
     )
     for room, workers in ((64 << 20, "0"), (1 << 30, "2")):
         monkeypatch.setattr(Postgres, "shared_memory", lambda self, room=room: room)
-        data.here("data.restore", "--force", "--no-safety-backup", "--file", str(path))
+        restored(data, path)
         assert data.sql("TABLE used") == f"{workers}|256MB"
 
 

@@ -133,6 +133,24 @@ def json_of(value: Any) -> str:
 
 
 @contextlib.contextmanager
+def progress_bar(what: str, total: float | None, **look: Any) -> Iterator[Callable[[float], object]]:
+    """A bar on a terminal, which leaves nothing on the screen, and nothing elsewhere.
+
+    What it gives is told how much more is done, in the unit of ``total``, which is None if nobody knows it.
+
+    :param look: what else tqdm takes (https://tqdm.github.io/docs/tqdm/).
+    """
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0  # a thread, to the end of the process
+    with tqdm(desc=printable(what), total=total, leave=False, **look) as bar:
+        yield bar.update
+
+
+@contextlib.contextmanager
 def screen(watch: bool) -> Iterator[Callable[[Iterable[str]], None]]:
     """Where a display goes that is shown once, or with ``watch`` again and again: ``show(lines)``.
 

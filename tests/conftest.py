@@ -64,9 +64,18 @@ THREADS = set(threading.enumerate())
 """Threads of pytest and its plugins."""
 
 
+def other_threads() -> set[threading.Thread]:
+    """What runs beside the thread of the tests, apart from pytest's own."""
+    return set(threading.enumerate()) - THREADS
+
+
 def is_alone() -> bool:
-    """Check that nothing but the thread of the tests runs, apart from pytest's own."""
-    return THREADS.issuperset(threading.enumerate())
+    """Check that this thread has the process to itself.
+
+    :raises AssertionError: it has not.
+    """
+    assert not (others := other_threads()), f"{others} are left by this test or an earlier one"
+    return True
 
 
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
@@ -355,9 +364,8 @@ class Project:
         It runs in the process of the tests where that is the same. Where the process is what is tested, use
         :meth:`process`.
         """
-        if self.patched:
-            with contextlib.suppress(AssertionError):
-                wait_for(is_alone, 10)
+        if self.patched and self._is_this_program:
+            wait_for(is_alone, 10)
         if not self._shares_process or "dev.exec" in args:  # which becomes the command
             return self.process(*args, expect=expect, **env)
         from tests import runner
@@ -366,14 +374,15 @@ class Project:
 
     @property
     def _shares_process(self) -> bool:
-        """Whether a command can run in the process of the tests: as the same user, by this checkout's program, and not
-        beside another thread of a test: a process has one environment and one current directory, and libpq crashes when
-        it reads the environment while that changes."""
-        return (
-            (self.user, self.python, self.own_program) == (None, sys.executable, False)
-            and type(self).command is Project.command
-            and is_alone()
-        )
+        """Whether a command can run in the process of the tests, not beside another thread of a test: a process has
+        one environment and one current directory, and libpq crashes when it reads the environment while that changes."""
+        return self._is_this_program and not other_threads()
+
+    @property
+    def _is_this_program(self) -> bool:
+        """Whether its commands are this checkout's program, as the user who runs the tests."""
+        ours = (self.user, self.python, self.own_program) == (None, sys.executable, False)
+        return ours and type(self).command is Project.command
 
     def open_stack(self) -> Stack:
         """Open the stack in this process, as a command does."""

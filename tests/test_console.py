@@ -275,6 +275,24 @@ def on_terminal(count: int, lines: int, then: str) -> Iterator[OnTerminal]:
 BEGIN, END = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 
 
+def test_a_progress_bar_leaves_no_thread_and_nothing_on_the_screen() -> None:
+    program = """
+import threading
+from devstack.console import progress_bar
+with progress_bar("a\\x1b[2J name", 10) as show:
+    show(5)
+print(threading.active_count())
+"""
+    terminal = OnTerminal(program)
+    try:
+        assert terminal.end() == 0
+    finally:
+        terminal.process.kill()
+        os.close(terminal.master)
+    assert "a\ufffd[2J name:" in terminal.text
+    assert terminal.text.endswith("\r1\r\n")
+
+
 def test_displays_take_each_other_s_place_on_a_terminal_and_the_last_stays() -> None:
     with on_terminal(count=2, lines=1, then="") as terminal:
         assert terminal.end() == 0

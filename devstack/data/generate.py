@@ -349,8 +349,6 @@ class _Filling:
     # writing
 
     def _write(self, rows: int) -> None:
-        from tqdm import tqdm
-
         names = list(self.makers)
         listed = ", ".join(map(identifier, names))
         copy, then = f"COPY {self.table.quoted} ({listed}) FROM STDIN", ""
@@ -360,20 +358,13 @@ class _Filling:
             raise UsageError(f"{self.table.quoted} can't be filled", why="the server makes all of its columns")
         with (
             ThreadPoolExecutor(1) as beside,
-            tqdm(
-                total=rows,
-                desc=self.table.name,
-                unit=" rows",
-                unit_scale=True,
-                leave=False,
-                disable=not sys.stderr.isatty(),
-            ) as bar,
+            console.progress_bar(self.table.name, rows, unit=" rows", unit_scale=True) as show,
         ):
             pending: tuple[Future[Any], int] | None = None
             for count, chunk in self._chunks(rows, names):
                 if pending:
                     self._wait(pending[0])
-                    bar.update(pending[1])
+                    show(pending[1])
                 pending = beside.submit(self._send, copy, then, chunk), count
             assert pending
             self._wait(pending[0])

@@ -7,12 +7,12 @@ import fcntl
 import hashlib
 import io
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from devstack.console import progress_bar
 from devstack.container import CHUNK
 from devstack.files import open_plain
 
@@ -24,36 +24,22 @@ FILLING = 0.001
 
 
 class Meter:
-    """Counts bytes, with a bar on a terminal."""
+    """Counts bytes."""
 
-    def __init__(self, what: str, total: int = 0) -> None:
+    def __init__(self, show: Callable[[float], object]) -> None:
         self.count = 0
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                desc=what, total=total or None, unit="B", unit_scale=True, unit_divisor=1024, leave=False, delay=0.5
-            )
+        self._show = show
 
     def add(self, count: int) -> None:
         self.count += count
-        if self._bar is not None:
-            self._bar.update(count)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._show(count)
 
 
 @contextlib.contextmanager
 def meter(what: str, total: int = 0) -> Iterator[Meter]:
-    """A meter that leaves nothing on the screen."""
-    made = Meter(what, total)
-    try:
-        yield made
-    finally:
-        made.close()
+    """A meter with a progress bar."""
+    with progress_bar(what, total or None, unit="B", unit_scale=True, unit_divisor=1024, delay=0.5) as show:
+        yield Meter(show)
 
 
 class Readable(Protocol):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from devstack.console import progress_bar
 from devstack.errors import StackError, UsageError
 
 if TYPE_CHECKING:
@@ -56,17 +56,14 @@ def write(stack: Stack, path: Path, content: str) -> None:
 
 @contextlib.contextmanager
 def progress(what: str, seconds: float) -> Iterator[Callable[[float], None]]:
-    """A bar on a terminal, and nothing elsewhere: ``show(passed)`` in seconds. It leaves nothing on the screen."""
-    if not sys.stderr.isatty():
-        yield lambda passed: None
-        return
-    from tqdm import tqdm
-
+    """A progress bar over a time; what it gives is told how much of it has passed, in seconds."""
     form = "{desc} {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} s"
-    with tqdm(desc=what, total=seconds, leave=False, bar_format=form, dynamic_ncols=True) as bar:
+    with progress_bar(what, seconds, bar_format=form, dynamic_ncols=True) as add:
+        shown = 0.0
 
         def show(passed: float) -> None:
-            bar.n = min(passed, seconds)
-            bar.refresh()
+            nonlocal shown
+            add(min(passed, seconds) - shown)
+            shown = min(passed, seconds)
 
         yield show

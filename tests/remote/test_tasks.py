@@ -373,7 +373,7 @@ def test_a_person_gets_a_terminal_there(up: Remote) -> None:
     process = subprocess.Popen(command, cwd=up.root, env=up.env, stdin=slave, stdout=slave, stderr=slave)
     os.close(slave)
     try:
-        read_until(master, "?")  # it asks, which it does not without a terminal
+        read_until(master, r"\?")  # it asks, which it does not without a terminal
         os.write(master, b"no\n")
         assert process.wait(30) != 0
     finally:

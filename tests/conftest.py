@@ -375,7 +375,7 @@ class Project:
     @property
     def _shares_process(self) -> bool:
         """Whether a command can run in the process of the tests, not beside another thread of a test: a process has
-        one environment and one current directory, and libpq crashes when it reads the environment while that changes."""
+        one environment and directory, and libpq crashes when it reads the environment while that changes."""
         return self._is_this_program and not other_threads()
 
     @property

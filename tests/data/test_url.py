@@ -302,8 +302,13 @@ def listening() -> Iterator[tuple[int, int]]:
                         client.recv(100)
                         client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-        threading.Thread(target=answer, daemon=True).start()
-        yield silent.getsockname()[1], http.getsockname()[1]
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        try:
+            yield silent.getsockname()[1], http.getsockname()[1]
+        finally:
+            http.shutdown(socket.SHUT_RDWR)  # which wakes the thread in accept; close alone does not
+            thread.join()
 
 
 @contextlib.contextmanager

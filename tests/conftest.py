@@ -659,6 +659,25 @@ def stack(workspace: Path, cache: Path) -> Iterator[Project]:
         yield made
 
 
+@contextlib.contextmanager
+def held_up(process: psutil.Process) -> Iterator[None]:
+    """Let a process make no progress, though a command resumes what it finds stopped, until it is killed."""
+    enough = threading.Event()
+
+    def hold() -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while not enough.wait(0.005):
+                process.suspend()
+
+    holding = threading.Thread(target=hold, daemon=True)
+    holding.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        holding.join()
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 20) -> Any:
     """Poll until the condition gives something true; its value. What it raises means: not yet."""
     deadline = time.monotonic() + seconds

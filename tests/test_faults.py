@@ -18,7 +18,7 @@ from functools import partial
 import psutil
 import pytest
 
-from tests.conftest import Project, wait_for
+from tests.conftest import Project, held_up, wait_for
 
 
 @pytest.mark.variations
@@ -205,10 +205,10 @@ def is_stopped(process: psutil.Process) -> bool:
 def test_a_stop_during_crash_recovery_ends_at_once(project: Project) -> None:
     """PostgreSQL 18's fast shutdown does not end then: without the other signal this takes the stop's whole timeout."""
     project.inv("db.start")
-    project.query("CREATE TABLE kept AS SELECT generate_series(1, 200000) AS n; SELECT 1")
+    project.query("CREATE TABLE kept AS SELECT generate_series(1, 1000000) AS n; SELECT 1")
     server = psutil.Process(int((project.data / "postmaster.pid").read_text().split()[0]))
 
-    def held_up() -> bool:
+    def recovering() -> psutil.Process | None:
         """Crash, and have the recovery stand still, as if it had much to do; it may be over too soon for that."""
         with contextlib.closing(wait_for(project.connect)) as connection:
             os.kill(connection.info.backend_pid, signal.SIGKILL)
@@ -218,17 +218,16 @@ def test_a_stop_during_crash_recovery_ends_at_once(project: Project) -> None:
                 for child in server.children():
                     if "startup" in " ".join(child.cmdline()):
                         child.suspend()
-                        stopped = partial(is_stopped, child)
-                        return bool(wait_for(stopped, 1))  # unless it is gone
-        return False
+                        wait_for(partial(is_stopped, child), 1)  # unless it is gone
+                        return child
+        return None
 
-    wait_for(held_up, 60)
-    project.inv("db.stop")
-    log = project.log("nv-db")
-    assert "received immediate shutdown request" in log
+    with held_up(wait_for(recovering, 60)):
+        project.inv("db.stop")
+    assert "received immediate shutdown request" in project.log("nv-db")
     assert project.processes() == []
     project.inv("db.start")
-    assert project.query("SELECT count(*) FROM kept") == [(200000,)]
+    assert project.query("SELECT count(*) FROM kept") == [(1_000_000,)]
 
 
 @pytest.mark.faults

@@ -22,13 +22,12 @@ import subprocess
 import tarfile
 import termios
 import threading
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.conftest import free_ports, wait_for
+from tests.conftest import free_ports, held_up, wait_for
 from tests.engines.conftest import Running
 
 SERVICES = ("nv-db", "nv-pgbouncer", "nv-api")
@@ -334,20 +333,10 @@ def test_a_stop_during_crash_recovery_ends_at_once(up: Running) -> None:
     def children(title: str) -> list[psutil.Process]:
         return [child for child in server.children(recursive=True) if title in " ".join(child.cmdline())]
 
-    def hold(process: psutil.Process) -> None:
-        """Let recovery make no progress, though the command resumes what it finds stopped."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            while True:
-                process.suspend()
-                time.sleep(0.005)
-
     connection = up.connect()
     children("nina nina")[0].kill()
-    recovering = wait_for(lambda: children("startup"))
-    holding = threading.Thread(target=hold, args=recovering, daemon=True)
-    holding.start()
-    up.inv("db.stop")
-    holding.join(20)
+    with held_up(*wait_for(lambda: children("startup"))):
+        up.inv("db.stop")
     connection.close()
     assert "nv-db" not in up.containers()
     stopped = up.inv("db.logs", "--tail", "100").stdout.rpartition("all server processes terminated; reinitializing")[2]

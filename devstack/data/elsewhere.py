@@ -46,6 +46,10 @@ LOADER = "nv_load_"
 LOADER_HOURS = 12
 """Hours in which such a role may log in, if it is left behind."""
 
+MARK = 20_615_243
+"""CONNECTION LIMIT of a database that a restore made and has not finished: the one mark that a database can be created
+with. What a kill leaves of such a one may go."""
+
 OPTIONS = f"{PIN} -c client_min_messages=warning"
 READ_ONLY = f"{OPTIONS} -c default_transaction_read_only=on"
 """Sent at the login. A pooler does not take such, and nothing here may go through one: a session must stay one."""
@@ -104,6 +108,12 @@ class Elsewhere(Postgres):
         """What the server says of itself, once it was asked."""
         self._loader = ""
         """Role that dumps are loaded by, while one is."""
+
+    @property
+    def is_superuser(self) -> bool:
+        return self.about.superuser
+
+    new_limit = MARK
 
     @property
     def server_major(self) -> int:

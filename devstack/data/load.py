@@ -25,7 +25,7 @@ from devstack.data.sqltext import restricted
 from devstack.data.streams import Digested, chunks, directory_hash, meter, sha256_of
 from devstack.errors import ContentError, StackError
 from devstack.files import open_plain
-from devstack.services.postgres import PINNED, identifier, literal, staged
+from devstack.services.postgres import MAINTENANCE, PINNED, identifier, literal, staged
 from devstack.shell import Command
 
 if TYPE_CHECKING:
@@ -48,11 +48,17 @@ SELECT concat_ws(' ', format('ENCODING %L LC_COLLATE %L LC_CTYPE %L', pg_encodin
            WHEN 'i' THEN format('LOCALE_PROVIDER icu ICU_LOCALE %L',
                                 coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'))
            WHEN 'b' THEN format('LOCALE_PROVIDER builtin BUILTIN_LOCALE %L', to_jsonb(d) ->> 'datlocale')
-           WHEN 'c' THEN 'LOCALE_PROVIDER libc' END,
-       format('OWNER %I', pg_get_userbyid(datdba))) AS options
+           WHEN 'c' THEN 'LOCALE_PROVIDER libc' END) AS options
   FROM pg_database d WHERE datname = {name}
 """
 """CREATE DATABASE's options of a database; the columns differ between PostgreSQL 14, 15 and 17."""
+
+PLANTED = """
+SELECT count(*) FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid
+ WHERE d.datname = current_database() AND s.deptype = 'o' AND s.refobjid <> (
+    SELECT oid FROM pg_roles WHERE rolname = current_user)
+"""
+"""Objects of others in a database: template0's belong to the bootstrap superuser, whose are not listed."""
 
 AVAILABLE = """
 SELECT name, requires FROM pg_available_extension_versions JOIN pg_available_extensions USING (name)
@@ -182,11 +188,44 @@ def named(stack: Stack, operation: str, about: str) -> Journal:
     )
 
 
-def create(stack: Stack, name: str, *, more: str = "") -> None:
-    """Create an empty database like the one in use, with ``more`` options."""
-    with session(stack.db, "postgres", "create a database to restore into") as sql:
+def create(stack: Stack, name: str) -> None:
+    """Create an empty database like the one in use, which nobody but us can log in to before :func:`hand_over`: what
+    the application has there, the script of an extension could call as the superuser.
+
+    :raises StackError: it can't be kept to us.
+    """
+    db = stack.db
+    with session(db, MAINTENANCE, "create a database to restore into") as sql:
         options = sql.value(OPTIONS.format(name=literal(stack.settings.db.name)))
-        sql.run(f"{_creation(name)} TEMPLATE template0 {options} {more}")
+        limit = 0 if db.is_superuser else db.new_limit
+        sql.run(f"{_creation(name)} TEMPLATE template0 {options} CONNECTION LIMIT {limit}")
+        if db.is_superuser:
+            return
+        # whom no limit would leave out, it would leave us out
+        sql.run(f"REVOKE CONNECT ON DATABASE {identifier(name)} FROM PUBLIC")
+        others = f"datname = {literal(name)} AND backend_type = 'client backend'"
+        sql.end_others(others, f"nobody else may be in the new database {name}")
+    with session(db, name, f"look at database {name}") as sql:
+        if sql.value(PLANTED):
+            raise StackError(
+                f"somebody else made something in the new database {name}",
+                why="it was open for a moment, as the role of the URL is no superuser; no other database was touched",
+                fix="run it again",
+            )
+
+
+def hand_over(stack: Stack, name: str) -> None:
+    """Give a database that was created closed to the owner of the one in use, and let clients in as it is usual."""
+    new = identifier(name)
+    with session(stack.db, MAINTENANCE, f"hand over database {name}") as sql:
+        in_use = literal(stack.settings.db.name)
+        owner = sql.value(f"SELECT pg_get_userbyid(datdba) AS owner FROM pg_database WHERE datname = {in_use}")
+        if not stack.db.is_superuser:
+            sql.run(f"GRANT CONNECT ON DATABASE {new} TO PUBLIC")
+        sql.run(
+            f"BEGIN; ALTER DATABASE {new} OWNER TO {identifier(owner)};"
+            f" ALTER DATABASE {new} CONNECTION LIMIT {stack.db.new_limit}; COMMIT"
+        )
 
 
 def _creation(name: str) -> str:
@@ -229,7 +268,7 @@ def abandon(stack: Stack, made: Journal) -> None:
 
 
 def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> None:
-    """Fill an empty database; with ``analyze`` off, :func:`analyzed` is to follow.
+    """Fill a database that :func:`create` made, and hand it over; with ``analyze`` off, :func:`analyzed` is to follow.
 
     :raises StackError: PostgreSQL refused something; the database is to be dropped then.
     """
@@ -237,6 +276,7 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
     if not source.as_superuser:
         in_use = extensions_in_use(stack) if source.kind == "data" else {}
         made, absent = create_extensions(stack, {**dict(source.extensions), **in_use}, name)
+        hand_over(stack, name)
         if made and source.manifest is None:
             console.note(f"created for {source.name}: extension {privileged.shown(made)}")
         if absent and source.manifest is None:  # of one with a manifest that was refused before
@@ -260,6 +300,7 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
         with session(stack.db, name, "complete the restored database") as sql:
             for extension in stack.settings.db.extensions:
                 sql.create_extension(extension)
+        hand_over(stack, name)
     if analyze:
         with analyzed(stack, name, as_superuser=source.as_superuser):
             pass
@@ -466,9 +507,9 @@ def extensions_in_use(stack: Stack) -> dict[str, str]:
 
 
 def create_extensions(stack: Stack, schemas: Mapping[str, str], name: str) -> tuple[list[str], list[str]]:
-    """Create extensions in an empty database: those of ``schemas`` that the server has, with what they build on, and
-    those of the settings. Only a superuser may, and as the database is empty, their scripts can't meet an object of a
-    dump.
+    """Create extensions in an empty database that is still closed: those of ``schemas`` that the server has, with what
+    they build on, and those of the settings. Only a superuser may, and their scripts meet no object of a dump, nor of
+    the application.
 
     :returns: what was created beyond the settings, in words, and the names that the server does not have.
     """

@@ -24,13 +24,12 @@ from devstack.services.postgres import MAINTENANCE, creating, identifier, litera
 if TYPE_CHECKING:
     from devstack.stack import Stack
 
-MARK = 20_615_243
-"""The limit of connections to a database that is being filled, which is none and no other has: a mark that it is born
-with. What a kill leaves of such a one may go."""
-
-LEFT = (
-    "SELECT datname AS name FROM pg_database WHERE datconnlimit = {mark} AND datname <> {name} AND datname LIKE {like}"
-)
+LEFT = """
+SELECT datname AS name FROM pg_database
+ WHERE (datconnlimit = {mark} OR (datconnlimit = 0 AND datname ~ '_restore_[0-9a-f]{{8}}$'))
+   AND datname <> {name} AND datname LIKE {like}
+"""
+"""Databases that killed restores have left, handed over to their owner or not."""
 
 LOADERS = f"""
 SELECT rolname AS name FROM pg_roles r
@@ -104,7 +103,7 @@ def replace(there: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
     with _alone(there):
         made = load.named(there, "restore", source.name)
         try:
-            load.create(there, made.incoming, more=f"CONNECTION LIMIT {MARK}")
+            load.create(there, made.incoming)
             _try_extensions(there, source, made.incoming)
             if backed_up:
                 if kept := restore.fill_and_back_up(there, source, made):
@@ -182,7 +181,7 @@ def _alone(there: Stack) -> Iterator[None]:
                 fix="wait for it",
             )
         like = name.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")[:40] + "%"
-        for row in sql.rows(LEFT.format(mark=MARK, name=literal(name), like=literal(like))):
+        for row in sql.rows(LEFT.format(mark=elsewhere.MARK, name=literal(name), like=literal(like))):
             sql.run(f"DROP DATABASE {identifier(row['name'])} WITH (FORCE)")
             console.note(f"removed {row['name']} there, left behind by a restore that was cut off")
         for row in sql.rows(LOADERS):

@@ -616,9 +616,10 @@ class Postgres:
             "pinning": PINNING,
             "user": literal(self.settings.db.user),
             "reader": reader_script(),
-            "extensions": "\n".join(f"{creating(e)} \\gexec" for e in self.settings.db.extensions),
+            "extensions": "\n".join(f"{adding(e)} \\gexec" for e in self.settings.db.extensions),
+            "closed": CLOSED,
             "tracking": f"\\connect {MAINTENANCE}\n{PINNING};\nSET client_min_messages = warning;\n"
-            f"{creating(STATEMENTS)} \\gexec"
+            f"{adding(STATEMENTS)} \\gexec"
             if self.tracks_statements
             else "",
         }
@@ -692,6 +693,14 @@ class Postgres:
     def apart(self, command: Command) -> Command:
         """Have a program that loads a dump run under the services' account where we are root."""
         return self.context.runtime.as_account(command)
+
+    @property
+    def is_superuser(self) -> bool:
+        """Whether the role that administers the server is a superuser."""
+        return True
+
+    new_limit = -1
+    """CONNECTION LIMIT of a database that is being filled, once its owner may log in; -1 for none."""
 
     def loading(self, database: str) -> AbstractContextManager[None]:
         """Have the owner's sessions be those of a role that may do no more than the owner, for a dump."""
@@ -843,9 +852,20 @@ def identifier(text: str) -> str:
 
 
 def creating(extension: str, schema: str = "public") -> str:
-    """Return a query for the statement that creates an extension: it goes into ``schema``, unless its author has fixed
-    another one."""
+    """Return a query for the statement that creates an extension in a database where nobody else has been: it goes into
+    ``schema``, unless its author has fixed another one."""
     return CREATING.format(name=literal(extension), schema=literal(schema))
+
+
+def adding(extension: str) -> str:
+    """Return a query for the statements that create an extension in the database of the session, if it is not there.
+
+    Its script runs as the superuser, and may name a function without its schema: one of the same name that the
+    application has there would be taken (https://www.postgresql.org/docs/current/extend-extensions.html, Security
+    Considerations for Extension Scripts). So in a database that the application has been in, it runs where the
+    application has nothing, or not at all.
+    """
+    return ADDING.format(name=literal(extension), direct=creating(extension), closed=CLOSED, aside=ASIDE)
 
 
 def reader_script() -> str:
@@ -862,6 +882,34 @@ SELECT format('CREATE EXTENSION IF NOT EXISTS %I', {name}) || CASE
            WHEN EXISTS (SELECT FROM pg_available_extension_versions WHERE name = {name} AND schema IS NOT NULL) THEN ''
            ELSE format(' SCHEMA %I', {schema}) END"""
 
+CLOSED = """\
+EXISTS (SELECT FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba
+         WHERE d.datname = current_database() AND d.datconnlimit = 0 AND r.rolsuper)"""
+"""Whether nobody but a superuser has been able to log in to a database since it was created."""
+
+ASIDE = "nv_extension"
+"""Schema in which an extension is created before it is moved to its own."""
+
+ADDING = """\
+SELECT CASE
+    WHEN {closed} OR v.name IS NULL OR (alone AND v.schema = 'pg_catalog') THEN ({direct})
+    WHEN alone AND v.relocatable THEN format(
+        'BEGIN; CREATE SCHEMA {aside}; CREATE EXTENSION %1$I SCHEMA {aside}; ALTER EXTENSION %1$I SET SCHEMA public;'
+        ' DROP SCHEMA {aside}; COMMIT', v.name)
+    WHEN alone AND to_regnamespace(quote_ident(v.schema)) IS NULL AND v.schema IS NOT NULL THEN format(
+        'BEGIN; CREATE SCHEMA %2$I; CREATE EXTENSION %1$I; COMMIT', v.name, v.schema)
+    ELSE format('DO %L', format('BEGIN RAISE EXCEPTION %L USING HINT = %L; END',
+        format('extension %s can''t be created safely in a database that the application has been in', v.name),
+        'Its script runs as the superuser, and could call functions of the application. If you trust all of those:'
+        ' inv db.shell --admin --command ' || quote_literal(format('CREATE EXTENSION %I', v.name)))) END
+  FROM (VALUES ({name})) AS wanted(name) LEFT JOIN pg_available_extensions a USING (name)
+       LEFT JOIN pg_available_extension_versions v ON v.name = a.name AND v.version = a.default_version,
+       -- an extension's script also finds what is in the schemas of those that it builds on
+       LATERAL (SELECT NOT EXISTS (
+           SELECT FROM unnest(v.requires) AS r(name) LEFT JOIN pg_extension e ON e.extname = r.name
+            WHERE e.extnamespace IS DISTINCT FROM 'pg_catalog'::regnamespace) AS alone) q
+ WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = {name})"""
+
 ROLE_SQL = """\
 $pinning;
 -- neither a statement that fails nor one that is counted must leave the password anywhere
@@ -872,7 +920,8 @@ SELECT 'role existed' FROM pg_roles WHERE rolname = $user;
 SELECT format('CREATE ROLE %I LOGIN', $user) WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = $user) \\gexec
 SET password_encryption = 'scram-sha-256';
 SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', $user, $password) \\gexec
-SELECT format('CREATE DATABASE %I OWNER %I', $name, $user)
+-- closed to the application until its extensions are there, which are the superuser's
+SELECT format('CREATE DATABASE %I CONNECTION LIMIT 0', $name)
  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = $name) \\gexec
 """
 
@@ -891,6 +940,8 @@ $extensions
 -- the statistics of all roles, for inv metrics and inv db.stats
 SELECT format('GRANT pg_monitor TO %I', $user) \\gexec
 $reader
+SELECT format('ALTER DATABASE %1$$I OWNER TO %2$$I; ALTER DATABASE %1$$I CONNECTION LIMIT -1', name, $user)
+  FROM current_database() AS name WHERE $closed \\gexec
 SELECT rolpassword FROM pg_authid WHERE rolname = $user;
 $tracking
 """

@@ -42,7 +42,7 @@ backup of one would be taken for what a backup of the other can build on."""
 FIRST_OID = 16384
 """FirstNormalObjectId in src/include/access/transam.h."""
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout of entries; one of another version is never read."""
 DATA, SUMS = "data", "sums.json"
 MAX_SUMS_BYTES = 10_000_000
@@ -226,7 +226,7 @@ def _statements(db: Postgres) -> Mapping[str, list[str]]:
     from devstack.services.postgres import MAINTENANCE, identifier
 
     role, name = identifier(db.settings.db.user), identifier(db.settings.db.name)
-    first = [f"CREATE ROLE {role} LOGIN", f"CREATE DATABASE {name} OWNER {role}"]
+    first = [f"CREATE ROLE {role} LOGIN", f"CREATE DATABASE {name} CONNECTION LIMIT 0"]
     if db.tracks_statements:
         first.append(f"CREATE EXTENSION {STATEMENTS}")
     extensions = [f"CREATE EXTENSION IF NOT EXISTS {identifier(name)}" for name in db.settings.db.extensions]

@@ -206,16 +206,14 @@ def _drop(stack: Stack, name: str) -> None:
 
 def _make(stack: Stack, name: str, recipe: Recipe) -> None:
     """Make it under another name, and give it its own when it is whole and closed."""
-    from devstack.data.load import OPTIONS
+    from devstack.data.load import create
     from devstack.data.session import session
     from devstack.services.postgres import identifier, literal
 
     aside = name + MAKING
     try:
-        with session(stack.db, "postgres", "create the tests' template") as sql:
-            options = sql.value(OPTIONS.format(name=literal(stack.settings.db.name)))
-            sql.run(f"DROP DATABASE IF EXISTS {identifier(aside)} WITH (FORCE)")
-            sql.run(f"CREATE DATABASE {identifier(aside)} TEMPLATE template0 {options}")
+        _drop(stack, aside)
+        create(stack, aside)
         _fill(stack, aside, recipe)
         with session(stack.db, "postgres", "close the tests' template") as sql:
             sql.run(
@@ -236,6 +234,7 @@ def _fill(stack: Stack, name: str, recipe: Recipe) -> None:
 
     there = stack_on(stack, name)
     load.create_extensions(stack, load.extensions_in_use(stack) if recipe.kind == "data" else {}, name)
+    load.hand_over(stack, name)
     if recipe.kind == "migrations":
         request = migrations.Request("up")
         migrations.check(there, request)

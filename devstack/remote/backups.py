@@ -14,7 +14,7 @@ import shutil
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import msgspec
 from msgspec import Struct, field
@@ -196,7 +196,7 @@ class Exchange(Struct):
 
     def _listed(self, talk: Talk, folder: str) -> set[str]:
         talk.ask("listing", dir=self.remote.folder, folders=[folder])
-        return {name.rstrip("/").rpartition("/")[2] for name in talk.answer()["files"]}
+        return {name.rstrip("/").rpartition("/")[2] for name in talk.answer_as(_Listed).files}
 
     def _known(self) -> set[Key]:
         return {key(backup.manifest) for backup in catalogue.backups(self.folder)}
@@ -378,6 +378,12 @@ def _lacking(path: Path) -> str:
         if not file.is_file() or file.stat().st_size != entry.size:
             return f"{entry.path!r} is missing, or has another size than in {LIST}"
     return ""
+
+
+class _Listed(Struct):
+    """What a host answers about the files of a directory."""
+
+    files: dict[str, Any]
 
 
 class _Entry(Struct, rename="pascal"):

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import re
 import time
-from typing import Any
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from devstack import console
-from devstack.remote.project import Remote
+from devstack.remote.project import Place, Remote
 from devstack.system import Fact
 
 ENGINES = ("container", "docker", "podman")
 PROGRAMS = (*ENGINES, "pgbouncer", "curl", "pg_config", "postgres")
 DISK = 2 << 30
 """Bytes that the packages, a PostgreSQL and a first database take, with room to move."""
+
+
+class Survey(Struct):
+    """What a host answers that is asked what it has."""
+
+    system: str
+    machine: str
+    python: tuple[str, str]
+    """Its version, and its path."""
+    base: str
+    home: str
+    free: Annotated[int, Meta(ge=0, le=1 << 62)]
+    """Bytes on the disk."""
+    writable: bool
+    programs: dict[str, str]
+    """Paths of programs by their names; empty for one that is not there."""
+    taken: list[int]
+    """Ports on which something listens."""
+    sent: str
+    """Where the project came from; empty if it was not sent yet."""
 
 
 def survey(remote: Remote) -> list[Fact]:
@@ -25,7 +48,7 @@ def survey(remote: Remote) -> list[Fact]:
     with remote.talk() as talk:
         began = time.monotonic()
         talk.ask("survey", dir=remote.folder, ports=list(ports.values()), programs=PROGRAMS)
-        found = talk.answer()
+        found = talk.answer_as(Survey)
         seconds = time.monotonic() - began
     connection = link.connection
     version = str(link.transport.remote_version).removeprefix("SSH-2.0-")
@@ -40,41 +63,42 @@ def survey(remote: Remote) -> list[Fact]:
     ]
 
 
-def _machine(found: dict[str, Any]) -> list[Fact]:
-    version, path = found["python"]
-    new = tuple(int(part) for part in version.split(".")[:2]) >= (3, 10)
-    room = found["free"] >= DISK
+def _machine(found: Survey) -> list[Fact]:
+    version, path = found.python
+    numbers = re.match(r"(\d{1,3})\.(\d{1,3})", version, re.ASCII)
+    new = numbers is not None and (int(numbers[1]), int(numbers[2])) >= (3, 10)
+    room = found.free >= DISK
     return [
-        Fact("machine", "system", f"{found['system']}, {found['machine']}"),
+        Fact("machine", "system", f"{found.system}, {found.machine}"),
         Fact("machine", "Python", f"{version} at {path}", new, "" if new else "install 3.10 or newer there", True),
         Fact(
             "machine",
             "disk",
-            f"{console.size(found['free'])} free",
+            f"{console.size(found.free)} free",
             room,
             "" if room else f"make room: a first start takes about {console.size(DISK)}",
-            number=found["free"],
+            number=found.free,
         ),
     ]
 
 
-def _program(remote: Remote, found: dict[str, Any]) -> list[Fact]:
+def _program(remote: Remote, found: Survey) -> list[Fact]:
     facts = []
-    sent = found["sent"]
-    writable = found["writable"] or bool(sent)
-    where = f"{found['base']}{f', sent from {sent}' if sent else ', not there yet'}"
+    sent = found.sent
+    writable = found.writable or bool(sent)
+    where = f"{found.base}{f', sent from {sent}' if sent else ', not there yet'}"
     facts.append(
         Fact("project", "folder", where, writable, "" if writable else "set remote.dir to a folder of yours", True)
     )
-    program = remote.program(remote.place_of(found))[0]
+    program = remote.program(Place(found.base, found.home))[0]
     ready = remote.has(program)
     advice = "" if ready else "inv remote.bootstrap sets it up"
     facts.append(Fact("project", "program", f"{program}{'' if ready else ', not there yet'}", ready, advice, True))
     return facts
 
 
-def _parts(runtime: str, found: dict[str, Any]) -> list[Fact]:
-    programs = found["programs"]
+def _parts(runtime: str, found: Survey) -> list[Fact]:
+    programs = {name: found.programs.get(name, "") for name in PROGRAMS}
     engines = [name for name in ENGINES if programs[name]]
     native = runtime == "native" or (runtime == "auto" and not engines)
     fitting = runtime in ("auto", "native") or bool(programs[{"apple": "container"}.get(runtime, runtime)])
@@ -101,8 +125,8 @@ def _parts(runtime: str, found: dict[str, Any]) -> list[Fact]:
     ]
 
 
-def _port(service: str, port: int, found: dict[str, Any]) -> Fact:
-    taken = port in found["taken"]
+def _port(service: str, port: int, found: Survey) -> Fact:
+    taken = port in found.taken
     if not taken:
         return Fact("ports", service, f"{port} free", True)
     value = f"{port} in use: by this stack, or by something else"

@@ -45,6 +45,27 @@ class Place(NamedTuple):
     """The account's."""
 
 
+class Synced(Struct):
+    """What a host answers that is to have the project's files."""
+
+    need: list[str]
+    """Names of the files that it lacks."""
+    removed: list[str]
+    base: str
+    home: str
+
+    @property
+    def place(self) -> Place:
+        return Place(self.base, self.home)
+
+
+class Prepared(Struct):
+    """What it answers that is to run a command on a terminal."""
+
+    command: str
+    """Path of the file there that has it."""
+
+
 def sent_of(settings: Settings) -> list[files.Sent]:
     """The files of a project that belong on its host, with this program's own where the project is another one."""
     made = [settings.root / folder for folder in (settings.data.dir, settings.stack.log_dir)]
@@ -107,10 +128,6 @@ class Remote(Struct):
         looked, self.looked = self.looked, None
         return looked.result() if looked else sent_of(self.settings)
 
-    def place_of(self, found: Mapping[str, Any]) -> Place:
-        """The folders, of an answer of the agent that names them."""
-        return Place(found["base"], found["home"])
-
     # one conversation each
 
     @contextmanager
@@ -128,15 +145,15 @@ class Remote(Struct):
             **{"from": f"{self.settings.root} of {getpass.getuser()} on {platform.node()}"},
             files=[one[:4] for one in sent],
         )
-        found = talk.answer()
-        needed = set(found["need"])
-        if needed or found["removed"]:
+        found = talk.answer_as(Synced)
+        needed = set(found.need)
+        if needed or found.removed:
             outgoing = Outgoing(talk)
             with talk.explained():
                 files.pack([one for one in sent if one.name in needed], outgoing)
                 outgoing.end()
             talk.answer()
-        return self.place_of(found)
+        return found.place
 
     def request(self, place: Place, words: Sequence[str], *, folder: str = ".", settings: str = "") -> dict[str, Any]:
         """What the agent needs to run tasks. ``settings`` is the text of a file of them, that of ``inv -f``."""
@@ -170,7 +187,7 @@ class Remote(Struct):
         if terminal.is_one():
             with self.talk() as talk:
                 talk.ask("prepare", **self.request(self.sync(talk), words, **options))
-                path = talk.answer()["command"]
+                path = talk.answer_as(Prepared).command
                 return terminal.attach(self.link, starter(self.python, RUNNER, path), talk, raw=raw)
         with self.talk() as talk:
             talk.ask("run", **self.request(self.sync(talk), words, **options), input=given)

@@ -11,7 +11,9 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from devstack.errors import StackError
 from devstack.files import load_json
@@ -20,6 +22,8 @@ from devstack.remote.link import Link, LinkLost
 
 if TYPE_CHECKING:
     from paramiko import Channel
+
+Kind = TypeVar("Kind")
 
 AGENT = Path(__file__).with_name("agent.py")
 LOADER = (
@@ -204,6 +208,16 @@ class Talk:
                 fix=[str(line) for line in fix] if isinstance(fix, list) else [],
             )
         return found
+
+    def answer_as(self, kind: type[Kind]) -> Kind:
+        """What the agent answers, as a struct.
+
+        :raises StackError: it refuses, or answers something else.
+        """
+        try:
+            return msgspec.convert(self.answer(), kind)
+        except msgspec.ValidationError as error:
+            raise self._nonsense(f"its answer is another one than was asked for: {error}") from None
 
     def stream(self) -> Iterator[bytes]:
         """The bytes up to the end of a stream."""

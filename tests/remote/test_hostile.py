@@ -25,6 +25,8 @@ from devstack.data.manifest import Manifest, encode, load, path_of
 from devstack.data.streams import directory_hash
 from devstack.errors import StackError
 from devstack.remote.backups import Exchange
+from devstack.remote.check import Survey, _machine
+from devstack.remote.project import Prepared, Synced
 from devstack.remote.talk import Talk
 from devstack.remote.terminal import Harmless, WithoutStrings
 from tests.data.manifests import made_up
@@ -111,6 +113,45 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tuple[
 def test_an_answer_that_is_none_is_an_error_and_not_a_crash(sent: bytes) -> None:
     with pytest.raises(StackError):
         Hostile([sent]).answer()
+
+
+SURVEY = {
+    "system": "Debian",
+    "machine": "x86_64",
+    "python": ["3.12.1", "/usr/bin/python3"],
+    "base": "/there",
+    "home": "/home",
+    "free": 1 << 40,
+    "writable": True,
+    "programs": {},
+    "taken": [],
+    "sent": "",
+}
+SYNCED = {"need": [], "removed": [], "base": "/there", "home": "/home"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "changes"),
+    [
+        *((Synced, SYNCED, {name: value}) for name in SYNCED for value in (None, 1, {"a": 1}, [["a"]])),
+        *((Survey, SURVEY, {name: value}) for name in SURVEY for value in (None, [1, [2]], {"a": 1})),
+        (Survey, SURVEY, {"free": 10**400}),
+        (Survey, SURVEY, {"free": float("inf")}),
+        (Prepared, {"command": "/x"}, {"command": ["/x"]}),
+        (Prepared, {}, {}),
+        (Survey, {}, {}),
+        (Synced, {}, {}),
+    ],
+)
+def test_an_answer_of_another_kind_is_refused(kind: type[Any], answer: dict[str, Any], changes: dict[str, Any]) -> None:
+    with pytest.raises(StackError, match="does not answer as expected"):
+        Hostile([answers({**answer, **changes})]).answer_as(kind)
+
+
+@pytest.mark.parametrize("version", ["", "3", "x.y", "3.x", "9" * 5000, "٣.١٢", "3.9.1", "2.7"])
+def test_no_version_that_a_host_gives_ends_the_survey(version: str) -> None:
+    found = Hostile([answers({**SURVEY, "python": [version, "/x"]})]).answer_as(Survey)
+    assert [fact.ok for fact in _machine(found) if fact.name == "Python"] == [False]
 
 
 def test_a_frame_is_not_read_into_memory_whatever_it_announces() -> None:

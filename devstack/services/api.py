@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import string
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -19,16 +17,13 @@ from devstack.errors import StackError, UsageError
 from devstack.inherited import POSTGRES_VARIABLES, without_foreign
 from devstack.runtimes import ServiceSpec
 from devstack.services import NotReady
+from devstack.services.application import Application
 from devstack.services.configuration import items_of
-from devstack.settings import URL_VARIABLE, Settings, database_url, reachable_address, with_port
+from devstack.settings import Settings, reachable_address
 from devstack.shell import Command, sh
-from devstack.variables import with_required_auth
 
 ANSWER_BYTES = 16 << 20
 """More than any application says of itself; a path that streams for ever would fill the memory."""
-
-HOSTS_VARIABLE = "NINAIVALAIGAL_HOSTS"
-"""Variable with the names that the default application answers to."""
 
 UNSET = (*POSTGRES_VARIABLES, "PYTHONHOME", "VIRTUAL_ENV")
 """Variables that the application must not see, whoever has set them. The caller's other ones for Python do not come
@@ -69,49 +64,23 @@ class Beside(Struct, frozen=True):
     env: Mapping[str, str]
 
 
-class Api:
+class Api(Application):
     """The application service."""
 
-    label = "api"
     stop_signal = "TERM"
 
     def __init__(self, context: ContainerContext, settings: Settings, credentials: Credentials) -> None:
+        super().__init__(settings, credentials)
         self.context = context
-        self.settings = settings
-        self.credentials = credentials
 
     @property
     def name(self) -> str:
         return self.settings.service_name("api")
 
     @property
-    def port(self) -> int:
-        return self.settings.api.port
-
-    @property
-    def bind(self) -> str:
-        return self.settings.api.bind
-
-    @property
-    def address(self) -> str:
-        """The URL on this machine."""
-        return f"http://{with_port(reachable_address(self.bind), self.port)}"
-
-    @property
-    def folder(self) -> Path:
-        return self.settings.application
-
-    @property
     def inside(self) -> Path:
         """The application's folder as the application itself sees it."""
         return self.folder
-
-    @property
-    def interpreter(self) -> str:
-        """Its Python on this machine."""
-        wanted = self.settings.api.python
-        # not resolved: a virtual environment's python is a link, and which one was called matters
-        return str(self.settings.root / Path(wanted).expanduser()) if wanted else sys.executable
 
     @property
     def python(self) -> str:
@@ -120,39 +89,13 @@ class Api:
 
     # the service
 
-    def urls(self, *, direct: bool = False) -> dict[str, str]:
-        """What commands on this machine reach the database by; with ``direct``, all of it leads past PgBouncer."""
-        db, pgb = self.settings.db, self.settings.pgb
-        pooler = (reachable_address(pgb.bind), pgb.port)
-        return self._urls((reachable_address(db.bind), db.port), None if direct else pooler)
-
-    def _urls(self, db: tuple[str, int], pooler: tuple[str, int] | None) -> dict[str, str]:
-        scheme, password, settings = self.settings.api.url_scheme, self.credentials.db_password, self.settings.db
-        host, port = pooler or db
-        return {
-            "database_url": database_url(scheme, settings.user, password, host, port, settings.name),
-            "direct_url": database_url(scheme, settings.user, password, *db, settings.name),
-            "db_host": host,
-            "db_port": str(port),
-            "db_user": settings.user,
-            "db_password": password,
-            "db_name": settings.name,
-        }
-
     def peer_urls(self, *, direct: bool = False) -> dict[str, str]:
-        """The same for the application itself: what the values of ``api.env`` may use."""
+        """What the application itself reaches the database by: what the values of ``api.env`` may use."""
         return self.urls(direct=direct)
 
     def places(self) -> dict[str, str]:
         """Where the application and its interpreter look for modules and programs."""
         return self.places_here()
-
-    def places_here(self) -> dict[str, str]:
-        """The same for a command on this machine."""
-        return {
-            "PYTHONPATH": os.pathsep.join([str(self.folder), str(self.folder.parent)]),
-            "PATH": os.pathsep.join([str(Path(self.interpreter).parent), *os.get_exec_path()]),
-        }
 
     @property
     def listens(self) -> tuple[str, int]:
@@ -162,34 +105,6 @@ class Api:
     def environment(self, *, direct: bool = False) -> dict[str, str]:
         """The application's variables: those of ``.env``, the specification's, and ``api.env``, which wins."""
         return self._environment(self.peer_urls(direct=direct), self.places(), self.inside)
-
-    def environment_here(self, *, direct: bool = False) -> dict[str, str]:
-        """The same for a command on this machine, wherever the application itself runs."""
-        return self._environment(self.urls(direct=direct), self.places_here(), self.folder)
-
-    def _environment(self, urls: Mapping[str, str], places: Mapping[str, str], folder: Path) -> dict[str, str]:
-        api, hosts = self.settings.api, ",".join(self._hosts())
-        known = {**urls, "jwt_secret": self.credentials.jwt_secret, "dir": str(folder)}
-        env = {
-            URL_VARIABLE: urls["database_url"],
-            "DATABASE_URL": urls["database_url"],
-            "NINAIVALAIGAL_JWT_SECRET": self.credentials.jwt_secret,
-            "MEMORY_PROVIDER": api.memory_provider,
-            "NINAIVALAIGAL_DEBUG": str(int(api.debug)),
-            "LOG_LEVEL": api.log_level,
-            **({HOSTS_VARIABLE: hosts} if hosts else {}),
-            "PYTHONUNBUFFERED": "1",
-            **places,
-        }
-        for key, value in api.env.items():
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            env[key] = string.Template(text).substitute(known)  # the settings were checked for other names
-        return with_required_auth({**self.settings.dotenv.filled(env), **env})
-
-    def _hosts(self) -> list[str]:
-        """The names by which the default application may be called, besides ``localhost`` and its addresses."""
-        reached = [socket.gethostname()] if self.settings.exposure(self.label) else []
-        return [*self.settings.api.hosts, *reached]
 
     def server_words(self) -> list[str]:
         """The arguments of uvicorn."""

@@ -8,12 +8,14 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from devstack.envfile import literal
 from devstack.errors import StackError
 from devstack.inherited import LIBPQ_VARIABLES
 
 if TYPE_CHECKING:
-    from devstack.settings import Settings
+    from devstack.services.application import Application
     from devstack.stack import Stack
 
 ANSWERS = "NV_ANSWERS"
@@ -52,7 +54,12 @@ def variables(stack: Stack, *, direct: bool = False) -> dict[str, str]:
     :raises StackError: there are no secrets yet, or they can't be read.
     """
     _check_secrets(stack)
-    api, here = stack.api, stack.api.urls(direct=True)
+    return variables_of(stack.api, direct=direct)
+
+
+def variables_of(api: Application, *, direct: bool = False) -> dict[str, str]:
+    """Return the same variables for an application, wherever its stack is."""
+    here = api.urls(direct=True)
     given = {
         "DIRECT_URL": here["direct_url"],
         "PGHOST": here["db_host"],
@@ -69,6 +76,26 @@ def variables(stack: Stack, *, direct: bool = False) -> dict[str, str]:
     return {**given, ANSWERS: ",".join(_digest(name, value) for name, value in given.items())}
 
 
+class Login(Struct, frozen=True):
+    """What a command on another machine must know of a stack to log in to it."""
+
+    user: str
+    password: str
+    name: str
+    """The database's."""
+    jwt_secret: str
+
+
+def login(stack: Stack) -> Login:
+    """Return what logs in to a stack.
+
+    :raises StackError: there are no secrets yet, or they can't be read.
+    """
+    _check_secrets(stack)
+    db, secrets = stack.settings.db, stack.api.credentials
+    return Login(db.user, secrets.db_password, db.name, secrets.jwt_secret)
+
+
 def surroundings(stack: Stack, environ: Mapping[str, str], *, direct: bool = False) -> dict[str, str]:
     """The whole environment of a command that is to run as the application does: its variables, its modules, and the
     programs of its own interpreter before others, where it has one."""
@@ -81,34 +108,8 @@ def surroundings(stack: Stack, environ: Mapping[str, str], *, direct: bool = Fal
     return {**kept, **places, **variables(stack, direct=direct)}
 
 
-GIVEN = {
-    *("DIRECT_URL", "PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "API_URL", ANSWERS),
-    *("NINAIVALAIGAL_DATABASE_URL", "DATABASE_URL", "NINAIVALAIGAL_JWT_SECRET"),
-    *("MEMORY_PROVIDER", "NINAIVALAIGAL_DEBUG", "LOG_LEVEL"),
-}
-"""Variables that a stack gives. None of them names a program, or code that one runs."""
-
-
-def from_host(found: object, settings: Settings) -> dict[str, str]:
-    """Return what a host says that leads to its stack, as far as a host may say it: a command here gets these, or a
-    shell. Of ``.env`` and ``api.env`` names and fixed values are those of the files here.
-
-    :raises StackError: it is nothing of the kind.
-    """
-    if not isinstance(found, dict) or not all(
-        isinstance(name, str) and isinstance(value, str) and "\0" not in value for name, value in found.items()
-    ):
-        raise StackError(
-            "the host gives no variables", why="what it answered is something else", fix="inv remote.check"
-        )
-    fixed = {name: str(value) for name, value in settings.api.env.items() if "$" not in str(value)}
-    filled = {name for name in settings.api.env if name not in fixed}
-    given = {name: value for name, value in found.items() if name in GIVEN | filled}
-    return with_required_auth({**settings.dotenv.filled({**given, **fixed}), **given, **fixed})
-
-
 def elsewhere(given: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
-    """The whole environment of a command here whose stack is on another host, which has given these variables."""
+    """The whole environment of a command here whose stack is on another host, with the variables that lead there."""
     return {**{name: value for name, value in environ.items() if name not in LIBPQ_VARIABLES}, **given}
 
 

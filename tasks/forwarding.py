@@ -18,6 +18,8 @@ from tasks.runstate import state_of
 
 if TYPE_CHECKING:
     from devstack.data.catalogue import Backup
+    from devstack.host import Host
+    from devstack.paths import Paths
     from devstack.remote.backups import Exchange
     from devstack.remote.project import Remote
     from devstack.settings import Settings
@@ -112,15 +114,23 @@ def state_directory(settings: Settings, environ: Mapping[str, str]) -> Path:
 
     :raises UsageError: somebody else could exchange what is in it.
     """
+    return places_of(settings, environ)[0].state.parent
+
+
+def places_of(settings: Settings, environ: Mapping[str, str]) -> tuple[Paths, Host]:
+    """Return where the environment's files are here, and this machine.
+
+    :raises UsageError: somebody else could exchange them.
+    """
     from devstack import trust
     from devstack.host import Host
     from devstack.paths import paths_of
 
     xdg = {name: value for name, value in environ.items() if name.startswith("XDG_")}
     paths = paths_of(settings, home=Path.home(), xdg=xdg, uid=os.getuid())
-    friends = {*trust.uids(environ), settings.root.stat().st_uid}
-    Host(friends=friends).check_places(paths)
-    return paths.state.parent
+    host = Host(friends={*trust.uids(environ), settings.root.stat().st_uid})
+    host.check_places(paths)
+    return paths, host
 
 
 def tunnel_of(settings: Settings, environ: Mapping[str, str]) -> Path:
@@ -380,17 +390,6 @@ def _followed(host: Remote) -> Iterator[None]:
         thread.join(5)
 
 
-def ports(config: Any, env: str) -> dict[str, int]:
-    """The ports of an environment on the host, by service.
-
-    :raises StackError: there is none of this name.
-    """
-    found = next((one for one in json_of(config, ["dev.list", "--json"])["environments"] if one["env"] == env), None)
-    if found is None:
-        raise StackError(f"there is no environment {env} on the host", fix=f"inv dev.up -e {env}")
-    return {service: int(port) for service, port in found["ports"].items()}
-
-
 def json_of(config: Any, words: Sequence[str]) -> Any:
     """What a task prints on the host as JSON.
 
@@ -406,34 +405,38 @@ def json_of(config: Any, words: Sequence[str]) -> Any:
     try:
         return load_json(printed)
     except ValueError:
-        raise StackError(
-            f"{host_of(config)} does not answer as expected", why=f"{words[0]} printed no JSON", fix="inv remote.check"
-        ) from None
+        raise unexpected(config, f"{words[0]} printed no JSON") from None
 
 
-def check_tunnel(config: Any) -> None:
-    """:raises StackError: there is no tunnel to the stack's host."""
+def unexpected(config: Any, why: str) -> StackError:
+    """Return the error for an answer of the host that no stack gives."""
+    return StackError(f"{host_of(config)} does not answer as expected", why=why, fix="inv remote.check")
+
+
+def variables(config: Any, *, direct: bool, tunnelled: bool) -> dict[str, str]:
+    """Return what leads to the stack on its host, for a command or a shell here.
+
+    :param tunnelled: refuse to where there is no tunnel. The ports of ``dev`` are known without one.
+    :raises StackError: there is no tunnel.
+    :raises Exit: the login is not known there.
+    """
+    from devstack.ports import MAIN
     from devstack.remote import tunnel as tunnels
+    from devstack.remote.variables import from_host, through
 
     settings = settings_of(config)
     tunnel = tunnels.read(tunnel_of(settings, state_of(config).environ))
     if tunnel is None or tunnel.host != settings.stack.host:
-        raise StackError(
-            f"there is no tunnel to {settings.stack.host}",
-            why="what a command here reaches on localhost would be something else",
-            fix="inv remote.tunnel",
-        )
-
-
-def variables(config: Any, *, direct: bool) -> dict[str, str]:
-    """Return what leads to the stack on its host, for a command or a shell here.
-
-    :raises Exit: it is not known there.
-    """
-    from devstack.variables import from_host
-
-    found = json_of(config, ["dev.env", "--format=json", *(["--direct"] if direct else [])])
-    return from_host(found, settings_of(config))
+        if tunnelled or settings.stack.env != MAIN:
+            raise StackError(
+                f"there is no tunnel to {settings.stack.host}",
+                why="what a command here reaches on localhost would be something else",
+                fix="inv remote.tunnel",
+            )
+        tunnel = None
+    ports = {one.service: one.here for one in tunnel.forwards} if tunnel else {}
+    found = json_of(config, ["dev.env", "--format=login"])
+    return from_host(found, through(settings, ports), direct=direct)
 
 
 def hosts_of(executor: StackExecutor) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from invoke import Context
+from msgspec import Meta, Struct
 
 from devstack import console, trust
 from devstack.errors import FAILED, StackError
@@ -103,10 +104,58 @@ def _where(c: Context) -> tuple[Settings, Path]:
 
 
 def _forwards(c: Context, settings: Settings) -> list[Forward]:
-    """The ports of the environment; those of one other than dev were chosen on the host."""
+    """The ports of the environment; on the host, those of one other than dev were chosen there."""
+    from devstack.ports import MAIN
     from devstack.remote.tunnel import Forward
 
-    ports = {service: getattr(settings, service).port for service in NAMES}
-    if settings.stack.env != "dev":
-        ports = forwarding.ports(c.config, settings.stack.env)
-    return [Forward(service, port, port) for service, port in ports.items()]
+    here = _ports_here(c, settings)
+    there = here if settings.stack.env == MAIN else ports_there(c, settings.stack.env)
+    return [Forward(service, here[service], there[service]) for service in NAMES]
+
+
+def _ports_here(c: Context, settings: Settings) -> dict[str, int]:
+    """Return the ports to listen on, by service. The host has no say in it: a program here may take for its own what
+    listens on a port that the host has chosen.
+
+    :raises StackError: no ports are free.
+    """
+    from devstack import ports
+    from devstack.paths import registry_of
+    from devstack.registry import Registry
+    from devstack.remote.variables import through
+
+    environ = state_of(c).environ
+    paths, host = forwarding.places_of(settings, environ)
+    xdg = {name: value for name, value in environ.items() if name.startswith("XDG_")}
+    registry = Registry(registry_of(Path.home(), xdg, host.uid), host)
+    registry.check_closed(settings.root)
+    settled = ports.settle(through(settings, {}), paths, host, registry, keep=False)
+    return {service: getattr(settled, service).port for service in NAMES}
+
+
+class _Listed(Struct):
+    """An environment in the host's answer to ``dev.list``."""
+
+    name: str
+    ports: dict[str, Annotated[int, Meta(ge=1, le=65535)]]
+
+
+class _List(Struct):
+    environments: list[_Listed]
+
+
+def ports_there(c: Context, env: str) -> dict[str, int]:
+    """Return the ports of an environment on the host, by service.
+
+    :raises StackError: there is none of this name.
+    """
+    found = forwarding.json_of(c.config, ["dev.list", "--json"])
+    try:
+        known = {one.name: one.ports for one in msgspec.convert(found, _List).environments}
+    except msgspec.ValidationError as error:
+        raise forwarding.unexpected(c.config, f"dev.list: {error}") from None
+    if env not in known:
+        raise StackError(f"there is no environment {env} on the host", fix=f"inv dev.up -e {env}")
+    if not NAMES.keys() <= known[env].keys():
+        raise forwarding.unexpected(c.config, f"dev.list does not have the ports of {env}")
+    return known[env]

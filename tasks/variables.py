@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+import msgspec
 from invoke import Context
 
 from devstack import children, console
@@ -15,15 +16,20 @@ from tasks import forwarding, session
 from tasks.runstate import state_of
 
 FORMATS = ("shell", "dotenv", "json")
+LOGIN = "login"
+"""Format in which a host answers a command on another machine: no variable of the host's means anything there."""
 
 
 def show(c: Context, form: str, *, direct: bool) -> None:
     """Print them, secrets and all: they are what is asked for."""
-    if form not in FORMATS:
+    if form not in (*FORMATS, LOGIN):
         raise UsageError(f"--format {form!r} is not known", fix=f"one of {', '.join(FORMATS)}")
     state = state_of(c)
+    if form == LOGIN:
+        print(console.json_of(msgspec.to_builtins(given.login(session.stack(c, looking=True)))), flush=True)
+        return
     if forwarding.host_of(c.config):  # a shell evaluates them here
-        found = forwarding.variables(c.config, direct=direct)
+        found = forwarding.variables(c.config, direct=direct, tunnelled=False)
     else:
         found = given.variables(session.stack(c, looking=True), direct=direct)
     if form == "json":
@@ -48,8 +54,7 @@ def run(c: Context, *, direct: bool) -> None:
     if later := state.typed[state.typed.index("dev.exec") + 1 :]:
         raise UsageError(f"{later[0]} would never run", why="dev.exec becomes its command", fix="put dev.exec last")
     if forwarding.host_of(c.config):
-        forwarding.check_tunnel(c.config)
-        env = given.elsewhere(forwarding.variables(c.config, direct=direct), state.environ)
+        env = given.elsewhere(forwarding.variables(c.config, direct=direct, tunnelled=True), state.environ)
         interpreter = "python"
     else:
         stack = session.stack(c, looking=True)

@@ -15,8 +15,9 @@ from msgspec.structs import replace
 
 from devstack.envfile import parse_env_file, read_env_file
 from devstack.errors import StackError
-from devstack.settings import load, yaml_entries
-from devstack.variables import ANSWERS, dotenv_lines, from_host, shell_lines, without_answers
+from devstack.remote.variables import from_host, through
+from devstack.settings import Settings, load, yaml_entries
+from devstack.variables import ANSWERS, Login, dotenv_lines, shell_lines, without_answers
 from tests.conftest import ROOT, Project, wait_for
 
 NASTY = {
@@ -28,54 +29,109 @@ NASTY = {
 SHELLS = [name for name in ("bash", "dash", "zsh", "sh", "busybox") if shutil.which(name)]
 
 
+TOLD = {"user": "nina", "password": "gener-ated_1", "name": "nina", "jwt_secret": "j-w_t"}
+"""What a host gives."""
+PORTS = {"db": 20_103, "pgb": 20_102, "api": 20_100}
+"""Where the tunnel is."""
+
+
+def reached(yaml: dict[str, object], env: bytes = b"") -> Settings:
+    """Settings of a project whose stack is reached through a tunnel."""
+    entries = yaml_entries({"stack": {}, **yaml}, "a test")
+    return through(replace(load(entries, ROOT), dotenv=parse_env_file(env, {})), PORTS)
+
+
 def test_a_host_names_no_variable_that_a_program_here_would_obey() -> None:
-    yaml = {"api": {"env": {"DSN": "$direct_url", "CACHE": "redis://here"}}, "stack": {}}
-    settings = replace(
-        load(yaml_entries(yaml, "a test"), ROOT), dotenv=parse_env_file(b"GREETING=hello\nLOG_LEVEL=INFO\n", {})
+    own = {"PYTHONPATH": "$dir/src", "LD_LIBRARY_PATH": "$dir/lib", "PATH": "$dir/bin:/usr/bin", "DSN": "$direct_url"}
+    settings = reached(
+        {"api": {"env": {**own, "CACHE": "redis://here"}, "bind": "0.0.0.0"}, "db": {"bind": "10.1.2.3"}},
+        b"GREETING=hello\nLOG_LEVEL=DEBUG\nSEEN=${DATABASE_URL}\n",
     )
     evil = (
-        "LD_PRELOAD",
-        "PATH",
-        "BASH_ENV",
-        "ENV",
-        "PS4",
-        "PYTHONPATH",
-        "PYTHONSTARTUP",
-        "GIT_SSH_COMMAND",
-        "PGSERVICEFILE",
+        *("LD_PRELOAD", "LD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES", "PATH", "PYTHONPATH", "PYTHONSTARTUP", "BASH_ENV"),
+        *("ENV", "PS4", "IFS", "GIT_SSH_COMMAND", "PGSERVICEFILE", "PGSSLKEY", "PGPASSFILE", "PGHOSTADDR"),
+        *("GREETING", "SEEN", "CACHE", "DSN", "x;touch PWNED;y", "DATABASE_URL", "DIRECT_URL", "API_URL", "PGHOST"),
+        *(
+            "PGPORT",
+            "PGUSER",
+            "PGREQUIREAUTH",
+            "LOG_LEVEL",
+            "NINAIVALAIGAL_DATABASE_URL",
+            "NINAIVALAIGAL_HOSTS",
+            ANSWERS,
+        ),
     )
-    said = {
-        **dict.fromkeys((*evil, "GREETING", "CACHE", "x;touch PWNED;y", "PGSSLKEY", "IFS"), "$(touch PWNED)"),
-        "DATABASE_URL": "postgresql://nina:it's@localhost/nina",
-        "DSN": "postgresql://nina@localhost/nina",
-        "LOG_LEVEL": "DEBUG",
-        "PGHOST": "localhost",
-        "PGREQUIREAUTH": "password",
-    }
-    assert from_host(said, settings) == {
-        "PGREQUIREAUTH": "scram-sha-256",
-        "GREETING": "hello",
+    found = from_host({**dict.fromkeys(evil, "/evil"), **TOLD}, settings)
+    pooled, direct = (f"postgresql://nina:gener-ated_1@127.0.0.1:{port}/nina" for port in (20_102, 20_103))
+    assert found == {
+        "PYTHONPATH": f"{ROOT}/api/src",
+        "LD_LIBRARY_PATH": f"{ROOT}/api/lib",
+        "PATH": f"{ROOT}/api/bin:/usr/bin",
+        "DSN": direct,
         "CACHE": "redis://here",
-        "DATABASE_URL": "postgresql://nina:it's@localhost/nina",
-        "DSN": "postgresql://nina@localhost/nina",
-        "LOG_LEVEL": "DEBUG",
-        "PGHOST": "localhost",
+        "GREETING": "hello",
+        "SEEN": pooled,
+        "LOG_LEVEL": "INFO",
+        "MEMORY_PROVIDER": "native",
+        "NINAIVALAIGAL_DEBUG": "0",
+        "NINAIVALAIGAL_JWT_SECRET": "j-w_t",
+        "DATABASE_URL": pooled,
+        "NINAIVALAIGAL_DATABASE_URL": pooled,
+        "DIRECT_URL": direct,
+        "API_URL": "http://127.0.0.1:20100",
+        "PGHOST": "127.0.0.1",
+        "PGPORT": "20103",
+        "PGUSER": "nina",
+        "PGPASSWORD": "gener-ated_1",
+        "PGDATABASE": "nina",
+        "PGREQUIREAUTH": "scram-sha-256",
+        ANSWERS: found[ANSWERS],
     }
+    assert without_answers(found) == {}, "a setting is none of them when they come back"
+    assert from_host(TOLD, settings, direct=True)["DATABASE_URL"] == direct
 
 
 @pytest.mark.parametrize("env", [b"PGREQUIREAUTH=\n", b"PGREQUIREAUTH=md5\n"])
 def test_an_empty_pgrequireauth_is_left_out_as_libpq_lets_nobody_in_with_it(env: bytes) -> None:
-    settings = load(yaml_entries({"stack": {}}, "a test"), ROOT)
-    found = from_host({}, replace(settings, dotenv=parse_env_file(env, {})))
-    assert found == ({"PGREQUIREAUTH": "md5"} if b"md5" in env else {})
-    of_yaml = load(yaml_entries({"api": {"env": {"PGREQUIREAUTH": ""}}}, "a test"), ROOT)
-    assert from_host({}, replace(of_yaml, dotenv=parse_env_file(env, {}))) == {}
+    assert from_host(TOLD, reached({}, env)).get("PGREQUIREAUTH") == ("md5" if b"md5" in env else None)
+    assert "PGREQUIREAUTH" not in from_host(TOLD, reached({"api": {"env": {"PGREQUIREAUTH": ""}}}, env))
 
 
-@pytest.mark.parametrize("said", [[], "x", None, {"PGHOST": 1}, {"PGHOST": "a\0b"}, {"PGHOST": {"a": "b"}}])
-def test_what_a_host_gives_that_is_no_variables_is_refused(said: object) -> None:
-    with pytest.raises(StackError, match="gives no variables"):
-        from_host(said, load(yaml_entries({"stack": {}}, "a test"), ROOT))
+@pytest.mark.parametrize("field", Login.__struct_fields__)
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "x host=evil.example", "x' host='evil.example", "nina@evil.example", "postgresql://evil.example/x"),
+        *("a/b", "a:b", "../x", "/evil", "$(x)", "a\nb", "a\0b", "\ud800", "é", "x" * 200),
+        *("a?host=b", "a b", "a\\", "%2f"),
+    ],
+)
+def test_a_login_of_a_host_that_means_more_than_itself_is_refused(field: str, value: str) -> None:
+    dsn = {"DSN": "host=$db_host user=$db_user password=$db_password dbname=$db_name options=$jwt_secret"}
+    with pytest.raises(StackError, match="is refused") as raised:
+        from_host({**TOLD, field: value}, reached({"api": {"env": dsn}}))
+    assert not value or value not in raised.value.text()
+
+
+def test_what_is_set_here_may_be_anything() -> None:
+    db = {"user": "größe & co", "password": "it's $(x) a=b", "name": "a b@c/d"}
+    told = {**db, "jwt_secret": "j w t"}
+    found = from_host(told, reached({"db": db, "api": {"jwt_secret": "j w t"}}))
+    assert (found["PGUSER"], found["PGPASSWORD"], found["PGDATABASE"]) == (db["user"], db["password"], db["name"])
+    assert found["NINAIVALAIGAL_JWT_SECRET"] == "j w t"
+
+
+@pytest.mark.parametrize("name", ["-fevil", "--help"])
+def test_a_hosts_name_of_a_database_is_no_option(name: str) -> None:
+    with pytest.raises(StackError, match=r"db\.name is refused"):
+        from_host({**TOLD, "name": name}, reached({}))
+    assert from_host({**TOLD, "password": "-f"}, reached({}))["PGPASSWORD"] == "-f", "one may be generated like that"
+
+
+@pytest.mark.parametrize("said", [[], "x", None, {}, {**TOLD, "user": 1}, {**TOLD, "password": None}])
+def test_what_a_host_gives_that_is_no_login_is_refused(said: object) -> None:
+    with pytest.raises(StackError, match="gives no login"):
+        from_host(said, reached({}))
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -196,7 +196,7 @@ class Holder:
                 listener.bind(("127.0.0.1", one.here))
             except OSError as error:
                 raise StackError(
-                    f"port {one.here} is taken here, which {one.service} on {self.state.host} has there",
+                    f"port {one.here} is taken here, by which {one.service} on {self.state.host} is to be reached",
                     why=error.strerror or str(error),
                     fix=[
                         "is a stack running here? stop it: NV_HOST= inv dev.down",

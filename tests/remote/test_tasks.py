@@ -17,7 +17,6 @@ import psutil
 import pytest
 
 from devstack.data.manifest import Manifest, encode, path_of
-from devstack.variables import GIVEN
 from tests.conftest import wait_for
 from tests.data import manifests
 from tests.engines.test_everywhere import read_until
@@ -63,8 +62,11 @@ def test_what_is_answered_in_json_is_json_alone(up: Remote) -> None:
 def test_a_shell_here_gets_what_leads_to_the_stack_there_and_nothing_else(up: Remote) -> None:
     lines = up.inv("dev.env").stdout.splitlines()
     names = {line.removeprefix("export ").partition("=")[0] for line in lines}
-    assert {"DATABASE_URL", "DIRECT_URL", "PGPASSWORD"} <= names
-    assert names <= GIVEN | {"PGREQUIREAUTH"}
+    assert names == {
+        *("DIRECT_URL", "PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGREQUIREAUTH", "API_URL"),
+        *("NINAIVALAIGAL_DATABASE_URL", "DATABASE_URL", "NINAIVALAIGAL_JWT_SECRET", "NV_ANSWERS"),
+        *("MEMORY_PROVIDER", "NINAIVALAIGAL_DEBUG", "LOG_LEVEL"),
+    }
     assert set(json.loads(up.inv("dev.env", "--json").stdout)) == names
 
 

@@ -577,7 +577,7 @@ class ContainerContext:
 
     def _listens(self, state: ServiceState, address: str, port: int) -> bool:
         if self.runtime.contained:
-            return state.running and (not state.ports or port in state.ports)
+            return state.running and port in state.ports
         return state.running and self.host.listens(state.pid, address, port)
 
     def ask_states_ahead(self, names: Sequence[str]) -> None:
@@ -799,7 +799,8 @@ class ContainerContext:
             if isinstance(self.runtime, Containers) and not self.dry:
                 self.host.remove(self.runtime.env_file(spec.name))  # the engine has read it
         if self.runtime.contained:  # the engine has published its port by now
-            self._states[spec.name] = ServiceState(spec.name, "running")
+            published = tuple(spec.inside.ports.values()) if spec.inside else ()
+            self._states[spec.name] = ServiceState(spec.name, "running", ports=published)
 
     def stop(self, name: str, *, signal: str = "", instead: str = "", seconds: int = 10) -> None:
         """Tell a service to stop; it has once :meth:`states` says so. The parameters are those of

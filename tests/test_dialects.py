@@ -522,13 +522,17 @@ def test_a_running_container() -> None:
         ({"Status": "exited", "ExitCode": 0}, "stopped", "it ended with exit code 0"),
         ({"Status": "exited", "ExitCode": 137, "OOMKilled": True}, "failed", "killed: it ran out of memory"),
         ({"Status": "restarting", "ExitCode": 3}, "failed", "it ended with exit code 3"),
-        ({"Status": "created"}, "starting", ""),
+        ({"Status": "created"}, "stopped", "it was made and never started"),
+        ({"Status": "created", "ExitCode": 128, "Error": "address already in use"}, "failed", "address already in use"),
+        ({"Status": "configured"}, "stopped", "it was made and never started"),
+        ({"Status": "initialized"}, "stopped", "it was made and never started"),
         ({"Status": "removing", "ExitCode": 0}, "stopping", "it ended with exit code 0"),
     ],
 )
 def test_a_container_that_does_not_run(given: dict[str, Any], status: str, detail: str) -> None:
     state = state_of(Podman, docker_container(**given))
-    assert (state.status, state.detail) == (status, detail)
+    assert (state.status, state.detail, state.running) == (status, detail, False)
+    assert state.ports == ((5433,) if status == "stopping" else ()), "an engine shows those that it is to have"
 
 
 def test_a_paused_container_is_frozen() -> None:
@@ -572,6 +576,7 @@ def test_an_apple_container() -> None:
     assert (state.status, state.address, state.ports, state.started) == ("running", "192.168.64.3", (5433,), 1795521600)
     assert state.image == "5af1"
     assert state_of(Apple, apple_container("stopped")).status == "stopped"
+    assert state_of(Apple, apple_container("stopped")).ports == ()
     assert state_of(Apple, apple_container("stopped")).address == ""
     assert state_of(Apple, apple_container("unknown")).status == "failed"
 

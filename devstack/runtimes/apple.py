@@ -75,6 +75,7 @@ class Apple(Containers):
         state, configuration = found.get("status") or {}, found.get("configuration") or {}
         status = STATUS.get(state.get("state", ""), "failed")
         networks = state.get("networks") or [{}]
+        published = (configuration.get("publishedPorts") or ()) if status in ("running", "stopping") else ()
         image = (configuration.get("image") or {}).get("descriptor") or {}
         return ServiceState(
             name=str(found.get("id") or configuration.get("id", "")),
@@ -84,7 +85,7 @@ class Apple(Containers):
             detail="" if status in ("running", "stopping") else "it ended",
             defined=True,
             foreign=self.whose(configuration.get("labels")),
-            ports=tuple(int(port["hostPort"]) for port in configuration.get("publishedPorts") or ()),
+            ports=tuple(int(port["hostPort"]) for port in published),
             address=str(networks[0].get("ipv4Address", "")).partition("/")[0],
             image=str(image.get("digest", "")).removeprefix("sha256:"),
         )

@@ -356,13 +356,14 @@ def seconds_of(text: str) -> float:
 
 
 STATUS: dict[str, Status] = {
-    "created": "starting",
-    "configured": "starting",
-    "initialized": "starting",
     "running": "running",
     "paused": "running",
     "restarting": "failed",
     "stopping": "stopping",
     "removing": "stopping",
 }
-"""https://docs.docker.com/reference/api/engine/, ContainerState; Podman has configured, initialized, stopping too."""
+"""https://docs.docker.com/reference/api/engine/, ContainerState; Podman has stopping too. In any other state a
+container has ended, or was made and never started, as where its port was taken."""
+
+NEVER_RAN = ("created", "configured", "initialized")
+"""States of a container that was made and not started; the last two are Podman's."""

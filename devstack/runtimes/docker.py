@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from devstack.runtimes import Crash, ServiceSpec, ServiceState, Step
-from devstack.runtimes.containers import CAPABILITIES, STATUS, Containers, loads, objects, seconds_of
+from devstack.runtimes.containers import CAPABILITIES, NEVER_RAN, STATUS, Containers, loads, objects, seconds_of
 from devstack.shell import Command, sh
 
 # a container that ends ends its log: whether there is another is asked twice a second, as long as who asked lives
@@ -114,11 +114,15 @@ class Docker(Containers):
         code = int(state.get("ExitCode") or 0)
         # what a command of ours stops is removed: what is left has ended by itself
         status = STATUS.get(word, "failed" if code else "stopped")
-        up = status in ("running", "starting")
+        up = status == "running"
         settings = found.get("NetworkSettings") or {}
         networks = settings.get("Networks") or {}
-        published = [binding for some in (settings.get("Ports") or {}).values() for binding in some or ()]
+        # one that does not run shows those that it is to have
+        ports = (settings.get("Ports") or {}) if up or status == "stopping" else {}
+        published = [binding for some in ports.values() for binding in some or ()]
         ended = "killed: it ran out of memory" if state.get("OOMKilled") else f"it ended with exit code {code}"
+        if word in NEVER_RAN:
+            ended = "it was made and never started"
         return ServiceState(
             name=found["Name"].removeprefix("/"),
             status=status,

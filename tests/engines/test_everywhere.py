@@ -29,6 +29,7 @@ import pytest
 
 from tests.conftest import free_ports, held_up, wait_for
 from tests.engines.conftest import Running
+from tests.test_connections import listening, secrets_in
 
 SERVICES = ("nv-db", "nv-pgbouncer", "nv-api")
 CONTAINERS = ("podman", "docker", "apple")
@@ -757,6 +758,37 @@ class TestContainers:
             assert re.search(r"^Uid:\s+(\d+)", status, re.MULTILINE)[1] != "0", of  # type: ignore[index]
             if up.engine.name != "apple":  # whose containers are machines of their own
                 assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE), of
+
+    @pytest.mark.contract("podman", "docker")
+    def test_a_listener_in_the_place_of_the_database_gets_nothing(self, up: Running, workspace: Path) -> None:
+        """Also where a container of the name was made, and the engine could not start it for the listener."""
+        folder = workspace / f"listener-{up.engine.name}"
+        folder.mkdir()
+        folder.chmod(0o755)
+        up.inv("dev.down")
+        label, port = f"--label=nv-devstack.stack={up.state}", f"--publish=127.0.0.1:{up.db_port}:5432"
+        try:
+            with listening(folder, "cleartext", up.db_port) as (listener,):
+                for made in (False, True):
+                    if made:
+                        up.engine.run("create", "--name=nv-db", label, port, up.env["INVOKE_DB_IMAGE"], "sleep", "600")
+                        up.engine.run("start", "nv-db", check=False)
+                        state = json.loads(up.engine.run("inspect", "--type", "container", "nv-db"))[0]["State"]
+                        assert (state["Status"], state["Running"]) == ("created", False)
+                    for task in ("db.stats", "health", "data.backup"):
+                        done = up.inv(task, expect=None)
+                        assert done.returncode != 0, (task, done)
+                        assert secrets_in(up, listener.seen()) == [], (task, done)
+                    said = up.inv("db.stats", expect=1).stderr
+                    assert f"what listens on 127.0.0.1:{up.db_port} has not proven to be nv-db" in said
+                    assert f"pid {listener.process.pid}" in said
+                    assert listener.seen() == b""
+                assert "is taken" in up.inv("dev.up", expect=1).stderr
+            up.inv("dev.down")
+            assert "nv-db" not in up.containers()
+        finally:
+            up.engine.run("rm", "--force", "nv-db", check=False)
+            up.inv("dev.up")
 
 
 def test_tests_get_fresh_databases_with_the_migrations(up: Running, tmp_path: Path) -> None:

@@ -199,9 +199,10 @@ def _disk(stack: Stack, states: Mapping[str, ServiceState]) -> int | None:
         return state
     if not states[stack.db.name].running:
         return None
-    answer = stack.context.probe(stack.context.exec(stack.db.name, ["du", "-sk", str(stack.db.data)]), PATIENCE / 3)
-    words = answer.text.split()
-    return state + (int(words[0]) << 10) if answer.ok and words else None
+    words = ["du", "-sk", str(stack.db.data)]
+    answer = stack.context.probe(stack.context.exec(stack.db.name, words, user=stack.db.account), PATIENCE / 3)
+    said = answer.text.split()
+    return state + (int(said[0]) << 10) if answer.ok and said else None
 
 
 def _created(state: Path) -> float | None:

@@ -73,10 +73,7 @@ def commands(steps: Any) -> list[str]:
 
 
 ALL = pytest.mark.parametrize("kind", [Docker, Podman, Apple])
-RIGHTS = (
-    "--cap-drop=ALL --cap-add=CHOWN --cap-add=DAC_OVERRIDE --cap-add=FOWNER --cap-add=SETGID --cap-add=SETUID"
-    " --security-opt=no-new-privileges"
-)
+RIGHTS = "--cap-drop=ALL --cap-add=CHOWN --cap-add=SETGID --cap-add=SETUID --security-opt=no-new-privileges"
 
 
 # what runs
@@ -141,8 +138,9 @@ def test_no_secret_is_on_the_command_line_and_all_of_it_reaches_the_service(
 ) -> None:
     assert DB.inside
     target = tmp_path / "in" / "a file"
-    inside = replace(DB.inside, files={str(target): "it's\n100% $(id)\n"}, setup='as="env SET=up"\n')
-    spec = replace(DB, argv=["sh", "-c", 'printf "%s|%s|%s" "$PASSWORD" "$SET" "$PGHOST"'], cwd=tmp_path, inside=inside)
+    inside = replace(DB.inside, files={str(target): "it's\n100% $(id)\n"})
+    words = ["sh", "-c", 'printf "%s|%s|%s" "$PASSWORD" "$PGHOST" "$NV_START"']
+    spec = replace(DB, argv=words, cwd=tmp_path, inside=inside)
     steps = dialect(kind).run(spec)
     assert not any("s3cret" in command for command in commands(steps))
     script = script_of(steps)
@@ -154,9 +152,36 @@ def test_no_secret_is_on_the_command_line_and_all_of_it_reaches_the_service(
         env={"NV_START": encoded, "PGHOST": "mine", "PATH": "/usr/bin:/bin"},
         capture_output=True,
     )
-    assert done.stdout == b"s3cret $HOME 'x'|up|"
+    assert done.stdout == b"s3cret $HOME 'x'||"
     assert target.read_text() == "it's\n100% $(id)\n"
     assert target.stat().st_mode & 0o777 == 0o600
+
+
+@ALL
+def test_the_account_writes_the_files_and_prepares(kind: type[Containers], tmp_path: Path) -> None:
+    """With another HOME in place of another account, which root alone can become."""
+    assert DB.inside
+    target, account = tmp_path / "file", '[ "$HOME" = /its ] && as= || as="env HOME=/its"'
+    inside = replace(DB.inside, account=account, files={str(target): "a"}, setup='echo "setup $HOME"')
+    spec = replace(DB, argv=["sh", "-c", 'echo "$HOME $PASSWORD $NV_START"'], cwd=tmp_path, inside=inside)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("mkdir", "mv"):
+        (programs / name).write_text(f'#!/bin/sh\necho "{name} $HOME"\nexec /bin/{name} "$@"\n')
+        (programs / name).chmod(0o755)
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'eval "$(printf %s "$NV_START" | base64 -d)"'],
+        env={
+            "NV_START": base64.b64encode(script_of(dialect(kind).run(spec)).encode()).decode(),
+            "PATH": f"{programs}:/usr/bin:/bin",
+            "HOME": "/root",
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.stdout.splitlines() == ["mkdir /its", "mv /its", "setup /its", "/its s3cret $HOME 'x' "], done
+    assert target.read_text() == "a"
 
 
 @ALL

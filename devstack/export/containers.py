@@ -18,7 +18,7 @@ from devstack.builds import CONTAINERFILE, Build
 from devstack.export.folder import File, signed
 from devstack.runtimes.containers import BASE
 from devstack.runtimes.docker import with_registry
-from devstack.services.contained import DB_PORT, PGB_PORT, SETUP
+from devstack.services.contained import ACCOUNT, DB_PORT, PGB_PORT, SETUP
 from devstack.services.postgres import PINNED, PINNING, ROLE_SQL, literal
 from devstack.shell import argv, sh
 from devstack.templates import Templates
@@ -121,6 +121,7 @@ def files(plan: Plan) -> list[File]:
     drop = _read(templates / "export/drop.sh")
     made = [
         *_service("db", templates, db, _db_health(plan)),
+        File("db/account.sh", signed(_read(templates / ACCOUNT))),
         File("db/setup.sh", signed(_read(templates / SETUP))),
         File("db/initdb.sh", signed(_initdb(plan))),
         File("db/options.sh", signed(f"PGOPTIONS={argv([PINNED])}\n")),

@@ -32,8 +32,11 @@ class Inside(Struct, frozen=True):
     """The path inside, read-only, by the folder on the host."""
     files: Mapping[str, str] = field(default_factory=dict)
     """What is written before the service starts, by the path inside; what is there already stays."""
+    account: str = ""
+    """Lines of sh(1) at the beginning. They set ``$as``, a prefix that makes a command run under another account; all
+    that follows, those files too, is then done as that account."""
     setup: str = ""
-    """Lines of sh(1) between those files and the service. They may set ``$as``, a prefix of the service's command."""
+    """Lines of sh(1) between those files and the service."""
     memory_mb: int = 512
     shm_mb: int = 64
     network: bool = True

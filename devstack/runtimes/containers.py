@@ -17,21 +17,21 @@ from typing import Any
 from devstack.files import load_json
 from devstack.paths import Paths
 from devstack.runtimes import Crash, EngineError, File, ServiceSpec, ServiceState, Status, Step, Usage
-from devstack.runtimes.launcher import launcher
+from devstack.runtimes.launcher import BOOT, launcher
 from devstack.shell import Command, sh
 
 LABEL = "nv-devstack.stack"
 """On all that is ours: the state folder of the stack that it belongs to."""
 
-BOOT = 'eval "$(printf %s "$NV_START" | base64 -d)"'
-"""What a container's shell is given: the variable holds the rest."""
-
 LOG_BYTES = 5_000_000
 """Of a kept log before it is put aside for the next."""
 
-CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID")
+CAPABILITIES = ("CHOWN", "SETGID", "SETUID")
 """All that root keeps in a container that is begun as root: the database's volume is given to PostgreSQL's account,
 then root is given up. Others have none: Podman would hand them down to the account that an image names, too."""
+
+NOBODY = "65534:65534"
+"""The account of a command in a container that needs none of its rights."""
 
 BASE = "BASE"
 """The build argument that names an image."""
@@ -85,7 +85,7 @@ class Containers(ABC):
         """https://docs.docker.com/reference/cli/docker/container/run/#env: a value is the rest of its line, as it is.
         So nothing but letters and digits is given that way."""
         script = launcher(spec, {"NV_STACK": str(self.paths.state), "NV_SERVICE": spec.name})
-        encoded = base64.b64encode(f"unset NV_START\n{script}".encode()).decode()
+        encoded = base64.b64encode(script.encode()).decode()
         return f"NV_START={encoded}\n"
 
     def run(self, spec: ServiceSpec, *, defined: bool = False) -> Sequence[Step]:
@@ -212,7 +212,7 @@ class Containers(ABC):
 
     def usage(self, name: str) -> Command:
         """What a container uses, from its own control group (https://docs.kernel.org/admin-guide/cgroup-v2.html)."""
-        return self.exec(name, ["sh", "-c", USAGE], {})
+        return self.exec(name, ["sh", "-c", USAGE], {}, user=NOBODY)
 
     def parse_usage(self, answer: str) -> Usage | None:
         """Read what :meth:`usage` printed: bytes without the cache that the kernel can drop, as docker counts them."""

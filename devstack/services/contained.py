@@ -42,7 +42,7 @@ DB_PORT, PGB_PORT = 5432, 6432
 """Inside, where nothing can be in the way."""
 
 RELOADER = "containers/reload.py"
-SETUP = "containers/db.sh"
+ACCOUNT, SETUP = "containers/account.sh", "containers/db.sh"
 
 
 def peer(service: Postgres | PgBouncer) -> str:
@@ -110,6 +110,7 @@ class ContainedPostgres(Postgres):
                 str(self.rules / "pg_hba.conf"): self._hba(),
                 str(self.rules / "pg_ident.conf"): self._ident(),
             },
+            account=self._account_script(),
             setup=(self.settings.templates / SETUP).read_text(encoding="utf-8"),
             memory_mb=db.memory_mb,
             root=True,
@@ -117,6 +118,9 @@ class ContainedPostgres(Postgres):
             shm_mb=max(64, min(INDEX_MB, db.memory_mb // 2), db.memory_mb // 4),
         )
         return replace(spec, cwd=Path("/"), env={**spec.env, **setup}, inside=inside)
+
+    def _account_script(self) -> str:
+        return (self.settings.templates / ACCOUNT).read_text(encoding="utf-8")
 
     def _idents(self) -> set[str]:
         return {self.account}
@@ -180,10 +184,17 @@ class ContainedPostgres(Postgres):
         return VolumeFolders(self)
 
     def helper(self, words: Sequence[str]) -> ServiceSpec:
-        """A command on the volume, for when no server uses it."""
-        volumes = {self.volume: str(VOLUME)}
-        inside = Inside(image=self.settings.db.image, volumes=volumes, memory_mb=256, network=False, root=True)
-        return ServiceSpec(name=f"{self.name}-{secrets.token_hex(4)}", argv=words, cwd=Path("/"), inside=inside)
+        """A command on the volume as PostgreSQL's account, for when no server uses it."""
+        inside = Inside(
+            image=self.settings.db.image,
+            volumes={self.volume: str(VOLUME)},
+            account=self._account_script(),
+            memory_mb=256,
+            network=False,
+            root=True,
+        )
+        name, env = f"{self.name}-{secrets.token_hex(4)}", {"NV_VOLUME": str(VOLUME)}
+        return ServiceSpec(name=name, argv=words, cwd=Path("/"), env=env, inside=inside)
 
     @property
     def place(self) -> str:
@@ -199,7 +210,7 @@ class ContainedPostgres(Postgres):
 
     def _room(self, path: str, seconds: float) -> tuple[int, int] | None:
         """Return the bytes free, and in all, of a path's file system inside; None where it can't be asked."""
-        answer = self.context.probe(self.context.exec(self.name, ["df", "-Pk", path]), seconds)
+        answer = self.context.probe(self.context.exec(self.name, ["df", "-Pk", path], user=self.account), seconds)
         words = answer.text.splitlines()[-1].split() if answer.ok and answer.text else []
         # https://pubs.opengroup.org/onlinepubs/9699919799/utilities/df.html: its second and fourth column, in KiB
         return (int(words[3]) << 10, int(words[1]) << 10) if len(words) >= 6 else None

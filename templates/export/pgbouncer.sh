@@ -4,8 +4,8 @@ ulimit -c 0 # no crash leaves a file with what is secret
 if [ -e /nv/words.sh ]; then . /nv/words.sh; fi
 . /nv/drop.sh
 umask 077
-mkdir -p /tmp/nv
-cp /nv/pgbouncer.ini /tmp/nv/pgbouncer.ini
-cp /run/secrets/nv-pgbouncer /tmp/nv/userlist.txt
-[ -z "$as" ] || chown -R 65532:65532 /tmp/nv
+# root opens what is read; PgBouncer's account writes, in its own directory
+$as mkdir -p /tmp/nv
+$as sh -c 'cat >/tmp/nv/pgbouncer.ini' </nv/pgbouncer.ini
+$as sh -c 'cat >/tmp/nv/userlist.txt' </run/secrets/nv-pgbouncer
 exec $as "$@"

@@ -760,6 +760,78 @@ class TestContainers:
                 assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE), of
 
     @pytest.mark.contract("podman", "docker")
+    def test_what_runs_has_the_rights_and_mounts_that_are_promised(self, up: Running) -> None:
+        volume = [("/var/lib/nv-db", "nv-db-data", True)]
+        source = [("/srv/app/api", str(up.root / "api"), False)]
+        # CAP_CHOWN, CAP_SETGID and CAP_SETUID (linux/capability.h)
+        promised = {"nv-db": (1 << 0 | 1 << 6 | 1 << 7, volume), "nv-pgbouncer": (0, []), "nv-api": (0, source)}
+        for found in json.loads(up.engine.run("inspect", "--type", "container", *SERVICES)):
+            name, host = found["Name"].removeprefix("/"), found["HostConfig"]
+            rights, mounts = promised.pop(name)
+            assert any("no-new-privileges" in option for option in host["SecurityOpt"]), name
+            assert (host["Privileged"], host["Devices"] or []) == (False, []), name
+            assert "host" not in {host["PidMode"], host["IpcMode"], host["NetworkMode"], host["UTSMode"]}, name
+            # Podman's CapAdd has only what goes beyond its own defaults
+            kept = found["BoundingCaps"] if up.engine.name == "podman" else host["CapAdd"]
+            given = {capability.removeprefix("CAP_") for capability in kept or ()}
+            assert given == ({"CHOWN", "SETGID", "SETUID"} if rights else set()), name
+            assert host["CapDrop"], name
+            # a volume without a name is one that the image declares
+            named = [one for one in found["Mounts"] if not re.fullmatch(r"[0-9a-f]{64}", one.get("Name") or "")]
+            assert [(m["Destination"], m.get("Name") or m["Source"], m["RW"]) for m in named] == mounts, name
+            assert {m["Destination"] for m in found["Mounts"] if m not in named} <= {"/var/lib/postgresql"}, name
+            status = dict(
+                line.split(":\t", 1) for line in Path(f"/proc/{found['State']['Pid']}/status").read_text().splitlines()
+            )
+            assert status["NoNewPrivs"] == "1", name
+            assert int(status["CapBnd"], 16) == rights, name
+            assert {status[kind] for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}, name
+        assert promised == {}
+
+    @pytest.mark.contract("podman", "docker")
+    def test_commands_do_not_enter_the_database_as_root(self, up: Running) -> None:
+        log = up.root / "logs" / "devstack.log"
+        before = log.stat().st_size
+        for task in ("health", "metrics", "db.status", "data.backup", "dev.list"):
+            up.inv(task)
+        entered = re.findall(r" exec -i (.*?)nv-db ", log.read_text()[before:])
+        assert entered
+        assert [words for words in entered if not words.startswith(("--user postgres ", "--user 65534:65534 "))] == []
+
+    @pytest.mark.parametrize(
+        "script",
+        [
+            "mv /tmp/nv/run /tmp/nv/old; ln -s /etc /tmp/nv/run",
+            "mv /tmp/nv/pg_ident.conf /tmp/nv/old; ln -s /etc/shadow /tmp/nv/pg_ident.conf.new",
+            "mv /tmp/nv /tmp/old; ln -s /etc /tmp/nv",
+        ],
+    )
+    def test_root_follows_no_link_of_the_databases_account(self, up: Running, script: str) -> None:
+        """The superuser of PostgreSQL may run programs as the account. These wait for the next start."""
+        etc = Path(up.engine.run("mount", "nv-db").strip()) / "etc"
+
+        def look() -> dict[Path, tuple[int, int, int, bytes]]:
+            paths = [etc, *(path for path in etc.rglob("*") if not path.is_symlink())]
+            found = {path: (path.stat(), path.read_bytes() if path.is_file() else b"") for path in paths}
+            return {path: (info.st_uid, info.st_gid, info.st_mode, text) for path, (info, text) in found.items()}
+
+        def restarts() -> int:
+            return int(up.engine.run("inspect", "--format", "{{.RestartCount}}", "nv-db"))
+
+        try:
+            before = look()
+            up.engine.run("exec", "--user", "postgres", "nv-db", "sh", "-c", script)
+            assert restarts() == 0
+            os.kill(up.pids()["nv-db"], signal.SIGKILL)
+            # it ends again where a link is in its own way
+            wait_for(lambda: restarts() > 1 or (restarts() == 1 and up.answers()), 60)
+            assert {path: found for path, found in look().items() if found != before.get(path)} == {}
+        finally:
+            up.engine.run("umount", "nv-db")
+            up.inv("dev.down")
+            up.inv("dev.up")
+
+    @pytest.mark.contract("podman", "docker")
     def test_a_listener_in_the_place_of_the_database_gets_nothing(self, up: Running, workspace: Path) -> None:
         """Also where a container of the name was made, and the engine could not start it for the listener."""
         folder = workspace / f"listener-{up.engine.name}"

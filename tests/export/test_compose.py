@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -159,7 +160,8 @@ def test_what_the_role_has_set_does_not_count_for_the_superuser_at_a_start(expor
     for name, script in scripts.items():
         (programs / name).write_text(f"#!/bin/sh\n{script}\n")
         (programs / name).chmod(0o755)
-    (folder / "db/setup.sh").write_text("")  # which gives the cluster to PostgreSQL's account
+    (folder / "db/account.sh").write_text("as=\n")
+    (folder / "db/setup.sh").write_text("")  # which makes the cluster
     entry = (folder / "db/entry.sh").read_text().replace("/run/secrets", f"{folder}/secrets")
     env = {"NV_RULES": str(tmp_path / "rules"), "NV_SOCKETS": "/none", "NV_DATABASE": "nina"}
     subprocess.run(
@@ -169,6 +171,43 @@ def test_what_the_role_has_set_does_not_count_for_the_superuser_at_a_start(expor
         timeout=30,
     )
     assert seen.read_text().splitlines() == ["postgres none", *[f"psql {PINNED}"] * 2, "postgres none"]
+
+
+@pytest.mark.parametrize("service", ["db", "pgbouncer", "api"])
+def test_root_writes_nothing_where_its_account_may_leave_links(
+    exporter: Exporter, tmp_path: Path, service: str
+) -> None:
+    """A container's entry, with programs that write down who runs them and then are what they seem to be."""
+    out, programs, seen = tmp_path / "out", tmp_path / "bin", tmp_path / "seen"
+    folder = exporter.export("--format", "compose", "--output", str(out))
+    programs.mkdir()
+    postgres = 'case "$*" in --version) echo "postgres (PostgreSQL) 17.5" ;; *listen_addresses=*) sleep 1 ;; esac'
+    answers = {"postgres": postgres, "initdb": 'mkdir -p "$2"', "psql": "", "pg_isready": ""}
+    for name in ("mkdir", "rm", "mv", "cp", "cat", "chown", "chmod", *answers):
+        show = f'printf "%s %s %s\\n" {name} "${{WHO-root}}" "${{NV_VERIFIER+verifier}}" >>{seen}'
+        itself = f'exec {shutil.which(name)} "$@"'
+        (programs / name).write_text(f"#!/bin/sh\n{show}\n{answers.get(name, itself)}\n")
+        (programs / name).chmod(0o755)
+    account = "account" if service == "db" else "drop"
+    (folder / service / f"{account}.sh").write_text('as=\n[ "${WHO-}" = account ] || as="env WHO=account"\n')
+    (folder / service / "reload.py").write_text("")
+    for file in (folder / service).glob("*.sh"):
+        text = file.read_text().replace("/tmp/nv", f"{tmp_path}/inside").replace("/run/secrets", f"{folder}/secrets")
+        file.write_text(re.sub(r"(?<![\w.])/nv/(?=\w)", f"{folder}/{service}/", text))
+    places = {
+        name: str(tmp_path / "inside" / name[3:].lower()) for name in ("NV_VOLUME", "NV_DATA", "NV_RULES", "NV_SOCKETS")
+    }
+    done = subprocess.run(
+        ["/bin/sh", str(folder / service / "entry.sh"), "postgres"],
+        env={**places, "NV_DATABASE": "nina", "PATH": f"{programs}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done
+    lines = [line.split() for line in seen.read_text().splitlines()]
+    assert {who for _, who, *_ in lines} == {"account"}, lines
+    assert not [line for line in lines if "verifier" in line and line[0] != "psql"], lines
 
 
 # what is refused

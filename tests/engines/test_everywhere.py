@@ -27,6 +27,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from devstack.runtimes.containers import NOBODY, USAGE
 from tests.conftest import free_ports, held_up, wait_for
 from tests.engines.conftest import Running
 from tests.test_connections import listening, secrets_in
@@ -796,7 +797,10 @@ class TestContainers:
             up.inv(task)
         entered = re.findall(r" exec -i (.*?)nv-db ", log.read_text()[before:])
         assert entered
-        assert [words for words in entered if not words.startswith(("--user postgres ", "--user 65534:65534 "))] == []
+        for name in SERVICES:  # what is asked where the engine's processes can't be seen from here
+            said = up.engine.run("exec", "--user", NOBODY, name, "sh", "-c", USAGE)
+            assert not said or int(said.split()[0]) > 1 << 20, "nothing with control groups of the first version"
+        assert [words for words in entered if not words.startswith(("--user postgres ", f"--user {NOBODY} "))] == []
 
     @pytest.mark.parametrize(
         "script",
@@ -805,6 +809,7 @@ class TestContainers:
             "mv /tmp/nv/pg_ident.conf /tmp/nv/old; ln -s /etc/shadow /tmp/nv/pg_ident.conf.new",
             "mv /tmp/nv /tmp/old; ln -s /etc /tmp/nv",
         ],
+        ids=["directory", "file", "both"],
     )
     def test_root_follows_no_link_of_the_databases_account(self, up: Running, script: str) -> None:
         """The superuser of PostgreSQL may run programs as the account. These wait for the next start."""

@@ -15,6 +15,9 @@ from typing import IO, TYPE_CHECKING
 from msgspec import Struct
 
 from devstack.data import toc
+from devstack.data.dumptext import Rows, pieces
+from devstack.data.ownership import Members, member_of, note
+from devstack.data.streams import chunks
 from devstack.files import is_private
 from devstack.services.postgres import staged
 from devstack.shell import Command, argv
@@ -42,6 +45,8 @@ class Contents(Struct, frozen=True):
     left: list[str]
     """Entries that are left out, in words."""
     extensions: list[str] = []
+    members: list[str] = []
+    """Entries of the rows and counters that belong to extensions, which the owner may not load."""
     version: str = ""
     """Major version of the server that it is from."""
 
@@ -74,18 +79,23 @@ def archive(stack: Stack, path: Path, words: list[str], what: str) -> Iterator[I
         yield held.enter_context(stack.context.stream_out(command, what))
 
 
-def listed(stack: Stack, path: Path) -> Contents:
+def listed(stack: Stack, path: Path, members: Members | None = None) -> Contents:
     """Return what is in an archive.
 
+    :param members: tables and sequences of the extensions in the database that it is for.
     :raises StackError: pg_restore can't read it.
     """
     with archive(stack, path, ["-l"], "list the dump") as out:
         lines = out.read(ROOM).decode(errors="replace").splitlines()
-    contents = Contents([], [], [], [], _version(lines))
+    contents = Contents([], [], [], version=_version(lines))
+    # the last word is the owner
+    others = {f"{kind} {schema} {name}" for schema, name in members or () for kind in ("TABLE DATA", "SEQUENCE SET")}
     for line in lines:
         entry = (ENTRY.match(line) or [line, line])[1]
         if entry.startswith(EXTENSIONS):
             contents.extensions.append(line)
+        elif entry.rpartition(" ")[0] in others:
+            contents.members.append(line)
         elif found := SUPERUSERS.fullmatch(entry):
             what = " ".join(filter(None, [(found[1] or found[3]).lower(), found[2]]))
             if what not in contents.left:
@@ -95,6 +105,21 @@ def listed(stack: Stack, path: Path) -> Contents:
         else:
             contents.taken.append(line)
     return contents
+
+
+def with_rows(stack: Stack, path: Path, contents: Contents, members: Members) -> list[str]:
+    """Return the tables of extensions that an archive has rows of."""
+    if not contents.members:
+        return []
+    found: list[str] = []
+    with (
+        list_file(stack, contents.members) as inside,
+        archive(stack, path, ["-f", "-", "-L", str(inside)], "look for rows of extensions") as out,
+    ):
+        for piece in pieces(chunks(out)):
+            if isinstance(piece, Rows):
+                note(found, member_of(piece.statement, members))
+    return found
 
 
 @contextlib.contextmanager

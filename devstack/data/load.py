@@ -14,11 +14,11 @@ from msgspec import Struct
 
 from devstack import console
 from devstack.data import catalogue, census, failures, journal, lanes, privileged, search_paths
-from devstack.data.archives import Contents, archive, list_file, listed, settled
+from devstack.data.archives import Contents, archive, list_file, listed, settled, with_rows
 from devstack.data.catalogue import Backup
 from devstack.data.journal import Journal
 from devstack.data.manifest import Kind, Layout, Manifest, now, stamp
-from devstack.data.ownership import LeftOut, Owned
+from devstack.data.ownership import LeftOut, Members, Owned
 from devstack.data.reading import Wrong, sql_chunks
 from devstack.data.session import Role, Session, background, session
 from devstack.data.sqltext import restricted
@@ -59,6 +59,14 @@ SELECT count(*) FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid
     SELECT oid FROM pg_roles WHERE rolname = current_user)
 """
 """Objects of others in a database: template0's belong to the bootstrap superuser, whose are not listed."""
+
+MEMBERS = """
+SELECT n.nspname AS schema, c.relname AS name, e.extname AS of
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e'
+       JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+ WHERE c.relkind IN ('r', 'p', 'S')
+"""
 
 AVAILABLE = """
 SELECT name, requires FROM pg_available_extension_versions JOIN pg_available_extensions USING (name)
@@ -146,6 +154,8 @@ class Target(Struct, frozen=True):
     """Statement that lends a search path to the functions in it; see :mod:`devstack.data.search_paths`."""
     roles: frozenset[str]
     """Roles of the server."""
+    members: Members
+    """What belongs to the extensions in it."""
     left: LeftOut = msgspec.field(default_factory=LeftOut)
 
 
@@ -296,6 +306,8 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
         console.note(f"left out, as only a superuser may create it: {privileged.shown(target.left.privileged)}")
     if target.left.roles:
         console.note(f"left out, as the role is not there: {privileged.shown(target.left.roles)}")
+    if target.left.rows:
+        console.note(f"left out, as only a superuser may write them: rows of {privileged.shown(target.left.rows)}")
     if source.as_superuser:
         with session(stack.db, name, "complete the restored database") as sql:
             for extension in stack.settings.db.extensions:
@@ -309,9 +321,10 @@ def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> No
 def _target(stack: Stack, source: Source, name: str) -> Target:
     with session(stack.db, name, f"look at database {name}") as sql:
         roles = frozenset(row["name"] for row in sql.rows("SELECT rolname AS name FROM pg_roles"))
+        members = {} if source.as_superuser else {(row["schema"], row["name"]): row["of"] for row in sql.rows(MEMBERS)}
         path = source.manifest.search_path if source.manifest else ""
         path = path or search_path_in_use(stack, sql)
-    return Target(name, search_paths.lend(path), roles)
+    return Target(name, search_paths.lend(path), roles, members)
 
 
 def search_path_in_use(stack: Stack, sql: Session) -> str:
@@ -410,6 +423,7 @@ def _changes(stack: Stack, source: Source, target: Target) -> Owned:
         major=stack.db.server_major,
         privileges=source.signed and not source.origin and not stack.db.origin,
         roles=target.roles,
+        members=target.members,
         left=target.left,
         before_rows=f"{target.lend};".encode(),
     )
@@ -455,8 +469,9 @@ def _load_archive(stack: Stack, source: Source, target: Target) -> None:
     with contextlib.ExitStack() as held:
         contents, listing = Contents([], [], []), []
         if not as_superuser:
-            contents = listed(stack, source.path)
+            contents = listed(stack, source.path, target.members)
             target.left.privileged += contents.left
+            target.left.rows += with_rows(stack, source.path, contents, target.members)
             listing = ["-L", str(held.enter_context(list_file(stack, contents.taken)))]
             words += ["--no-owner", "--no-privileges", "--enable-row-security"]
         _load_part(stack, source, target, ["--section=pre-data", *listing])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from msgspec import Struct, field
 
@@ -17,6 +17,8 @@ QUALIFIED = rb"%b(?:\.%b)?" % (NAME, NAME)
 BEGINNING = 60
 """Bytes of a line in which the beginning of a statement is looked for."""
 
+ROWS_OF = re.compile(rb"COPY (%b)\.(%b) " % (NAME, NAME))
+COUNTER = re.compile(rb"SELECT pg_catalog\.setval\('((?:[^']|'')+)', ")
 OWNER = re.compile(rb"(ALTER .* OWNER TO )" + NAME + rb"(;\s*)", re.DOTALL | re.IGNORECASE)
 SCHEMA = re.compile(rb"CREATE\s+SCHEMA\s+(?:IF\s+NOT\s+EXISTS\s+)?(" + NAME + rb";\s*)", re.IGNORECASE)
 POLICY = re.compile(
@@ -68,6 +70,7 @@ NEWER = {
 ROWS_OR_ERROR = b"SET ROW_SECURITY = OFF;"
 """Makes a query fail rather than leave rows out. Rows are loaded before policies are there; a materialized view is
 filled when they are, and its owner, whom FORCE ROW LEVEL SECURITY binds, then sees what it saw before."""
+SETVAL = b"SELECT PG_CATALOG.SETVAL("
 ROWS = (b"COPY ", b"INSERT INTO ")
 """Beginnings of the statements that need the functions of generated columns and constraints."""
 REMARKS = (b"--", b"/*")
@@ -86,6 +89,10 @@ _TOKEN = re.compile(
 )
 
 
+Members = Mapping[tuple[str, str], str]
+"""Extensions by the schema and name of each of their tables and sequences."""
+
+
 class LeftOut(Struct):
     """What of a dump was not restored, in words."""
 
@@ -93,6 +100,8 @@ class LeftOut(Struct):
     """Objects that only a superuser may create."""
     roles: list[str] = field(default_factory=list)
     """Policies for roles that are not there."""
+    rows: list[str] = field(default_factory=list)
+    """Tables of extensions whose rows are in the dump."""
 
 
 class Owned:
@@ -107,6 +116,8 @@ class Owned:
     :param major: version of the server.
     :param privileges: grant the privileges in the dump too, where the role may and the other roles exist.
     :param roles: roles of the server; None if all that the dump names are there.
+    :param members: tables and sequences of the extensions in the database, by schema and name, with the extension: only
+        a superuser may write to them, and they have what their extension gave them.
     :param left: receives what was left out.
     :param before_rows: a line of SQL for before the first rows.
     """
@@ -118,6 +129,7 @@ class Owned:
         major: int,
         privileges: bool = False,
         roles: Collection[str] | None = None,
+        members: Members | None = None,
         left: LeftOut | None = None,
         before_rows: bytes = b"",
     ) -> None:
@@ -126,7 +138,10 @@ class Owned:
         self._roles = roles
         self._left = left or LeftOut()
         self._unknown = tuple(begin for version, begins in NEWER.items() if major < version for begin in begins)
-        self._judged = (*(JUDGED if owner else ()), *self._unknown)
+        self._members = members or {}
+        self._skipped = ""
+        """The extension's table whose rows come next."""
+        self._judged = (*(JUDGED if owner else ()), *((SETVAL,) if self._members else ()), *self._unknown)
         self._before_rows = before_rows
         self.inserted = 0
         """Number of the line that is not the dump's, in what was given out; 0 if there is none yet."""
@@ -156,6 +171,10 @@ class Owned:
     def _pieces(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         rest: list[bytes] = []
         for piece in pieces(chunks):
+            if isinstance(piece, Rows) and self._skipped:
+                note(self._left.rows, self._skipped)
+                yield b"\n" * piece.text.count(b"\n")
+                continue
             if self._blind or isinstance(piece, Rows):
                 yield piece.text
                 continue
@@ -186,6 +205,14 @@ class Owned:
             # a name with a line's end in it, texts that are escaped as of old, or another program's dump
             self._blind = True
             kept.append(line)
+            return
+        if self._skipped:  # the end of its rows
+            self._skipped = ""
+            kept.append(b"\n")
+            return
+        if begins and (table := member_of(line, self._members)):
+            self._skipped = table
+            kept.append(b"\n")
             return
         self._lexer.see(line)
         self._open = self._goes_on(line, beginning)
@@ -244,6 +271,10 @@ class Owned:
             return text
         if beginning.startswith(self._unknown):
             return b""
+        if beginning.startswith(SETVAL):
+            counter = COUNTER.match(statement)
+            name = counter[1].replace(b"''", b"'") if counter else b""
+            return b"" if member_of(b"COPY %b " % name, self._members) else text
         if self._cleaning and CLEANING.match(statement):
             return b""  # there is nothing in a new database to drop
         if beginning.startswith(DROPPED) or (beginning.startswith(PRIVILEGES) and not self._privileges):
@@ -252,7 +283,7 @@ class Owned:
         self._cleaning = False
         if found := SUPERUSERS.match(statement):
             what = b" ".join(b" ".join(filter(None, [(found[1] or found[3]).lower(), found[2]])).split())
-            _note(self._left.privileged, what)
+            note(self._left.privileged, what.decode(errors="replace"))
             return b""
         if self._roles is not None and (found := POLICY.match(statement)):
             return self._policy(statement, found)
@@ -274,7 +305,8 @@ class Owned:
         if there == named:
             return statement
         missing = b", ".join(name for name in named if name not in there)
-        _note(self._left.roles, b"policy %b on %b (for %b)" % (found[1], found[2], missing))
+        what = b"policy %b on %b (for %b)" % (found[1], found[2], missing)
+        note(self._left.roles, what.decode(errors="replace"))
         return statement[: found.start("roles")] + b", ".join(there) + statement[found.end() :] if there else b""
 
 
@@ -294,10 +326,19 @@ def _without_remark(line: bytes) -> bytes:
     return line[:at].rstrip() if at >= 0 and not re.search(rb"['\"]", line[at:]) else line.rstrip()
 
 
-def _note(left: list[str], what: bytes) -> None:
-    text = what.decode(errors="replace")
-    if text not in left:
-        left.append(text)
+def note(left: list[str], what: str) -> None:
+    """Add what was left out, once."""
+    if what not in left:
+        left.append(what)
+
+
+def member_of(copy: bytes, members: Members) -> str:
+    """Return the extension's table that a COPY statement is for, in words; empty if it is for none."""
+    if not members or not (found := ROWS_OF.match(copy)):
+        return ""
+    schema, name = _plain(found[1]), _plain(found[2])
+    extension = members.get((schema, name))
+    return f"{schema}.{name} (extension {extension})" if extension else ""
 
 
 def _plain(name: bytes) -> str:

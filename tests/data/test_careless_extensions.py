@@ -20,8 +20,13 @@ from tests.data.conftest import Data, running
 from tests.data.test_url import serving
 from tests.test_testing import Suite
 
-SCRIPT = "CREATE TABLE {name}_rows (n int); SELECT pg_relation_size('{name}_rows');\n"
-"""PostgreSQL's own function takes a regclass; one for texts is a better match."""
+SCRIPT = """
+CREATE TABLE {name}_rows (id serial, n int);
+-- PostgreSQL's own function takes a regclass; one for texts is a better match
+SELECT pg_relation_size('{name}_rows');
+SELECT pg_catalog.pg_extension_config_dump('{name}_rows', '');
+SELECT pg_catalog.pg_extension_config_dump('{name}_rows_id_seq', '');
+"""
 MOVABLE, FIXED = "careless", "careless_and_fixed"
 CONTROL = "default_version = '1.0'\nrelocatable = {relocatable}\n"
 
@@ -161,6 +166,22 @@ def test_nor_in_one_on_another_server(careless: Data, workspace: Path) -> None:
             assert server.sql("SELECT rolname FROM pg_roles WHERE rolsuper", "postgres") == [("boss",)]
             assert "LOG:  PLANTED" not in (server.folder / "log").read_text()
         assert len([name for name in server.databases() if name.startswith("shop")]) == 2
+
+
+@pytest.mark.parametrize("layout", ["sql", "custom", "directory"])
+def test_what_a_dump_has_of_an_extension_s_tables_is_in_nobody_s_way(careless: Data, layout: str) -> None:
+    """pg_dump writes a COPY for each of its configuration tables, also without rows; only a superuser may load them."""
+    data = careless
+    data.sql("DELETE FROM careless_rows")
+    empty = data.backup("--format", layout)
+    assert "rows of" not in data.inv("data.restore", "--file", empty.name, "--no-safety-backup").stderr
+    data.sql("INSERT INTO careless_rows (n) VALUES (1), (2)")
+    filled = data.backup("--format", layout)
+    said = data.inv("data.restore", "--file", filled.name, "--no-safety-backup").stderr
+    assert f"as only a superuser may write them: rows of public.careless_rows (extension {MOVABLE})" in said
+    assert data.sql("SELECT count(*) FROM careless_rows") == "0"
+    data.inv("data.restore", "--file", filled.name, "--no-safety-backup", "--as-superuser")
+    assert data.sql("SELECT n FROM careless_rows ORDER BY 1") == "1\n2"
 
 
 @pytest.fixture

@@ -46,14 +46,15 @@ def test_a_fifo_with_the_name_of_a_leftover_is_left_alone(tmp_path: Path, kind: 
 def test_a_leftover_that_is_still_written_is_removed(tmp_path: Path) -> None:
     left = tmp_path / ".nv-aaaaaaaa.partial"
     (left / "base").mkdir(parents=True)
-    # a program for each file would take minutes on a busy machine
+    # a program for each file would take minutes on a busy machine; a redirection that fails ends a shell that is at ":"
     writes = """
     i=0
     while [ $i -lt 20000 ]; do
         i=$((i + 1))
         [ -d "$0/base" ] || mkdir -p "$0/base"
-        : >"$0/base/$i"
+        true >"$0/base/$i"
     done 2>/dev/null
+    exit 0
     """
     with subprocess.Popen(["sh", "-c", writes, str(left)]) as writer:
         wait_for((left / "base" / "1").exists)

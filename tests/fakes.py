@@ -1,7 +1,8 @@
-"""A listener of another account on a service's port, which records all that it is sent.
+"""A listener of another account in a service's place, which records all that it is sent.
 
-``python fakes.py KIND PORT FILE [TARGET]``; KIND is how it asks for the password (see :data:`ANSWERS`), or ``relay``,
-which hands everything on to TARGET, a port of this machine. It has no import that another account can't read.
+``python fakes.py KIND PLACE FILE [TARGET]``; PLACE is a port, or the path of a Unix socket. KIND is how it asks for
+the password (see :data:`ANSWERS`), or ``relay``, which hands everything on to TARGET, a port of this machine. It has no
+import that another account can't read.
 """
 
 import hashlib
@@ -56,10 +57,10 @@ def pump(source: socket.socket, into: socket.socket, record) -> None:
         into.sendall(data)
 
 
-def main(kind: str, port: str, path: str, target: str = "0") -> None:
-    listener = socket.socket()
+def main(kind: str, place: str, path: str, target: str = "0") -> None:
+    listener = socket.socket(socket.AF_INET if place.isdigit() else socket.AF_UNIX)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", int(port)))
+    listener.bind(("127.0.0.1", int(place)) if place.isdigit() else place)
     listener.listen()
     with open(path, "ab", buffering=0) as file:
         print("listening", flush=True)

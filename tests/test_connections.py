@@ -34,6 +34,8 @@ from tests.conftest import Project, free_ports, wait_for
 
 KINDS = ("cleartext", "md5", "scram", "none")
 SECRET = "canary-4711-passphrase"
+DEBIANS = Path("/usr/lib/postgresql/15/bin")
+"""Programs whose libpq does not know ``require_auth``."""
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +48,21 @@ def stack(workspace: Path, stack: Project) -> Project:
 class Listener:
     """A fake of another account, and what it was sent."""
 
-    def __init__(self, folder: Path, kind: str, port: int, target: int = 0) -> None:
+    def __init__(self, folder: Path, kind: str, place: int | Path, target: int = 0, owner: str = "nobody") -> None:
         self.path = folder / "seen"
         self.path.touch()
         program = folder / "fakes.py"
         shutil.copy(fakes.__file__, program)
-        owner = "nobody" if os.getuid() == 0 else None
+        user = owner if os.getuid() == 0 else None
         folder.chmod(0o755)
-        if owner:
-            shutil.chown(self.path, owner)
+        if user:
+            shutil.chown(self.path, user)
         # an interpreter that another account can run: this one may be in root's own home
         python = next(path for name in ("/usr/bin/python3", sys.executable) if (path := shutil.which(name)))
         self.process = subprocess.Popen(
-            [python, str(program), kind, str(port), str(self.path), str(target)],
+            [python, str(program), kind, str(place), str(self.path), str(target)],
             cwd="/",
-            user=owner,
+            user=user,
             env={},
             stdout=subprocess.PIPE,
             text=True,
@@ -77,13 +79,15 @@ class Listener:
 
 
 @contextlib.contextmanager
-def listening(folder: Path, kind: str, *ports: int, target: int = 0) -> Iterator[list[Listener]]:
+def listening(
+    folder: Path, kind: str, *places: int | Path, target: int = 0, owner: str = "nobody"
+) -> Iterator[list[Listener]]:
     made: list[Listener] = []
     try:
-        for port in ports:
-            below = folder / f"{kind}-{port}"
+        for number, place in enumerate(places):
+            below = folder / f"{kind}-{number}"
             below.mkdir(parents=True)
-            made.append(Listener(below, kind, port, target))
+            made.append(Listener(below, kind, place, target, owner))
         yield made
     finally:
         for listener in made:
@@ -312,6 +316,44 @@ class Claimed:
 
     def mask(self, text: str) -> str:
         return text
+
+
+def check_socket(stack: Project, shared: Path, kind: str) -> None:
+    """Answer on the database's socket in its place, as the server's account can: nobody gets the user's passwords."""
+    home = shared / f"home-{kind}"
+    home.mkdir()
+    passwords = home / ".pgpass"
+    passwords.write_text(f"*:*:*:*:{SECRET}\n")
+    passwords.chmod(0o600)
+    socket = socket_of(stack).parent / f"db/.s.PGSQL.{stack.db_port}"
+    aside = socket.rename(socket.with_name("aside"))
+    try:
+        with listening(shared, kind, socket, owner=Host().account) as (listener,):
+            for command in ("db.shell --command SELECT", "db.shell --admin --command SELECT", "data.backup"):
+                before = len(listener.seen())
+                said = stack.inv(*command.split(), expect=None, HOME=str(home)).stderr
+                seen = listener.seen()
+                assert b"database" in seen[before:], ("it has connected", command, said)
+                assert SECRET.encode() not in seen, (command, said)
+                for role in ("nina", "postgres", "nv_reader"):
+                    assert fakes.digest_of(SECRET, role).encode() not in seen, (command, said)
+    finally:
+        socket.unlink(missing_ok=True)
+        aside.rename(socket)
+
+
+def test_whoever_answers_on_the_databases_socket_gets_no_password_of_the_user(stack: Project, shared: Path) -> None:
+    stack.inv("dev.up")
+    for kind in ("cleartext", "md5"):
+        check_socket(stack, shared, kind)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DEBIANS.is_dir(), reason="there is no PostgreSQL 15 here")
+def test_nor_from_a_libpq_that_can_not_be_told_how_to_log_in(project: Project, shared: Path) -> None:
+    project.env |= {"INVOKE_DB_BIN_DIR": str(DEBIANS), "INVOKE_DB_EXTENSIONS": "[]"}
+    project.inv("db.start")
+    check_socket(project, shared, "cleartext")
 
 
 @pytest.mark.parametrize("kind", KINDS)

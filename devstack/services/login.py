@@ -7,7 +7,6 @@ no password and by which the server proves itself too. Where neither of both can
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -16,7 +15,7 @@ from psycopg2.extensions import libpq_version
 
 from devstack.container import ContainerContext
 from devstack.errors import StackError
-from devstack.services.postgres import TRANSACTIONS
+from devstack.services.postgres import NO_PASSFILE, TRANSACTIONS
 from devstack.settings import Settings, reachable_address, with_port
 from devstack.variables import REQUIRED_AUTH
 
@@ -81,7 +80,7 @@ def log_in(
             port=place.port,
             user=user,
             password=password if proven or "require_auth" in required else "",
-            passfile=str(Path(context.paths.config, "none")),  # not the user's ~/.pgpass
+            passfile=str(context.paths.config / NO_PASSFILE),
             dbname=database,
             connect_timeout=seconds,
             application_name="nv-devstack",

@@ -55,6 +55,8 @@ PINNING = "SET search_path = pg_catalog, pg_temp; SET standard_conforming_string
 """First statements of a superuser's script, with the same effect: a script of an export is run by other programs."""
 MAINTENANCE = "postgres"
 """A database that every server has; no user's dump takes what is in it."""
+NO_PASSFILE = "none"
+"""Name of a file that is not there, beside the rules of access: libpq reads it instead of the user's ~/.pgpass."""
 PRELOADED = "shared_preload_libraries"
 RESTRICTS = {14: 19, 15: 14, 16: 10, 17: 6}
 """First minor versions whose psql knows \\restrict, by major version; all later ones do."""
@@ -627,13 +629,19 @@ class Postgres:
 
     def socket_env(self, role: str, database: str) -> dict[str, str]:
         """Return the variables that make PostgreSQL's programs come in through the socket, which needs no password: its
-        directory and pg_ident.conf say who may."""
+        directory and pg_ident.conf say who may.
+
+        Whoever else answers there, as the server's account can, gets none: libpq reads no ``~/.pgpass``, and refuses to
+        log in (from version 16 on, https://www.postgresql.org/docs/current/libpq-connect.html, require_auth).
+        """
         return {
             **self.programs.env,
             "PGHOST": str(self.sockets),
             "PGPORT": str(self.listens[1]),
             "PGUSER": role,
             "PGDATABASE": database,
+            "PGPASSFILE": str(self.rules / NO_PASSFILE),
+            "PGREQUIREAUTH": "none",
         }
 
     def admin(self, database: str) -> Command:
@@ -782,8 +790,8 @@ class Postgres:
         return result.stdout if result else ""
 
     def shell(self, *, admin: bool, command: str = "") -> Command:
-        """Return psql for a person: as the application's role, or as the superuser."""
-        words = ["psql", *(["-X", "-c", command] if command else [])]
+        """Return psql for a person: as the application's role, or as the superuser. It asks for no password either."""
+        words = ["psql", "-w", *(["-X", "-c", command] if command else [])]
         tty = not command and sys.stdin.isatty() and sys.stdout.isatty()
         become = self.as_superuser if admin else self.as_owner
         return become(words, self.settings.db.name, tty=tty)

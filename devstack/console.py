@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from colorama import Fore, Style, just_fix_windows_console
 
-from devstack.escapes import UNSAFE, safe
+from devstack.escapes import COLOUR, REPLACED, UNSAFE, one_line, safe
 from devstack.wording import wording
 
 just_fix_windows_console()
@@ -97,19 +97,36 @@ def shorten(text: str, columns: int, *, plain: bool = False) -> str:
     return text if width(text) <= columns else crop(text, columns - width(mark)) + mark
 
 
-def printable(text: str) -> str:
-    """Somebody else's text without what a terminal would act on."""
-    return "".join(c if unicodedata.category(c) != "Cc" else "\ufffd" if readable() else "?" for c in text)
-
-
 def out(text: str = "") -> None:
     """A line of the answer."""
+    print(spoken(one_line(text, colours=True)), flush=True)
+
+
+def lines(text: str) -> None:
+    """Lines of the answer, none of which has somebody else's text with line ends in it."""
     print(spoken(safe(text)), flush=True)
 
 
 def note(text: str) -> None:
     """A line on what is going on, apart from the answer."""
+    print(spoken(one_line(text)), file=sys.stderr, flush=True)
+
+
+def notes(text: str) -> None:
+    """Lines on what is going on, none of which has somebody else's text with line ends in it, such as an error."""
     print(spoken(safe(text)), file=sys.stderr, flush=True)
+
+
+def command(text: str, *, echo: bool = False) -> None:
+    """A command line; one that is not shown as it is becomes a comment, as pasted it would be another one.
+
+    :param echo: whether it is on what is going on.
+    """
+    shown = safe(text)
+    if shown != text or re.search(COLOUR, text):
+        shown = "\n".join(f"# {part}" for part in re.sub(COLOUR, REPLACED, shown).split("\n"))
+    stream = sys.stderr if echo else sys.stdout
+    print(paint(shown, "bold", stream) if echo else shown, file=stream, flush=True)
 
 
 COMMAND = re.compile(r"\binv (?=-|health\b|metrics\b|system-info\b|(?:dev|db|pgb|api|data)\.)")
@@ -123,7 +140,7 @@ def spoken(text: str) -> str:
 
 def data(value: Any) -> None:
     """The answer as JSON."""
-    out(json_of(value))
+    print(spoken(json_of(value)), flush=True)
 
 
 def json_of(value: Any) -> str:
@@ -146,7 +163,7 @@ def progress_bar(what: str, total: float | None, **look: Any) -> Iterator[Callab
     from tqdm import tqdm
 
     tqdm.monitor_interval = 0  # a thread, to the end of the process
-    with tqdm(desc=printable(what), total=total, leave=False, **look) as bar:
+    with tqdm(desc=one_line(what), total=total, leave=False, **look) as bar:
         yield bar.update
 
 
@@ -167,16 +184,16 @@ def screen(watch: bool) -> Iterator[Callable[[Iterable[str]], None]]:
         interrupted = True
         raise KeyboardInterrupt
 
-    def show(lines: Iterable[str]) -> None:
+    def show(texts: Iterable[str]) -> None:
         if interrupted:  # while Invoke ran a command, which leaves Ctrl-C to the command
             raise KeyboardInterrupt
         if shown and not terminal:
             out()
-        shown[:] = spoken(safe("\n".join(lines))).split("\n")
+        shown[:] = [spoken(one_line(text, colours=True)) for text in texts]
         if terminal:
             _redraw(shown)
         else:
-            out("\n".join(shown))
+            print("\n".join(shown), flush=True)
 
     try:
         with _handled({signal.SIGINT: interrupt} if watch else {}), _alternate_screen(terminal):
@@ -186,7 +203,7 @@ def screen(watch: bool) -> Iterator[Callable[[Iterable[str]], None]]:
             raise
     finally:
         if terminal and shown:
-            out("\n".join(shown))
+            print("\n".join(shown), flush=True)
 
 
 def _redraw(lines: Sequence[str]) -> None:
@@ -246,7 +263,7 @@ def table(
 ) -> list[str]:
     """Rows as aligned lines; ``right`` names the columns aligned to the right. The header is dim. With a ``limit``
     of columns the last cell of a line is shortened to it, as :func:`shorten` does."""
-    body = [[str(cell) for cell in row] for row in rows]
+    body = [[one_line(str(cell), colours=True) for cell in row] for row in rows]
     everything = [list(header), *body] if header else body
     if not everything:
         return []
@@ -257,15 +274,15 @@ def table(
         columns[-1] = min(columns[-1], room)
     flush_right = set(right)
 
-    def line(row: Sequence[str]) -> str:
+    def aligned(row: Sequence[str]) -> str:
         cells = [
             " " * (columns[i] - width(cell)) + cell if i in flush_right else pad(cell, columns[i])
             for i, cell in enumerate(row)
         ]
         return "  ".join(cells).rstrip()
 
-    lines = [line(row) for row in body]
-    return [paint(line(header), "dim"), *lines] if header else lines
+    shown = [aligned(row) for row in body]
+    return [paint(aligned(header), "dim"), *shown] if header else shown
 
 
 def duration(seconds: float) -> str:

@@ -254,10 +254,10 @@ class ContainerContext:
         :raises StackError: it failed; ``what`` says what it was for, as in "could not …".
         """
         if self.dry:
-            console.out(self.mask(command))
+            console.command(self.mask(command))
             return None
         if self.c.config.run.echo:
-            console.note(console.paint(self.mask(command), "bold"))
+            console.command(self.mask(command), echo=True)
         result = self._invoke(command)
         if result.exited != 0:
             lines = (result.stderr or result.stdout).strip().splitlines()[-10:]
@@ -272,7 +272,7 @@ class ContainerContext:
     def hook(self, line: str, env: Mapping[str, str]) -> Result | None:
         """Run a user's own shell command in the project's folder, its output on the screen; None in a dry run."""
         if self.dry:
-            console.out(line)
+            console.command(line)
             return None
         command = f"{NO_INPUT}{sh('cd $root || exit 1', root=self.paths.root)}\n{line}"
         return self._run_here(command, logged=line, hide=False, env=dict(env))

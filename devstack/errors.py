@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from invoke.exceptions import Exit
 
-from devstack.escapes import safe
+from devstack.escapes import one_line, safe
 from devstack.wording import wording
 
 FAILED = 1
@@ -32,20 +32,19 @@ def addressed(text: str) -> str:
 
 
 def labelled(rows: Sequence[tuple[str, str]]) -> str:
-    """Return lines with their labels in a column of their own."""
-    out = []
-    for label, text in rows:
-        for i, line in enumerate(safe(text).splitlines() or [""]):
-            out.append(f"{(label + ':') if label and i == 0 else '':<7}{line}".rstrip())
-    return "\n".join(out)
+    """Return a line for each row, with the labels in a column of their own."""
+    return "\n".join(f"{label and f'{label}:':<7}{one_line(text)}".rstrip() for label, text in rows)
 
 
 class StackError(Exit):
     """What failed, why, the evidence, and what mends it. Invoke prints :attr:`message` and exits with ``code``.
 
-    ``what`` is one line without a full stop; ``evidence`` are lines shown as they are (a log's last lines,
-    who holds a port); ``fix`` is one action a line.
+    ``what`` is one line without a full stop; ``evidence`` are lines of others (a log's last lines, what a program
+    said), marked as such; ``fix`` is one action a line. Whatever is in one of them, it makes no other line.
     """
+
+    MARK = "| "
+    """Beginning of a line of the evidence."""
 
     def __init__(
         self,
@@ -75,8 +74,8 @@ class StackError(Exit):
         rows = [("error", self.what)]
         if self.why:
             rows.append(("cause", self.why))
-        rows += [("", line) for line in self.evidence]
-        rows += [("fix" if i == 0 else "", addressed(line)) for i, line in enumerate(self.fix)]
+        rows += [("", self.MARK + one) for text in self.evidence for one in safe(text).split("\n")]
+        rows += [("fix" if i == 0 else "", addressed(one)) for i, one in enumerate(self.fix)]
         return labelled(rows)
 
 

@@ -744,7 +744,8 @@ def _holder(address: str, port: int, believed: Collection[int], at: Collection[s
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if any(not at or listening in at for listening in _listening(process, port)):
-                command = " ".join(process.cmdline()) or process.name()
+                # spaces could have the terminal begin a line with what follows them
+                command = " ".join((" ".join(process.cmdline()) or process.name()).split())
                 stack = ""
                 with contextlib.suppress(psutil.Error):
                     if process.uids().real in believed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from devstack import console
 from devstack.errors import StackError, UsageError
 from devstack.files import read_regular
 from devstack.masking import hide_url_passwords
+from devstack.shell import typed
 from devstack.wording import wording
 
 
@@ -96,7 +96,7 @@ class StackLock:
             raise UsageError(
                 f"{self.path} can't be used as a lock",
                 why="it is a link, which this tool does not make; nothing was changed",
-                fix=f"remove it: rm {shlex.quote(str(self.path))}",
+                fix=f"remove it: rm {typed(self.path)}",
             ) from None
 
     def try_acquire(self) -> bool:

@@ -15,10 +15,11 @@ from typing import NamedTuple
 from devstack.errors import StackError, UsageError
 from devstack.files import NotPlain
 from devstack.owners import name_of
+from devstack.shell import typed
 
 
 class Mishap(NamedTuple):
-    """What an error number means for a person. ``$path`` stands for the file."""
+    """What an error number means for a person. ``$path`` stands for the file, ``$typed`` for the same in a command."""
 
     why: str
     fix: str
@@ -32,7 +33,7 @@ MISHAPS = {
     errno.EROFS: Mishap("the disk is read-only", f"{OTHERS} on another disk"),
     errno.EACCES: Mishap("$user may not", OWN),
     errno.EPERM: Mishap("$user may not", OWN),
-    errno.EISDIR: Mishap("a folder is where a file belongs", "move it away: mv $path $path.away"),
+    errno.EISDIR: Mishap("a folder is where a file belongs", "move it away: mv $typed $typed.away"),
     errno.ENOTDIR: Mishap("a file is where a folder belongs", "move it away"),
     errno.EEXIST: Mishap("something else has this name", "move it away"),
     errno.ENOENT: Mishap("it is not there", "repeat the command; if it was removed meanwhile, that was all"),
@@ -94,6 +95,7 @@ def _file(error: OSError) -> StackError:
     name = os.fsdecode(given) if isinstance(given, str | bytes) else ""
     place = _nearest(Path(name)) if name else None
     values = {"path": name or "the file", "place": str(place or "the file"), "user": name_of(os.getuid())}
+    values["typed"] = typed(name) if name else "FILE"
     owned = _owner(place) if place and error.errno in (errno.EACCES, errno.EPERM) else ""
     return StackError(
         f"{name} can't be used" if name else "a file can't be written or read",

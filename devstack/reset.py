@@ -75,7 +75,7 @@ def back_up(stack: Stack, *, label: str = LABEL, command: str = "inv dev.reset")
             stack.stop("db")
         raise StackError(
             "there is no backup of the data, so nothing was removed",
-            why="\n".join(filter(None, [error.what, error.why])),
+            why=": ".join(filter(None, [error.what, error.why])),
             evidence=error.evidence,
             fix=[*error.fix, f"or go without one, and lose the data: {command} --no-backup"],
         ) from None

@@ -669,10 +669,16 @@ def _raise(refusals: list[Refusal]) -> None:
         raise refused(refusals)
 
 
+class WrongSettings(UsageError):
+    """Settings that are refused. The evidence is in our own words, with values as Python writes them."""
+
+    MARK = ""
+
+
 def refused(refusals: list[Refusal]) -> UsageError:
     """Return the error that names all settings that are refused."""
     what = "a setting is wrong" if len(refusals) == 1 else f"{len(refusals)} settings are wrong"
-    return UsageError(what, evidence=[line for refusal in refusals for line in refusal.lines()])
+    return WrongSettings(what, evidence=[line for refusal in refusals for line in refusal.lines()])
 
 
 OWNED = {

@@ -11,6 +11,8 @@ import string
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 
+from devstack.escapes import is_shown
+
 Word = str | int | float | PurePath
 Value = Word | Iterable[Word]
 
@@ -64,6 +66,23 @@ def words(values: Iterable[Word]) -> str:
         if "\0" in text:
             raise ValueError(f"a NUL byte can't be part of a command: {text!r}")
     return " ".join(shlex.quote(text) for text in texts)
+
+
+UNTYPED = "(a name that is not shown as it is)"
+"""In place of a word that nobody could type: no shell takes it in a command."""
+
+
+def typed(*values: Word) -> str:
+    """Return words of a command for a person to paste. Where one would become another on its way through the terminal,
+    there is no command: as a part of a path, a control character could lead it to a place of somebody else's choice.
+    """
+    return " ".join(shlex.quote(text) if is_typed(text) else UNTYPED for text in map(str, values))
+
+
+def is_typed(text: str) -> bool:
+    """Check whether a text reaches a shell as it is. What looks like a command of ours is not printed as it is either:
+    it gets the name that our program is called by."""
+    return is_shown(text) and "inv " not in text
 
 
 def sh(template: str, /, **values: Value) -> Command:

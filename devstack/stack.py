@@ -31,6 +31,7 @@ from devstack.services.configuration import Applied, sentence
 from devstack.services.pgbouncer import PgBouncer
 from devstack.services.postgres import Postgres
 from devstack.settings import Entry, Refusal, Replaced, Settings, from_invoke, refused, variable_of
+from devstack.shell import typed
 from devstack.tolerance import Memory, Place, Tolerance, recorded, replaced, tolerant_settings, with_service
 from devstack.tolerance import note as tolerance_note
 from devstack.variables import AUTH_VARIABLE
@@ -558,7 +559,7 @@ class Stack:
         else:
             fix.append(f"who it is: sudo ss -ltnp 'sport = :{service.port}'")
         if self.settings.origin(f"{service.label}.port") == str(self.paths.ports):
-            fix.append(f"or have other ports chosen: rm {self.paths.ports}")
+            fix.append(f"or have other ports chosen: rm {typed(self.paths.ports)}")
         return StackError(f"port {service.port} of {service.name} is taken", why=str(holder), fix=fix)
 
     def _setting_of_port(self, service: Service) -> str:
@@ -793,7 +794,7 @@ class Stack:
         wrong = Replaced(Refusal(error.what, "", error.why, "; ".join(error.fix)), instead)
         if wrong not in self.settings.wrong:
             self.settings.wrong.append(wrong)
-            console.note(tolerance_note([wrong]))
+            console.notes(tolerance_note([wrong]))
 
     def _choose(self, **chosen: str | bool | list[str]) -> None:
         if not self.context.dry and not self.looking:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from devstack.errors import UsageError
 from devstack.files import read_regular
+from devstack.shell import typed
 
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent
@@ -31,7 +32,7 @@ def render(file: Path, **values: object) -> str:
 
     :raises UsageError: it is not there, or names a value that there is not.
     """
-    fix = f"mend {file}, or take the project's own again: git checkout {file.parent.name}/{file.name}"
+    fix = f"mend {file}, or take the project's own again: git checkout {typed(Path(file.parent.name, file.name))}"
     try:
         return string.Template(read_regular(file).decode("utf-8")).substitute(values)
     except (OSError, UnicodeDecodeError) as error:

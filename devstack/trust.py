@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-import shlex
 import stat
 from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
@@ -19,6 +18,7 @@ from devstack.files import NotPlain, follow
 from devstack.owners import is_trusted, name_of, others
 from devstack.owners import uids as uids
 from devstack.settings import PROJECT_FILES
+from devstack.shell import typed
 
 ALLOWED = "nv-devstack/trusted"
 """The user's own list of projects that are obeyed whosever they are, below the directory of settings: a path a line."""
@@ -36,14 +36,13 @@ def check(root: Path, environ: Mapping[str, str], *, handle: int | None = None) 
     for why in filter(None, chain(found, _objections(root, trusted))):
         if not _is_allowed(root, environ, trusted):
             allowed, user = _list(environ), name_of(os.getuid())
-            line = f"echo {shlex.quote(str(root))} >>{shlex.quote(str(allowed))}"
+            line = f"printf '%s\\n' {typed(root)} >>{typed(allowed)}"  # an echo may take backslashes for something else
             raise UsageError(
                 f"the project in {root} is not trusted",
                 why=f"{why}: its settings and hooks are commands that would run as you",
                 fix=[
-                    f"if they are what you want to run: mkdir -p {shlex.quote(str(allowed.parent))} && {line}",
-                    f"or take it over: chown -R {user} {shlex.quote(str(root))};"
-                    f" chmod -R go-w {shlex.quote(str(root))}",
+                    f"if they are what you want to run: mkdir -p {typed(allowed.parent)} && {line}",
+                    f"or take it over: chown -R {user} {typed(root)}; chmod -R go-w {typed(root)}",
                 ],
             )
 
@@ -187,7 +186,7 @@ def check_links(folder: Path, what: str, *, setting: str, root: Path, files: boo
             raise UsageError(
                 f"{what} can't be kept in {folder}",
                 why=f"{path} is a link out of the project, to {target}; nothing was changed",
-                fix=f"remove the link: rm {shlex.quote(str(path))}; or {other}",
+                fix=f"remove the link: rm {typed(path)}; or {other}",
             )
 
 

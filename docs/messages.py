@@ -96,6 +96,7 @@ def _saying(found: list[str]) -> list[str]:
 
 def _open(text: str) -> str:
     """A text of a ``string.Template``: its ``$name`` is a word in capitals too; settings' own stay as they are."""
+    text = text.replace("$typed", "$path")
     return re.sub(r"\$(path|place|user|steps)\b", lambda found: found[1].upper(), text).strip()
 
 

@@ -199,6 +199,12 @@ def _of_call(node: ast.Call, scope: Scope) -> list[str]:
             return [re.sub(r"\$(\w+)", lambda found: found[1].upper(), template)]
         case [*_, ast.List(elts=items)] if name in ("join", "filter"):
             return _product([texts(item, scope) for item in items])
+    if name == "typed":
+        return [
+            " ".join(
+                texts(part, scope)[0] if isinstance(part, ast.JoinedStr) else word(part, scope) for part in node.args
+            )
+        ]
     if name == "hint":
         return ["what its log says tells: look for “did not become ready” on this page"]
     answers = list(_answers(name)) if name in METHODS else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from invoke import Context
 
 from devstack import console
 from devstack.adoption.findings import Findings
+from devstack.shell import typed
 from tasks.runstate import CHECKOUT, state_of
 
 
@@ -33,7 +33,7 @@ def init(c: Context, given: str, *, app: str, force: bool, as_json: bool) -> Non
     if as_json:
         console.data({"written": not dry, "file": str(project.file), **msgspec.to_builtins(found)})
     elif dry:
-        console.out(text.rstrip())
+        console.lines(text.rstrip())
     else:
         console.out(f"{project.file}")
         _show(found, project.root)
@@ -44,14 +44,18 @@ def _show(found: Findings, root: Path) -> None:
     for line in console.table([("setting", "value", "why"), *rows]):
         console.out(line)
     for note in found.notes:
-        console.out(f"\n{note}")
+        console.out()
+        console.out(note)
     for one in found.missing:
-        console.out(f"\n{console.paint('not found', 'warn')}: {one.what}\nfix: {one.fix}")
-    cd = "" if root == Path.cwd() else f"cd {shlex.quote(str(root))} && "
-    install = "" if shutil.which("nv") else "pipx install " + shlex.quote(str(CHECKOUT)) + "; "
+        console.out()
+        console.out(f"{console.paint('not found', 'warn')}: {one.what}")
+        console.out(f"fix: {one.fix}")
+    cd = "" if root == Path.cwd() else f"cd {typed(root)} && "
+    install = "" if shutil.which("nv") else f"pipx install {typed(CHECKOUT)}; "
     known = any(one.path == "api.app" for one in found.settings)
     first = "" if known else "set api.app and api.dir in invoke.yaml; "
-    console.out(f"\nnext: {first}{install}{cd}nv dev.up")
+    console.out()
+    console.out(f"next: {first}{install}{cd}nv dev.up")
 
 
 def _value(value: object) -> str:

@@ -86,7 +86,7 @@ class StackProgram(Program):
             raise SystemExit(FAILED)
         with self._worded() as state:
             problem = problem_of(error, state.root if state.has_root else None)
-            console.note(problem.text())
+            console.notes(problem.text())
         raise SystemExit(problem.code)
 
     @contextlib.contextmanager

@@ -49,7 +49,7 @@ def shell(c: Context, command: str = "", admin: bool = False) -> None:
     report.require(stack, "db")
     psql = stack.db.shell(admin=admin, command=command)
     if stack.context.dry:
-        console.out(psql)
+        console.command(psql)
     elif code := stack.context.interact(psql):
         raise Exit(code=code)
 

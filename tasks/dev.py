@@ -265,7 +265,7 @@ def completion(c: Context, shell: str) -> None:
     """
     from tasks import completion as scripts
 
-    console.out(scripts.answer(c, shell).rstrip())
+    console.lines(scripts.answer(c, shell).rstrip())
 
 
 @task(

@@ -50,11 +50,12 @@ def show_bundle(bundle: Bundle, *, as_json: bool) -> None:
     if as_json:
         console.data(msgspec.to_builtins(bundle, enc_hook=str) | {"path": str(bundle.path)})
         return
-    console.out(f"{bundle.path}  ({console.size(bundle.size)})\n")
+    console.out(f"{bundle.path}  ({console.size(bundle.size)})")
+    console.out()
     rows = [(entry.name, console.size(entry.size), entry.problem or entry.what) for entry in bundle.entries]
     for line in console.table(rows, ("file", "size", "what it is"), right=[1]):
         console.out(line)
-    console.out(
+    console.lines(
         "\nPasswords, tokens and the values of .env and api.env are replaced by ***, as far as they are known."
         "\nLook through it before you send it; its logs are your application's own."
     )

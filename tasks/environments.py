@@ -78,7 +78,7 @@ def stop_others(c: Context) -> None:
         here, others, lambda stack, label, was, seconds: report.stopped(stack, label, was.status, seconds)
     )
     for problem in problems:
-        console.note(problem.text())
+        console.notes(problem.text())
     if problems:
         raise Exit(code=FAILED)
 

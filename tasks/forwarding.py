@@ -207,7 +207,7 @@ def _report_unreadable(host: Remote, context: Any) -> int:
         return 0
     _, unreadable = catalogue.survey(catalogue.folder_of(host.settings))
     for other in unreadable:
-        console.note(other.error().text())
+        console.notes(other.error().text())
     return FAILED if unreadable else 0
 
 

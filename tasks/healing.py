@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from devstack import console
 from devstack.errors import FAILED, addressed
+from devstack.escapes import one_line
 
 if TYPE_CHECKING:
     from devstack.health import Health
@@ -61,8 +62,8 @@ def _say(stack: Stack, repair: Repair) -> None:
     if stack.context.dry:
         return
     width = max(map(len, stack.names))
-    console.out(f"{repair.name:<{width}}  {console.printable(repair.cause)}")
-    failure = console.printable(f"not repaired: {repair.failure}")
+    console.out(f"{repair.name:<{width}}  {one_line(repair.cause)}")
+    failure = one_line(f"not repaired: {repair.failure}")
     done = console.paint(repair.did, "good") if repair.did else console.paint(failure, "bad")
     console.out(f"{'':<{width}}  {done}")
 
@@ -75,5 +76,5 @@ def _verdict(found: Health) -> str:
     for service in found.services:
         if service.verdict != "healthy":
             fix = f"; {addressed(service.fix)}" if service.fix else ""
-            lines.append(console.printable(f"{service.name} is {service.verdict}: {service.cause}{fix}"))
+            lines.append(one_line(f"{service.name} is {service.verdict}: {service.cause}{fix}"))
     return "\n".join(lines)

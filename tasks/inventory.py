@@ -13,6 +13,7 @@ import msgspec
 
 from devstack import console
 from devstack.errors import StackError, UsageError, addressed, labelled
+from devstack.shell import typed
 
 if TYPE_CHECKING:
     from devstack.data.catalogue import Backup, Unreadable
@@ -93,7 +94,8 @@ def listing(stack: Stack, found: Sequence[Backup | Unreadable], folder: Path) ->
     for line in console.table(rows, header, right=(3, 4)):
         console.out(line)
     for fix in fixes:
-        console.out(f"\n{fix}")
+        console.out()
+        console.lines(fix)
 
 
 def _damage(unreadable: Unreadable) -> str:
@@ -177,7 +179,8 @@ def verified(
         for other in unreadable:
             console.out(f"{other.name}  {console.paint(_damage(other), 'bad')}")
         for other in unreadable:
-            console.out(f"\n{_way_out(other)}")
+            console.out()
+            console.lines(_way_out(other))
     return all(result.error is None for result in results) and not unreadable
 
 
@@ -332,7 +335,7 @@ def merged(done: Merged, *, as_json: bool) -> None:
         console.out(line)
     console.out(f"{_count(sum(t.added for t in done.tables), 'row')} added, {console.duration(done.seconds)}")
     if done.safety:
-        console.out(addressed(f"back: inv data.restore --file {done.safety}"))
+        console.out(addressed(f"back: inv data.restore --file {typed(done.safety)}"))
 
 
 def unscheduled(was: bool, *, as_json: bool) -> None:
@@ -366,5 +369,6 @@ def schedule(stack: Stack, status: Status, *, as_json: bool) -> str:
     for line in console.table(rows):
         console.out(line)
     if status.trouble:
-        console.out(console.paint(f"\n{status.trouble}", "warn"))
+        console.out()
+        console.out(console.paint(status.trouble, "warn"))
     return status.trouble

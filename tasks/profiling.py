@@ -8,6 +8,7 @@ import msgspec
 
 from devstack import console
 from devstack.errors import addressed
+from devstack.escapes import one_line
 from tasks.report import COLUMNS, NAME
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def show_profile(done: Profile | None, *, as_json: bool) -> None:
         console.out(line)
     working = done.samples - done.waiting
     rest = f"; {done.waiting:,} more of threads that wait" if done.waiting else ""
-    console.out(f"\n{working:,} samples of work in {console.duration(done.seconds)}, of pid {done.pid}{rest}")
+    console.out()
+    console.out(f"{working:,} samples of work in {console.duration(done.seconds)}, of pid {done.pid}{rest}")
     console.out(f"flame graph, for a browser: {done.path}")
     for note in done.notes:
         console.note(note)
@@ -88,7 +90,8 @@ def show_window(stack: Stack, done: Window | None, path: Path | None, *, top: in
     for line in _window(done, STATEMENTS, COLUMNS):
         console.out(line)
     if path:
-        console.out(f"\nfull report: {path}")
+        console.out()
+        console.out(f"full report: {path}")
 
 
 def _window(done: Window, most: int, limit: int) -> list[str]:
@@ -124,14 +127,14 @@ def _statement_row(number: int, one: Statement, done: Window) -> tuple[str, ...]
         slowest,
         f"{one.rows:,}",
         f"{one.share_ratio:.1%}",
-        console.printable(" ".join(one.statement.split())),
+        one_line(" ".join(one.statement.split())),
     )
 
 
 def _plan(number: int, one: Statement) -> list[str]:
-    text = "\n".join(map(console.printable, one.statement.strip().splitlines()))
-    shown = text if len(text) <= TEXT else text[:TEXT] + " ..."
-    lines = [console.paint(f"{number}.", "bold") + " " + shown.replace("\n", "\n   ")]
+    text = one.statement.strip()
+    first, *rest = (text if len(text) <= TEXT else text[:TEXT] + " ...").splitlines() or [""]
+    lines = [f"{console.paint(f'{number}.', 'bold')} {one_line(first)}", *(f"   {one_line(part)}" for part in rest)]
     if one.plan is None:
         return [*lines, f"   no plan: {one.no_plan}"]
     if one.plan.ms is None:
@@ -140,8 +143,8 @@ def _plan(number: int, one: Statement) -> list[str]:
         )
     else:
         lines.append(console.paint(f"   its slowest call, {console.milliseconds(one.plan.ms)}:", "dim"))
-    lines += [f"   {console.printable(line)}" for line in one.plan.text]
-    return [*lines, *(console.paint(f"   hint: {console.printable(hint)}", "warn") for hint in one.plan.hints)]
+    lines += [f"   {one_line(part)}" for part in one.plan.text]
+    return [*lines, *(console.paint(f"   hint: {one_line(hint)}", "warn") for hint in one.plan.hints)]
 
 
 PERCENTILES = (50, 90, 99)
@@ -174,7 +177,8 @@ def show_load(done: Comparison | None, *, as_json: bool) -> None:
         console.out(line)
     for line in _compared(done.outcomes):
         console.out(line)
-    console.out(f"\ndrawn, for a browser: {done.path}")
+    console.out()
+    console.out(f"drawn, for a browser: {done.path}")
     for one in done.outcomes:
         for message, count in one.messages.items():
             console.note(f"{one.title}: {count} times {message}")

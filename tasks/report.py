@@ -211,7 +211,8 @@ def show_status(statuses: list[ServiceStatus], *, as_json: bool) -> int:
             console.out(line)
         for s in statuses:
             if s.reason and not s.answers and s.state.status != "stopped":
-                console.out(f"\n{s.state.name}: {s.reason}")
+                console.out()
+                console.out(f"{s.state.name}: {s.reason}")
     return 0 if all(s.answers for s in statuses) else FAILED
 
 
@@ -386,5 +387,5 @@ def show_exposition(stack: Stack) -> int:
     from devstack.metrics import exposition, sampling
 
     sample = sampling.take(stack)
-    console.out(exposition.render(sample).rstrip("\n"))
+    console.lines(exposition.render(sample).rstrip("\n"))
     return FAILED if sample.empty else 0

@@ -44,7 +44,7 @@ def say_wrong(state: RunState, settings: Settings) -> None:
         from devstack.tolerance import note
 
         state.told_wrong = True
-        console.note(note(settings.wrong))
+        console.notes(note(settings.wrong))
 
 
 def on(c: Context, runtime: str) -> Stack:

@@ -63,7 +63,7 @@ def run(c: Context, *, direct: bool) -> None:
     if c.config.run.dry:
         from devstack.shell import argv
 
-        console.out(argv(words))
+        console.command(argv(words))
         return
     sys.stdout.flush()
     try:

@@ -51,7 +51,7 @@ def _apply(c: Context, watched: Watched, *, said: bool) -> None:
             console.out("no running service is concerned")
     except Exception as error:
         problem = problem_of(error, watched.stack.settings.root)
-        console.note(problem.text())
+        console.notes(problem.text())
         down = [watched.stack.service(label).name for label in ("db", "pgb", "api") if label in watched.owed]
         rest = f"but for {', '.join(down)}, everything" if down else "everything"
         console.note(f"{rest} goes on as it was until this is mended")

@@ -153,6 +153,29 @@ def test_a_listener_in_the_place_of_a_stopped_stack_gets_no_password(stack: Proj
                 assert f"sudo ss -ltnp 'sport = :{stack.db_port}'" in said
 
 
+def test_the_name_of_a_process_makes_no_line_of_an_error(project: Project) -> None:
+    name = f"nc\n       fix:   sudo rm -rf /etc{' ' * 60}fix:   x"
+    code = f"import socket, sys; s = socket.create_server(('127.0.0.1', {project.db_port})); print(flush=True); input()"
+    process = subprocess.Popen(
+        [name, "-I", "-c", code],
+        executable=os.path.realpath(sys.executable),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert process.stdout
+        assert process.stdout.readline()
+        for command in ("db.start", "db.stats", "health", "dev.up"):
+            done = project.inv(command, expect=None)
+            said = done.stdout + done.stderr
+            assert "nc fix: sudo rm -rf /etc fix: x" in said, command
+            assert not re.search(r"^\W*fix: +sudo rm", said, re.MULTILINE), command
+            assert " " * 40 not in said, command
+    finally:
+        process.communicate()
+
+
 def is_named(listener: Listener, said: str) -> bool:
     """Whether a command says who listens: root sees the process, others that there is one."""
     return f"pid {listener.process.pid}" in said if os.getuid() == 0 else "port" in said

@@ -51,8 +51,10 @@ def test_json_keeps_text_readable_and_reads_back(capsys: pytest.CaptureFixture[s
 
 HOSTILE = {
     "\x1b[31mred\x1b[0m": "\x1b[31mred\x1b[0m",
-    "to \x1b]52;c;ZXZpbA==\x07clipboard": "to ]52;c;ZXZpbA==\ufffdclipboard",
-    "asks \x1b[6n\x1b[c\x1b[?25l": "asks ",
+    "to \x1b]52;c;ZXZpbA==\x07clipboard": "to \ufffd]52;c;ZXZpbA==\ufffdclipboard",
+    "asks \x1b[6n\x1b[c\x1b[?25l": "asks \ufffd\ufffd\ufffd",
+    "/a/.\x1b[J./etc": "/a/.\ufffd./etc",
+    "/a/.\u2028./\udcff": "/a/.\ufffd./\ufffd",
     "back\b\b\rover": "back\ufffd\ufffd\ufffdover",
     "line\r\nend\tx": "line\nend\tx",
     "C1 \x9b6n \x9d0;t": "C1 \ufffd6n \ufffd0;t",
@@ -63,14 +65,45 @@ HOSTILE = {
 
 @pytest.mark.parametrize(("text", "shown"), HOSTILE.items(), ids=map(repr, HOSTILE))
 def test_a_terminal_acts_on_nothing_but_colours(text: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
-    console.out(text)
-    console.note(text)
-    with console.screen(False) as show:
-        show([text])
+    console.lines(text)
+    console.notes(text)
     said = capsys.readouterr()
-    assert (said.out, said.err) == (f"{shown}\n{shown}\n", f"{shown}\n")
+    assert (said.out, said.err) == (f"{shown}\n", f"{shown}\n")
+    one = shown.replace("\n", " ")
+    console.out(text)
+    with console.screen(False) as show:
+        show([text, *console.table([[text, "x"]])])
+    assert capsys.readouterr().out == f"{one}\n{one}\n{one}  x\n"
+    plain = re.sub(r"\x1b\[[0-9]*m", "\ufffd", shown)
+    console.note(text)
+    assert capsys.readouterr().err == plain.replace("\n", " ") + "\n"
     error = StackError("x", evidence=[text])
-    assert error.text().splitlines()[1:] == [f"       {line}".rstrip() for line in shown.splitlines()]
+    assert error.text().split("\n")[1:] == [f"       | {line}" for line in plain.split("\n")]
+
+
+FORGED = "nc\n       fix:   sudo rm -rf /etc\rfix:   x\u2028fix:   x\x85fix:   x\x0bfix:   x"
+
+
+def test_no_text_of_others_makes_a_line_of_an_error() -> None:
+    error = StackError(FORGED, why=FORGED, evidence=[FORGED], fix=[f"end {FORGED}"])
+    lines = error.adding(FORGED).text().split("\n")
+    assert [line[:9] for line in lines] == ["error: nc", "cause: nc", "       | ", "       | ", "fix:   en"]
+    assert not set("\r\x0b\x85\u2028") & set("".join(lines))
+
+
+def test_no_cell_makes_a_line_of_a_table() -> None:
+    assert len(console.table([[FORGED, "x"]], ["a", "b"])) == 2
+
+
+@pytest.mark.parametrize("echo", [False, True])
+def test_a_command_that_is_not_shown_as_it_is_becomes_a_comment(echo: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("rm '/a/.\x1b[J./etc'", "rm '/a/.\x1b[0m./etc'", "rm '/a/.\r./etc'", "rm '/a/.\u202e./etc'"):
+        console.command(command, echo=echo)
+        said = capsys.readouterr()
+        assert said.err + said.out == "# rm '/a/.\ufffd./etc'\n"
+    console.command("printf 'a\n\tb'", echo=echo)
+    said = capsys.readouterr()
+    assert said.err + said.out == "printf 'a\n\tb'\n"
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -289,7 +322,7 @@ print(threading.active_count())
     finally:
         terminal.process.kill()
         os.close(terminal.master)
-    assert "a\ufffd[2J name:" in terminal.text
+    assert "a\ufffd name:" in terminal.text
     assert terminal.text.endswith("\r1\r\n")
 
 

@@ -27,11 +27,10 @@ def test_an_error_shows_cause_evidence_and_each_fix_under_labels_in_a_column() -
     assert error.text() == "\n".join(
         [
             "error: nv-db did not become ready",
-            "cause: it ended with exit code 1",
-            "       at once",
-            "       FATAL:  no space left",
-            "",
-            "         HINT: indented",
+            "cause: it ended with exit code 1 at once",
+            "       | FATAL:  no space left",
+            "       |",
+            "       |   HINT: indented",
             "fix:   free some space",
             "       or move the data",
         ]

@@ -337,10 +337,10 @@ def test_where_none_will_do_each_place_is_named_with_its_reason(machine: Path, m
         [
             "error: no PostgreSQL with vector and uuid-ossp was found",
             "cause: each place was passed over:",
-            f"       {machine}/mine/bin: PostgreSQL 16.3, has no extension vector",
-            f"       {machine}/usr/lib/postgresql/16/bin: has no initdb",
-            f"       {machine}/usr/lib/postgresql/12/bin: PostgreSQL 12.1, is too old, 13 is the least",
-            f"       {PG0}",
+            f"       | {machine}/mine/bin: PostgreSQL 16.3, has no extension vector",
+            f"       | {machine}/usr/lib/postgresql/16/bin: has no initdb",
+            f"       | {machine}/usr/lib/postgresql/12/bin: PostgreSQL 12.1, is too old, 13 is the least",
+            f"       | {PG0}",
             f"fix:   {providers.INSTALL}",
             "       or name a folder with PostgreSQL's programs in db.bin_dir",
         ]

@@ -6,6 +6,7 @@ import errno
 import grp
 import os
 import pwd
+import re
 import shutil
 import stat
 import subprocess
@@ -83,9 +84,46 @@ def test_what_belongs_to_another_user_is_refused(place: Path, part: str) -> None
     text = objection(place)
     assert f"the project in {place} is not trusted" in text
     assert f"{place / part} belongs to nobody" in text
-    assert f"echo {place} >>/nonexistent/.config/nv-devstack/trusted" in text
+    assert f"printf '%s\\n' {place} >>/nonexistent/.config/nv-devstack/trusted" in text
     assert objection(place, SUDO_UID=str(nobody)) == "", "who called sudo is obeyed"
     assert objection(place, SUDO_UID="1") != ""
+
+
+@as_root
+@pytest.mark.parametrize("hidden", ["\x1b[J", "\x1b[0m", "\x1b", "\r", "\t", "\n", "\x07", "\x9b", "\u202e", "\u2028"])
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_no_command_to_paste_acts_on_another_path(tmp_path: Path, hidden: str, shell: str) -> None:
+    """Without what a terminal does not show, the way to the project would lead to somewhere else."""
+    victim = tmp_path / "etc"
+    victim.mkdir()
+    victim.chmod(0o777)
+    place = tmp_path / f"h/.{hidden}./.{hidden}./etc"
+    place.mkdir(parents=True)
+    os.chown(place, pwd.getpwnam("nobody").pw_uid, -1)
+    text = objection(place, HOME=str(tmp_path))
+    assert re.fullmatch(r"error: the project in .*\ncause: .*\nfix:   if .*\n {7}or take it over: .*", text)
+    before = sorted(tmp_path.rglob("*"))
+    for begin in ("mkdir -p", "chown -R"):
+        # as it is pasted: with, and without, what stands for the characters that are not shown
+        for shown in (text, re.sub("[\ufffd\t]", "", text)):
+            command = shown[shown.index(begin) :].split("\n")[0]
+            done = subprocess.run([shell, "-c", command], cwd=tmp_path, capture_output=True, check=False)
+            assert done.returncode, command
+    assert victim.stat().st_mode & 0o777 == 0o777
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@as_root
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_the_command_that_allows_a_project_allows_no_other(tmp_path: Path, shell: str) -> None:
+    place = tmp_path / "it's \\n\\0057srv $(id) `id` %s"
+    place.mkdir()
+    os.chown(place, pwd.getpwnam("nobody").pw_uid, -1)
+    text = objection(place, HOME=str(tmp_path))
+    command = text[text.index("mkdir -p") :].split("\n")[0]
+    subprocess.run([shell, "-c", command], cwd=tmp_path, check=True)
+    assert (tmp_path / ".config/nv-devstack/trusted").read_text() == f"{place}\n"
+    assert objection(place, HOME=str(tmp_path)) == ""
 
 
 @as_root

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from devstack.adoption.tree import Tree
 from devstack.files import read_regular
-from devstack.shell import argv
+from devstack.shell import typed
 
 FOLDERS = (".venv", "venv", "env", ".env")
 _CACHES = {"darwin": "Library/Caches"}
@@ -36,7 +36,7 @@ def tool_of(tree: Tree, folder: Path) -> Tool | None:
     for place in tree.folders_to(folder):
         project = tree.toml(place / "pyproject.toml")
         tools = project.get("tool", {})
-        cd = f"cd {argv([place])} && "
+        cd = f"cd {typed(place)} && "
         there = {name for name in ("uv.lock", "poetry.lock", "pdm.lock", "Pipfile") if (place / name).is_file()}
 
         def tool(name: str, make: str, add: str, cd: str = cd, place: Path = place) -> Tool:

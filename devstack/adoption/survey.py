@@ -24,6 +24,7 @@ from devstack.settings import (
     variable_entries,
     yaml_entries,
 )
+from devstack.shell import typed
 
 EXAMPLES = (".env.example", ".env.sample", ".env.template", ".env.dist", "env.example")
 SERVING = re.compile(r"api|app|web|backend|server|fastapi", re.IGNORECASE)
@@ -294,7 +295,7 @@ class Survey:
             return
         fix = "write them into .env beside invoke.yaml"
         if not (self.tree.root / ".env").exists() and set(needed) <= set(self.example):
-            fix = f"cp {self.example_file} .env, and look through it"
+            fix = f"cp {typed(self.example_file)} .env, and look through it"
         self.missing.append(Missing(f"values that the application can't start without: {', '.join(needed)}", fix))
 
     # migrations, and the last look

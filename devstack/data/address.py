@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from devstack import console
 from devstack.errors import UsageError
 from devstack.settings import is_loopback, with_port
+from devstack.shell import typed
 
 EXAMPLE = "postgresql://USER@HOST:5432/DATABASE"
 
@@ -90,7 +91,7 @@ def _first_line(path: Path) -> str:
             f"--url @{path} can't be read", why=why, fix=f"write the URL into the first line of a file: {EXAMPLE}"
         ) from None
     if shared:
-        console.note(f"others may read {path}, which may hold a password: chmod 600 {path}")
+        console.note(f"others may read {path}, which may hold a password: chmod 600 {typed(path)}")
     return line
 
 
@@ -137,7 +138,7 @@ def _password(address: Address, environ: Mapping[str, str]) -> str:
         if not path.is_file():
             return ""
         if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            console.note(f"{path} is not looked at, as in libpq: others may read it; chmod 600 {path}")
+            console.note(f"{path} is not looked at, as in libpq: others may read it; chmod 600 {typed(path)}")
             return ""
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

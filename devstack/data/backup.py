@@ -82,7 +82,7 @@ def create(stack: Stack, request: Request) -> Backup | None:
     request.check()
     folder, name = _target(stack, request)
     if stack.context.dry:
-        console.out(_dump(stack, request, "SNAPSHOT", folder / name()))
+        console.command(_dump(stack, request, "SNAPSHOT", folder / name()))
         console.out(f"# write {folder / name()} and its manifest")
         return None
     if catalogue.prepare(stack) != folder:

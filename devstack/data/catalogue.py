@@ -17,7 +17,7 @@ from devstack.data import aside, signing
 from devstack.data.manifest import STAMPED, Manifest, TooNew, encode, load, path_of
 from devstack.errors import StackError, UsageError
 from devstack.files import NotPlain
-from devstack.shell import argv
+from devstack.shell import typed
 
 if TYPE_CHECKING:
     from devstack.host import Host
@@ -219,7 +219,7 @@ def _way_out(path: Path) -> list[str]:
         return ["use another backup: a cluster's copy needs its manifest"]
     return [
         "use another backup, or this one without its manifest:",
-        f"inv data.restore --file {argv([path.name])} --force",
+        f"inv data.restore --file {typed(path.name)} --force",
     ]
 
 
@@ -286,7 +286,7 @@ def latest(folder: Path, owned: Callable[[Backup], bool], *, at: str = "") -> Ba
     backup = newest(found, before=moment)
     for doubtful in unreadable:
         if doubtful.may_be_latest(backup, moment):
-            by_name = f"inv data.restore --file {argv([backup.name])}" if backup else "inv data.list"
+            by_name = f"inv data.restore --file {typed(backup.name)}" if backup else "inv data.list"
             raise StackError(
                 f"{doubtful.name} may be the newest backup, and can't be used",
                 why=doubtful.why,
@@ -294,7 +294,7 @@ def latest(folder: Path, owned: Callable[[Backup], bool], *, at: str = "") -> Ba
             )
     copies = [b for b in found if b.manifest.layout == "cluster" and not b.damage]
     copies = [b for b in copies if not moment or b.manifest.time <= moment]
-    copy = f"inv data.restore --file {argv([copies[-1].name])}" if copies else ""
+    copy = f"inv data.restore --file {typed(copies[-1].name)}" if copies else ""
     others = [b for b in everything if b.manifest.origin and (not moment or b.manifest.time <= moment)]
     if others and (backup is None or others[-1].manifest.sequence > backup.manifest.sequence):
         other = others[-1]
@@ -319,7 +319,7 @@ def _check_foreign(backup: Backup | None, at: str, folder: Path) -> None:
         raise StackError(
             f"there is no full backup of this environment{f' from before {at}' if at else ''} in {folder}",
             why=f"{backup.name} is {whose(backup.manifest)}: such a one is taken where it is named alone",
-            fix=f"inv data.restore --file {argv([backup.name])}",
+            fix=f"inv data.restore --file {typed(backup.name)}",
         )
 
 

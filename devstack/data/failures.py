@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from devstack.errors import StackError
-from devstack.shell import argv
+from devstack.shell import typed
 
 if TYPE_CHECKING:
     from devstack.data.load import Source
@@ -94,7 +94,7 @@ def _refused(stack: Stack, source: Source, error: StackError) -> StackError:
         why=f"a dump is loaded as the database's owner, {stack.settings.db.user}, who may not do this",
         evidence=error.evidence,
         fix="as it was, its functions and checks then run as the superuser:"
-        f" inv data.restore --file {argv([source.name])} --as-superuser"
+        f" inv data.restore --file {typed(source.name)} --as-superuser"
         if source.signed and not source.origin
         else "take it out of the dump",
     )

@@ -25,6 +25,7 @@ from devstack.data.streams import chunks
 from devstack.errors import StackError, UsageError
 from devstack.files import open_file
 from devstack.services.postgres import identifier, literal
+from devstack.shell import typed
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -102,7 +103,7 @@ def _find(stack: Stack, path: str) -> list[Fixture]:
     if path.startswith("-"):
         raise UsageError(
             f"{path} is a flag, not a file",
-            fix=["what there is: inv --help data.seed", f"a file of that name: inv data.seed ./{path}"],
+            fix=["what there is: inv --help data.seed", f"a file of that name: inv data.seed {typed(f'./{path}')}"],
         )
     start = Path(os.path.abspath(Path(path).expanduser()))
     if start.is_dir():
@@ -147,7 +148,7 @@ def _refuse_changed(found: list[Fixture], known: dict[str, tuple[str, str]], pat
             why="its rows are in the database as they were then; nothing was applied now",
             evidence=[f"{f.name}, applied {known[f.name][1][:16].replace('T', ' ')} UTC" for f in changed],
             fix=[
-                f"apply it once more, if its rows may be there already: inv data.seed {path} --again",
+                f"apply it once more, if its rows may be there already: inv data.seed {typed(path)} --again",
                 "or put new rows into a new file",
             ],
         )

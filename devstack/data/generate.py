@@ -21,7 +21,7 @@ from devstack.data.values import DISTINCT, ESCAPES, NULL, PROSE, TEXTS, Maker, V
 from devstack.data.words import COUNT, Words
 from devstack.errors import StackError, UsageError
 from devstack.services.postgres import Postgres, identifier
-from devstack.shell import argv
+from devstack.shell import typed
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -260,7 +260,7 @@ class _Filling:
                 raise UsageError(
                     f"{self.table.quoted} can't be filled",
                     why=f"its foreign key needs rows of {parent or 'a table that is not the user’s'}, which has none",
-                    fix=f"fill that one first: inv data.generate --rows 100 --table {argv([parent])}; or take --all"
+                    fix=f"fill that one first: inv data.generate --rows 100 --table {typed(parent)}; or take --all"
                     if parent
                     else "take --all",
                 )

@@ -53,7 +53,7 @@ def create(stack: Stack, request: backup.Request) -> Backup | None:
     request.check()
     folder = catalogue.folder_of(stack.settings)
     if stack.context.dry:
-        console.out(_command(stack, folder / "backup-base-….cluster", None))
+        console.command(_command(stack, folder / "backup-base-….cluster", None))
         return None
     catalogue.prepare(stack)
     began, created = time.monotonic(), now()

@@ -10,7 +10,7 @@ from devstack import console
 from devstack.data import backup, census
 from devstack.data.session import session
 from devstack.errors import StackError, UsageError
-from devstack.shell import sh
+from devstack.shell import sh, typed
 
 if TYPE_CHECKING:
     from devstack.data.catalogue import Backup
@@ -78,7 +78,7 @@ def run(stack: Stack, request: Request, made: Backup | None) -> None:
     """
     command = command_of(stack, request.action)
     if stack.context.dry:
-        console.out(f"{sh('cd $folder', folder=stack.api.folder)} && {command}")
+        console.command(f"{sh('cd $folder', folder=stack.api.folder)} && {command}")
         return
     extra = {**stack.api.peer_urls(direct=True), "steps": str(request.steps)}
     with stack.api.beside(command, stack.environ, extra) as beside:
@@ -94,7 +94,7 @@ def _failure(stack: Stack, request: Request, made: Backup | None, code: int, lin
     elif request.action != "status":
         fix.append("mend the migration, and try again")
     if made:
-        fix.append(f"back to the database as it was before: inv data.restore --file {made.name}")
+        fix.append(f"back to the database as it was before: inv data.restore --file {typed(made.name)}")
     return StackError(
         {
             "up": "the migrations were not applied",

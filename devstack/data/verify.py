@@ -20,6 +20,7 @@ from devstack.data.sqltext import Outline
 from devstack.data.streams import Digested, Meter, Readable, directory_hash, meter, sha256_of
 from devstack.errors import ContentError, StackError
 from devstack.files import open_plain, read_regular
+from devstack.shell import typed
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
@@ -259,7 +260,7 @@ def check_trusted(stack: Stack, members: list[Backup], *, trust_cluster: bool) -
             why="a server started on them obeys all that is in them, such as functions that run as the superuser; made"
             " by another environment, or before signatures existed",
             fix="if you trust whoever made it, and wherever it was kept:"
-            f" inv data.restore --file {backup.name} --trust-cluster",
+            f" inv data.restore --file {typed(backup.name)} --trust-cluster",
         )
 
 
@@ -305,7 +306,7 @@ def verify_all(
             proof = verify(stack, backup, deep=deep, as_superuser=as_superuser, trust_cluster=trust_cluster)
             results.append(_record(stack, backup, proof))
         except StackError as error:
-            console.note(error.text())
+            console.notes(error.text())
             results.append(Result(backup, error))
     if unrecorded := [result for result in results if result.unrecorded]:
         first = unrecorded[0]

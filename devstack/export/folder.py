@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from devstack.errors import StackError, UsageError
+from devstack.shell import typed
 
 if TYPE_CHECKING:
     from devstack.container import ContainerContext
@@ -86,7 +86,7 @@ def _check_closed(context: ContainerContext, folder: Path, files: Sequence[File]
             raise UsageError(
                 f"the export can't be kept in {folder}",
                 why=f"{path} is a link, to {os.path.realpath(path)}; nothing was written",
-                fix=f"remove the link: rm {shlex.quote(str(path))}; or name another directory: --output DIR",
+                fix=f"remove the link: rm {typed(path)}; or name another directory: --output DIR",
             )
         context.host.check_closed(path, "the export", setting="--output DIR", root=context.paths.root)
 

@@ -16,7 +16,7 @@ from devstack.errors import StackError
 from devstack.health.findings import Findings, Probe, fastest
 from devstack.health.records import Check, slow
 from devstack.services.postgres import WAL_ROOM, Postgres
-from devstack.shell import sh
+from devstack.shell import typed
 from devstack.stack import Stack
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def _moved_away(db: Postgres, pid: int) -> list[Check]:
         now = Path(psutil.Process(pid).cwd())
         if now.is_dir():
             cause = f"{cause}: it is {now} now"
-            fix = f"before anything is restarted: {sh('mv $now $data', now=now, data=db.data)}"
+            fix = f"before anything is restarted: mv {typed(now, db.data)}"
         elif str(now).endswith(" (deleted)"):
             cause, fix = f"the folder of its data was deleted: {db.data}", "inv data.restore brings back a backup"
     return [Check(name="data", verdict="unhealthy", cause=cause, fix=fix)]

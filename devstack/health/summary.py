@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from devstack import console
 from devstack.errors import addressed
+from devstack.escapes import one_line
 from devstack.health.records import EXPOSURE, LOCALHOST, Check, Health, ServiceHealth, Verdict
 
 TITLES = {"db": ("🗄️ ", "Database"), "pgb": ("🔄", "PgBouncer"), "api": ("🚀", "API Server")}
@@ -92,13 +93,13 @@ def _service(service: ServiceHealth, health: Health, style: Style, details: bool
 
 
 def _labelled(label: str, text: str) -> list[str]:
-    return [f"{label + ':':<8} {console.printable(text)}"] if text else []
+    return [f"{label + ':':<8} {one_line(text)}"] if text else []
 
 
 def _check(check: Check) -> str:
     word = {"healthy": "ok", "degraded": "warn", "stopped": "--"}.get(check.verdict, "bad")
     mark = console.paint(word, COLOURS[check.verdict]) + " " * (4 - len(word))
-    return f"{mark}  {console.pad(check.name, 20)}  {console.printable(check.text or check.cause)}"
+    return f"{mark}  {console.pad(check.name, 20)}  {one_line(check.text or check.cause)}"
 
 
 def _performance(health: Health) -> list[str]:

@@ -73,7 +73,7 @@ def profile(stack: Stack, *, seconds: float, rate: int, output: str, sudo: bool,
         drawn = folder / "profile.svg"
         command = _command(program, pid, seconds, rate, drawn, sudo=sudo)
         if stack.context.dry:
-            console.out(command)
+            console.command(command)
             console.out(f"# write {path} (0600)")
             return None
         began = time.monotonic()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from devstack.errors import StackError, UsageError
 from devstack.remote import hostkeys
+from devstack.shell import typed
 
 if TYPE_CHECKING:
     from fabric import Connection
@@ -268,6 +269,7 @@ def _explained(host: str, connection: Connection, timeout: float, *, unknown: bo
         ) from None
     except BadHostKeyException as error:
         name = connection.host if connection.port == 22 else f"[{connection.host}]:{connection.port}"
+        known = hostkeys.files_of(connection.ssh_config)[0]
         raise StackError(
             f"the host key of {host} is another one than before",
             why=f"it shows {error.key.get_name()} {error.key.fingerprint}, known is "
@@ -275,7 +277,7 @@ def _explained(host: str, connection: Connection, timeout: float, *, unknown: bo
             "the host was set up anew, or somebody stands in between",
             fix=[
                 "ask who keeps the host",
-                f"if it was set up anew: ssh-keygen -R '{name}' -f {hostkeys.files_of(connection.ssh_config)[0]}",
+                f"if it was set up anew: ssh-keygen -R {typed(name)} -f {typed(known)}",
             ],
         ) from None
     except PasswordRequiredException:

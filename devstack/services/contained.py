@@ -215,8 +215,8 @@ class ContainedPostgres(Postgres):
         # https://pubs.opengroup.org/onlinepubs/9699919799/utilities/df.html: its second and fourth column, in KiB
         return (int(words[3]) << 10, int(words[1]) << 10) if len(words) >= 6 else None
 
-    def take_back_data(self) -> Command:
-        return Command("inv db.start")
+    def take_back_data(self) -> str:
+        return "inv db.start"
 
     @contextlib.contextmanager
     def programs_at_hand(self) -> Iterator[None]:

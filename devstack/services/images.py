@@ -291,7 +291,7 @@ class Images:
         base = build.arguments[BASE]
         console.note(f"building {build.tag} from {base} (once, until what it is made of changes)")
         if self.context.dry:
-            console.out(
+            console.command(
                 self.engine.build(build.tag, Path("FOLDER") / builds.CONTAINERFILE, Path("FOLDER"), build.arguments)
             )
             return ""

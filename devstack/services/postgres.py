@@ -28,7 +28,7 @@ from devstack.services.configuration import items_of
 from devstack.services.folders import Folders
 from devstack.services.prepared import LINEAGE, Prepared
 from devstack.settings import Settings, reachable_address, with_port
-from devstack.shell import Command, argv, sh
+from devstack.shell import Command, argv, sh, typed
 from devstack.templates import render
 from devstack.threads import run_at_once
 
@@ -277,10 +277,10 @@ class Postgres:
             settings["max_parallel_maintenance_workers"] = "0"
         return settings
 
-    def take_back_data(self) -> Command:
+    def take_back_data(self) -> str:
         """What gives the data to the account that the server runs as."""
         host = self.context.host
-        return sh("chown -R -h $owner $data", owner=host.account or host.user, data=self.data)
+        return f"chown -R -h {typed(host.account or host.user, self.data)}"
 
     def questions(self) -> Sequence[Command]:
         return ()

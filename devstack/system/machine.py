@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from devstack import console
 from devstack.errors import UsageError
 from devstack.host import ACCOUNT
-from devstack.shell import sh
+from devstack.shell import typed
 from devstack.system import Fact
 
 if TYPE_CHECKING:
@@ -85,9 +85,7 @@ def own_account(stack: Stack) -> str:
         return ""
     advice = [] if host.has_account else [f"make the account {ACCOUNT}: {MAKE_ACCOUNT}"]
     if data.is_dir():
-        advice.append(
-            f"give it the data: inv dev.down && {sh('chown -R -h $owner $data', owner=f'{ACCOUNT}:', data=data)}"
-        )
+        advice.append(f"give it the data: inv dev.down && chown -R -h {typed(f'{ACCOUNT}:', data)}")
     return "; ".join(advice)
 
 

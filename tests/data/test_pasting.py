@@ -19,6 +19,9 @@ NAME = "it's a $(touch X) `touch X`;touch X;.sql.gz"
 TABLE = 'public."it\'s a $(touch X)"'
 
 
+UNSHOWN = "a\x1b[Jb.sql.gz"
+
+
 @pytest.fixture
 def paste(tmp_path: Path) -> Callable[[str], list[str]]:
     """Return a function that types a command into a shell, and returns the arguments that ``inv`` got."""
@@ -103,3 +106,17 @@ def test_a_table_that_has_to_be_filled_first(paste: Callable[[str], list[str]]) 
     command, _, rest = refused.value.fix[0].rpartition("; ")
     assert rest == "or take --all"
     assert paste(command) == ["data.generate", "--rows", "100", "--table", TABLE]
+
+
+@pytest.mark.parametrize("name", [UNSHOWN, "a\tb.sql", "\u202eb.sql", "a\nb.sql", "inv data.undo"])
+def test_a_name_that_is_not_shown_as_it_is(tmp_path: Path, name: str) -> None:
+    """Neither is printed what would be another command, nor one that names another file."""
+    stack: Any = SimpleNamespace(settings=SimpleNamespace(db=SimpleNamespace(user="nina")))
+    source = load.Source(tmp_path / name, "sql", signed=True)
+    error = failures.explained(stack, source, StackError("x", evidence=["ERROR: permission denied"]))
+    command = error.fix[0][error.fix[0].index("inv ") :]
+    for shell in ("sh", "bash"):
+        typed = f"inv() {{ touch typed; }}\n{command}"
+        done = subprocess.run([shell, "-c", typed], cwd=tmp_path, capture_output=True, check=False)
+        assert done.returncode, command
+    assert not list(tmp_path.iterdir())

@@ -77,7 +77,7 @@ def restore(c: Context, address: Address, wanted: Wanted, *, yes: bool, allow_re
         raise UsageError(f"{found.name} has {what}, and --url takes dumps with tables", fix="name a full backup")
     if not wanted.backed_up:
         console.note("no backup is made of what is there: --no-safety-backup")
-    with elsewhere.opened(stack, address) as there:
+    with elsewhere.opened(stack, address, fills=True) as there:
         if stack.context.dry:
             console.out(f"# restore {found.path} into a new database on {address.server}, compare it, rename both")
             return

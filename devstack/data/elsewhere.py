@@ -40,6 +40,15 @@ apart from the password in clear, which anybody on its port or on the way could 
 
 PASSFILE = "pgpass-elsewhere"
 
+FILES = {
+    "PGSSLROOTCERT": "root.crt",
+    "PGSSLCERT": "postgresql.crt",
+    "PGSSLKEY": "postgresql.key",
+    "PGSSLCRL": "root.crl",
+}
+"""Variables that name files, and the names below ``~/.postgresql`` where libpq looks otherwise
+(https://www.postgresql.org/docs/current/libpq-ssl.html)."""
+
 LOADER = "nv_load_"
 """Beginning of the names of roles that load dumps."""
 
@@ -108,6 +117,8 @@ class Elsewhere(Postgres):
         """What the server says of itself, once it was asked."""
         self._loader = ""
         """Role that dumps are loaded by, while one is."""
+        self._lent: dict[str, str] = {}
+        """Variables that name files for the account that dumps are loaded under, while some are."""
 
     @property
     def is_superuser(self) -> bool:
@@ -177,7 +188,7 @@ class Elsewhere(Postgres):
         self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None, *, tty: bool = False
     ) -> Command:
         """Return the same with all that is made belonging to the database's owner."""
-        own = self.env(database)
+        own = self.env(database) | self._lent
         options = [OPTIONS, f"-c role={_option(self.about.owner)}", (env or {}).get("PGOPTIONS", "")]
         own["PGOPTIONS"] = " ".join(options).strip()
         if self._loader:
@@ -185,8 +196,30 @@ class Elsewhere(Postgres):
         return self._program(words, own, tty=tty)
 
     def apart(self, command: Command) -> Command:
-        """Leave it as it is: the certificates that it connects with may be ours alone."""
-        return command
+        return self.local.apart(command)
+
+    @contextlib.contextmanager
+    def lending(self) -> Iterator[None]:
+        """Where we are root, give copies of the files that a login takes to the services' account, which loads dumps:
+        password and certificates."""
+        context = self.local.context
+        if context.runtime.contained or not context.host.is_root:
+            yield
+            return
+        given, home = dict(self.target.parameters), Path.home() / ".postgresql"
+        files = {"PGPASSFILE": self.passfile}
+        files |= {variable: Path(given.get(variable) or home / name) for variable, name in FILES.items()}
+        try:
+            for variable, path in files.items():
+                if path.is_file() and given.get(variable) != "system":  # the system's certificates
+                    copy = self.local.rules / f"{PASSFILE}-{variable.lower()}"
+                    self._lent[variable] = str(copy)
+                    context.host.write_file(copy, path.read_bytes(), 0o600, account=True)
+            yield
+        finally:
+            for lent in self._lent.values():
+                self.local.remove_passfile(Path(lent))
+            self._lent = {}
 
     @property
     def _loader_passfile(self) -> Path:
@@ -211,7 +244,9 @@ class Elsewhere(Postgres):
         self.local.context.hide(password)
         anywhere = dict.fromkeys(("host", "port", "name", "user"), "*")
         try:
-            self.local.write_passfile(pgpass_line({**anywhere, "password": password}), self._loader_passfile)
+            self.local.write_passfile(
+                pgpass_line({**anywhere, "password": password}), self._loader_passfile, account=True
+            )
             with session(self, MAINTENANCE, f"make a role that loads the dump into {self.origin}") as sql:
                 sql.run(f"CREATE ROLE {role} LOGIN IN ROLE {owner} PASSWORD {literal(verifier)} VALID UNTIL {until}")
             self._loader = loader
@@ -292,10 +327,11 @@ def check_reach(stack: Stack, address: Address) -> None:
 
 
 @contextlib.contextmanager
-def opened(stack: Stack, address: Address) -> Iterator[Stack]:
+def opened(stack: Stack, address: Address, *, fills: bool = False) -> Iterator[Stack]:
     """The stack with the database of an address in the place of its own. Its password is in a file meanwhile that
     nobody else can read.
 
+    :param fills: whether dumps are loaded there.
     :raises StackError: the server can't be used; the error says what mends it.
     """
     check_reach(stack, address)
@@ -314,7 +350,8 @@ def opened(stack: Stack, address: Address) -> Iterator[Stack]:
         db.about = _about(db)
         _check_version(db)
         there.settings = with_database(stack.settings, address.database, db.about.owner)
-        yield there
+        with db.lending() if fills else contextlib.nullcontext():
+            yield there
     finally:
         db.local.remove_passfile(db.passfile)
 

@@ -272,7 +272,7 @@ class ContainedPostgres(Postgres):
         with self.outward(folder) as inside:
             yield inside, lambda command: command
 
-    def write_passfile(self, content: str, path: Path) -> None:
+    def write_passfile(self, content: str, path: Path, *, account: bool = False) -> None:
         self.context.write_inside(self.name, path, content, user=self.account)
 
     def remove_passfile(self, path: Path) -> None:

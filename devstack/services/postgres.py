@@ -673,9 +673,9 @@ class Postgres:
         """Host and port by which programs next to the server reach it over TCP."""
         return self.peer
 
-    def write_passfile(self, content: str, path: Path) -> None:
-        """Write a password file where PostgreSQL's programs read it."""
-        self.context.write_file(path, content)
+    def write_passfile(self, content: str, path: Path, *, account: bool = False) -> None:
+        """Write a password file where PostgreSQL's programs read it; with ``account`` those that load a dump."""
+        self.context.write_file(path, content, account=account)
 
     def remove_passfile(self, path: Path) -> None:
         """Remove such a file again."""

@@ -664,6 +664,50 @@ def test_a_superuser_in_the_url_does_not_make_the_dump_one(data: Data, shop: Ser
     }
 
 
+@pytest.fixture
+def home(shop: Server, tmp_path: Path) -> Iterator[Path]:
+    """A home directory with the certificate of the server, which takes connections with TLS then."""
+    home = tmp_path / "home"
+    (home / ".postgresql").mkdir(parents=True)
+    home.chmod(0o700)
+    key, certificate = shop.folder / "data/server.key", shop.folder / "data/server.crt"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(words, check=True, capture_output=True)
+    shutil.copy(certificate, home / ".postgresql/root.crt")
+    for path in (key, certificate):
+        shutil.chown(path, Host().account)
+    shop.sql("ALTER SYSTEM SET ssl = on", "postgres")
+    shop.sql("SELECT pg_reload_conf()", "postgres")
+    yield home
+    shop.sql("ALTER SYSTEM RESET ssl", "postgres")
+    shop.sql("SELECT pg_reload_conf()", "postgres")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.getuid() != 0, reason="where the tests are not run by root, nobody else is meant")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make a certificate with")
+@pytest.mark.parametrize("user", ["app", "boss"])
+def test_as_root_no_program_that_loads_a_dump_elsewhere_is_run_by_root(
+    data: Data, shop: Server, home: Path, user: str
+) -> None:
+    """It logs in all the same, with the certificate that root alone can read."""
+    mine, log, there = data.backup("--url", shop.url()), data.root / "logs/devstack.log", shop.rows()
+    for url in (shop.url(user=user), f"{shop.url(user=user)}?sslmode=verify-full"):
+        before = log.stat().st_size
+        data.inv("data.restore", "--url", url, "--file", mine.name, "--yes", "--no-safety-backup", HOME=str(home))
+        with log.open() as file:
+            file.seek(before)
+            loads = [line for line in file if re.search(r"psql.* -f -|-c role=", line)]
+        assert len(loads) >= 2
+        assert [line for line in loads if "su -s /bin/sh" not in line] == []
+        assert shop.rows() == there
+        assert not list((data.state / "config").glob("pgpass-*"))
+    wrong = home / ".postgresql/root.crt"
+    wrong.write_bytes(Path(data.root / "invoke.yaml").read_bytes())
+    data.refused("data.restore", "--url", url, "--file", mine.name, "--yes", says="certificate", HOME=str(home))
+
+
 @pytest.mark.slow
 def test_an_external_server_s_answers_are_no_commands_of_psql(data: Data, shop: Server) -> None:
     """A hostile server, or whoever is on the way to it, says what its tables are called; psql gets these names back."""

@@ -21,6 +21,7 @@ import sys
 import time
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -118,15 +119,16 @@ class Prepared:
                 self._make()
             except (OSError, StackError, Timeout):  # as for a read-only cache, or a full disk
                 return False
-            if is_whole(self.path):
-                self.context.begin_engine()  # which takes a core, while the copy waits for the disk
-                try:
-                    self._copy(target)
-                except StackError:  # such as an entry that is removed meanwhile
-                    self._empty(target)
-                else:
+            with ThreadPoolExecutor(1) as beside:
+                whole = beside.submit(is_whole, self.path)
+                self.context.begin_engine()
+                copied = self._try_to_copy(target)
+                if copied and whole.result():
                     self._note_use()
                     return True
+            self._empty(target)
+            if whole.result():  # it is not the entry's fault
+                continue
             with contextlib.suppress(OSError):
                 self.context.host.remove(self.path)
         return False
@@ -195,6 +197,13 @@ class Prepared:
             self.context.runtime.as_account(chain(copy, flush)),
             "copy the prepared cluster to the database's data folder",
         )
+
+    def _try_to_copy(self, target: Path) -> bool:
+        try:
+            self._copy(target)
+        except StackError:  # such as an entry that is removed meanwhile
+            return False
+        return True
 
     def _empty(self, target: Path) -> None:
         self.context.host.remove(target)

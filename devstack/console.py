@@ -107,7 +107,7 @@ def lines(text: str) -> None:
     print(spoken(safe(text)), flush=True)
 
 
-def note(text: str) -> None:
+def note(text: str = "") -> None:
     """A line on what is going on, apart from the answer."""
     print(spoken(one_line(text)), file=sys.stderr, flush=True)
 

@@ -48,7 +48,7 @@ def heal(stack: Stack, *, every: float) -> int:
                 found = examine_again(stack)
             verdict = _verdict(found)
             if done or verdict != shown:
-                console.out(verdict)
+                console.lines(verdict)
                 shown = verdict
             if not every:
                 return 0 if found.verdict in ("healthy", "degraded") else FAILED

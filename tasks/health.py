@@ -48,7 +48,7 @@ def health(
             if json:
                 import msgspec
 
-                show([console.json_of(msgspec.to_builtins(found))])
+                show(console.json_of(msgspec.to_builtins(found)).split("\n"))
             else:
                 show(summary(found, plain=plain or not console.readable(), details=details))
             if not again:
@@ -56,7 +56,8 @@ def health(
             time.sleep(again)
             found = _examine(stack)
     if found.verdict == "degraded" and not strict and not json:
-        console.note("\nSomething is degraded and works all the same: exit code 0 (1 with --strict).")
+        console.note()
+        console.note("Something is degraded and works all the same: exit code 0 (1 with --strict).")
     if not _passes(found, strict):
         raise Exit(code=FAILED)
 

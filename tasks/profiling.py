@@ -221,9 +221,8 @@ def _compared(outcomes: list[Outcome]) -> list[str]:
         return []
     direct, pooled = medians["db"], medians["pgb"]
     word = "adds" if pooled >= direct else "saves"
-    return [
-        f"\nPgBouncer {word} {console.milliseconds(abs(pooled - direct))} in the median ({pooled / direct:.2f} times)"
-    ]
+    more = f"{console.milliseconds(abs(pooled - direct))} in the median ({pooled / direct:.2f} times)"
+    return ["", f"PgBouncer {word} {more}"]
 
 
 def _histogram(outcomes: list[Outcome]) -> list[str]:

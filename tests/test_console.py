@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import fcntl
 import io
@@ -21,6 +22,7 @@ import pytest
 
 from devstack import console
 from devstack.errors import StackError
+from tests.conftest import ROOT
 
 
 class Terminal(io.StringIO):
@@ -242,6 +244,7 @@ PROGRAM = """
 import sys, time
 from devstack import console
 from devstack.errors import StackError
+from tests.conftest import ROOT
 
 def sleep():
     # not one long sleep: a signal that comes a moment before it would be handled after it
@@ -306,6 +309,20 @@ def on_terminal(count: int, lines: int, then: str) -> Iterator[OnTerminal]:
 
 
 BEGIN, END = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+
+
+def test_what_is_printed_as_one_line_is_written_as_one() -> None:
+    """A line's end would be shown as a space: several lines go through ``console.lines`` and ``console.notes``."""
+    found = [
+        f"{path.relative_to(ROOT)}:{call.lineno}"
+        for folder in ("devstack", "tasks")
+        for path in (ROOT / folder).rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("console.out", "console.note", "out", "note")
+        for part in ast.walk(call)
+        if isinstance(part, ast.Constant) and isinstance(part.value, str) and "\n" in part.value
+    ]
+    assert found == []
 
 
 def test_a_progress_bar_leaves_no_thread_and_nothing_on_the_screen() -> None:

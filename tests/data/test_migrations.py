@@ -58,7 +58,7 @@ def test_a_failure_passes_its_code_shows_its_lines_and_the_way_back(migrated: Pr
     command = "echo first; echo 'the column is gone' >&2; exit 7"
     done = migrated.inv("data.migrate", expect=7, INVOKE_DATA_MIGRATE=command)
     assert "first\nthe column is gone\n" in done.stdout
-    assert re.search(r"exit code 7.*\n +first\n +the column is gone\n", done.stderr)
+    assert re.search(r"exit code 7.*\n +\| first\n +\| the column is gone\n", done.stderr)
     assert f"inv data.restore --file {backups(migrated)[-1].name}" in done.stderr
     migrated.inv("data.migrate", "--down", "9", "--no-backup", expect=255)
     assert migrated.query(TABLE) == [(True,)]

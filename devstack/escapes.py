@@ -12,9 +12,17 @@ COLOUR = r"\x1b\[[0-9;]*m"
 COMMANDS = r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b"
 """Escape sequence that a terminal acts on: a sequence with parameters as a whole, of any other the beginning."""
 UNSAFE = re.compile(
-    rf"({COLOUR})|{COMMANDS}|[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|(\r\n)|\r"
+    rf"({COLOUR})|{COMMANDS}|[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|(\r\n)|\r"
 )
 """Colours, and all else that a terminal acts on, that ends a line or turns its direction, or that is no character."""
+
+
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0"
+    "\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""Characters that nothing is shown for: a name with one looks like another name. Default_Ignorable_Code_Point in
+https://www.unicode.org/Public/UCD/latest/ucd/DerivedCoreProperties.txt."""
 
 
 def safe(text: str) -> str:
@@ -41,4 +49,4 @@ def one_line(text: str, *, colours: bool = False) -> str:
 
 def is_shown(text: str) -> bool:
     """Check whether a text is shown, and pasted, as what it is."""
-    return "\t" not in text and one_line(text) == text
+    return "\t" not in text and not INVISIBLE.search(text) and one_line(text) == text

@@ -114,7 +114,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 SEED = pytest.StashKey[int]()
 """The seed of all chance in the tests."""
-TIDYING = 120
+TIDYING = 300
 """Seconds for a run that is interrupted to take down what it has started."""
 CACHE = pytest.StashKey[Path]()
 """The cache of all projects of a run."""

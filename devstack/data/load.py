@@ -25,7 +25,7 @@ from devstack.data.sqltext import restricted
 from devstack.data.streams import Digested, chunks, directory_hash, meter, sha256_of
 from devstack.errors import ContentError, StackError
 from devstack.files import open_plain
-from devstack.services.postgres import MAINTENANCE, PINNED, identifier, literal, staged
+from devstack.services.postgres import MAINTENANCE, identifier, literal, staged
 from devstack.shell import Command
 
 if TYPE_CHECKING:
@@ -509,7 +509,7 @@ def _program(stack: Stack, words: list[str], name: str, *, as_superuser: bool) -
     building = stack.db.building(int(words[words.index("-j") + 1]) if "-j" in words else 1)
     options = " ".join([OPTIONS_OF_LOADS, *(f"-c {name}={value}" for name, value in building.items())])
     if as_superuser:
-        command = stack.db.as_superuser(words, name, {"PGOPTIONS": f"{PINNED} {options}"})
+        command = stack.db.as_superuser(words, name, {"PGOPTIONS": f"{stack.db.pinned} {options}"})
     else:
         command = stack.db.as_owner(words, name, {"PGOPTIONS": options})
     return stack.db.apart(command)

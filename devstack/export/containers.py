@@ -205,6 +205,6 @@ MAJORS = (("[1-9] | 1[0-6]", 16), ("17", 17), ("*", 18))
 def _role(plan: Plan) -> str:
     """Holds no password, and no verifier either."""
     values = {"user": plan.settings.db.user, "name": plan.settings.db.name}
-    more = {"password": ":'verifier'", "pinning": PINNING}
+    more = {"verifier": ":'verifier'", "pinning": PINNING}
     sql = string.Template(ROLE_SQL).substitute({k: literal(v) for k, v in values.items()} | more)
     return '\\set verifier `printf %s "$NV_VERIFIER"`\n' + sql

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from devstack import console
 from devstack.container import ContainerContext
-from devstack.credentials import Credentials, proves
+from devstack.credentials import Credentials, owner_verifier, proves
 from devstack.errors import StackError, UsageError
 from devstack.files import copy_plain, walk_plain
 from devstack.inherited import POSTGRES_VARIABLES
@@ -41,10 +41,10 @@ READER = "nv_reader"
 as this role: planning a query may evaluate expressions of indexes and statistics, which are the application's code."""
 TRANSACTIONS = (
     "-c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off"
-    " -c default_transaction_deferrable=off"
+    " -c default_transaction_deferrable=off -c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
 )
 """Options of every session of ours. They win over ALTER DATABASE … SET, which the database's owner may use: a read-only
-deferrable transaction would wait for all of the application's to end."""
+deferrable transaction would wait for all of the application's to end, and one of a millisecond would end at once."""
 PIN = f"-c search_path=pg_catalog,pg_temp -c standard_conforming_strings=on -c quote_all_identifiers=off {TRANSACTIONS}"
 """Options of every session of ours that does not run as the application's role, for the same reason: an unqualified
 name never means an object of the application (CVE-2018-1058), a literal never ends early, and a name is always quoted
@@ -596,7 +596,7 @@ class Postgres:
         values = {
             "pinning": PINNING,
             "user": literal(db.user),
-            "password": literal(self.credentials.db_password),
+            "verifier": literal(owner_verifier(self.credentials)),
             "name": literal(db.name),
         }
         script = string.Template(ROLE_SQL).substitute(values)
@@ -644,6 +644,11 @@ class Postgres:
             "PGREQUIREAUTH": "none",
         }
 
+    @property
+    def pinned(self) -> str:
+        """:data:`PINNED` for this server: an older one refuses an option that it does not know."""
+        return f"{PINNED} -c transaction_timeout=0" if self.server_major >= 17 else PINNED
+
     def admin(self, database: str) -> Command:
         """Return psql as the superuser. It may run fixed statements on the catalog only, after :data:`PINNING`: what
         evaluates an object or an expression of the application runs as the reader or the owner."""
@@ -653,12 +658,12 @@ class Postgres:
         self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None, *, tty: bool = False
     ) -> Command:
         """Return one of PostgreSQL's programs with its arguments, on a database, as the superuser."""
-        pinned = {**self.socket_env(SUPERUSER, database), "PGOPTIONS": PINNED, "PGCLIENTENCODING": "UTF8"}
+        pinned = {**self.socket_env(SUPERUSER, database), "PGOPTIONS": self.pinned, "PGCLIENTENCODING": "UTF8"}
         return self._program(words, {**pinned, **(env or {})}, tty=tty)
 
     def as_reader(self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None) -> Command:
         """Return the same as :data:`READER`."""
-        options = f"{PINNED} -c default_transaction_read_only=on"
+        options = f"{self.pinned} -c default_transaction_read_only=on"
         pinned = {**self.socket_env(READER, database), "PGOPTIONS": options, "PGCLIENTENCODING": "UTF8"}
         return self._program(words, {**pinned, **(env or {})})
 
@@ -924,12 +929,16 @@ $pinning;
 SET pg_stat_statements.track = none;
 SET log_min_error_statement = panic;
 SET log_statement = none;
+-- nor does the role itself see it, which may read what others run
+SET track_activities = off;
 SELECT 'role existed' FROM pg_roles WHERE rolname = $user;
 SELECT format('CREATE ROLE %I LOGIN', $user) WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = $user) \\gexec
-SET password_encryption = 'scram-sha-256';
-SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', $user, $password) \\gexec
+SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', $user, $verifier) \\gexec
+-- who came in by another password is out
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $user;
 -- closed to the application until its extensions are there, which are the superuser's
-SELECT format('CREATE DATABASE %I CONNECTION LIMIT 0', $name)
+-- template1 may have something of the application's: up to PostgreSQL 14 everybody may create there
+SELECT format('CREATE DATABASE %I TEMPLATE template0 CONNECTION LIMIT 0', $name)
  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = $name) \\gexec
 """
 

@@ -235,7 +235,7 @@ def _statements(db: Postgres) -> Mapping[str, list[str]]:
     from devstack.services.postgres import MAINTENANCE, identifier
 
     role, name = identifier(db.settings.db.user), identifier(db.settings.db.name)
-    first = [f"CREATE ROLE {role} LOGIN", f"CREATE DATABASE {name} CONNECTION LIMIT 0"]
+    first = [f"CREATE ROLE {role} LOGIN", f"CREATE DATABASE {name} TEMPLATE template0 CONNECTION LIMIT 0"]
     if db.tracks_statements:
         first.append(f"CREATE EXTENSION {STATEMENTS}")
     extensions = [f"CREATE EXTENSION IF NOT EXISTS {identifier(name)}" for name in db.settings.db.extensions]

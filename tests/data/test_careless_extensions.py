@@ -222,6 +222,21 @@ def test_one_that_would_meet_it_is_refused_with_the_way_to_allow_it(replanted: D
     data.inv("dev.restart")
 
 
+@pytest.mark.slow
+def test_a_database_that_is_made_again_has_nothing_of_template1(fresh: Data, careless: Data) -> None:
+    """Up to PostgreSQL 14 everybody may create there, and after an upgrade of such a cluster too."""
+    fresh.env["INVOKE_DB_EXTENSIONS"] = json.dumps(["vector", MOVABLE])
+    fresh.inv("db.start")
+    fresh.sql("GRANT CREATE ON SCHEMA public TO PUBLIC", "template1")
+    with contextlib.closing(fresh.connect(dbname="template1")) as connection, connection.cursor() as cursor:
+        cursor.execute(PLANT)
+        cursor.execute("DROP DATABASE nina WITH (FORCE)")
+    fresh.inv("db.start")
+    assert (MOVABLE,) in fresh.query("SELECT extname FROM pg_extension")
+    assert superusers(fresh) == "postgres"
+    assert "LOG:  PLANTED" not in fresh.log("nv-db")
+
+
 def test_a_first_start_has_both_before_the_application(fresh: Data, careless: Data) -> None:
     """Whoever made the cluster."""
     fresh.env["INVOKE_DB_EXTENSIONS"] = json.dumps(["vector", MOVABLE, FIXED])

@@ -108,7 +108,12 @@ def test_a_table_that_has_to_be_filled_first(paste: Callable[[str], list[str]]) 
     assert paste(command) == ["data.generate", "--rows", "100", "--table", TABLE]
 
 
-@pytest.mark.parametrize("name", [UNSHOWN, "a\tb.sql", "\u202eb.sql", "a\nb.sql", "inv data.undo"])
+INVISIBLE = ["\u00ad", "\u034f", "\u061c", "\u200b", "\u200e", "\u2060", "\u3164", "\ufe0f", "\ufeff", "\U000e0041"]
+
+
+@pytest.mark.parametrize(
+    "name", [UNSHOWN, "a\tb.sql", "\u202eb.sql", "a\nb.sql", "inv data.undo", *(f"b{one}.sql" for one in INVISIBLE)]
+)
 def test_a_name_that_is_not_shown_as_it_is(tmp_path: Path, name: str) -> None:
     """Neither is printed what would be another command, nor one that names another file."""
     stack: Any = SimpleNamespace(settings=SimpleNamespace(db=SimpleNamespace(user="nina")))

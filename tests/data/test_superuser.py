@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,46 @@ def test_the_scripts_of_an_export_do_not_run_it_either(trapped: Data, tmp_path: 
     assert roles(trapped) == ["postgres"]
 
 
+@pytest.mark.slow
+def test_a_new_password_is_seen_by_nobody_and_ends_the_sessions_of_the_one_before(fresh: Data) -> None:
+    """The role may read what others run: who has its password would learn the next one."""
+    fresh.inv("db.start")
+    seen: set[str] = set()
+    ended = threading.Event()
+    connection = fresh.connect()
+
+    def watch() -> None:
+        with contextlib.suppress(psycopg2.Error), connection.cursor() as cursor:
+            while not ended.is_set():
+                cursor.execute("SELECT query FROM pg_stat_activity WHERE query <> ''")
+                seen.update(text for (text,) in cursor.fetchall())
+        ended.set()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        fresh.inv("db.start", INVOKE_DB_PASSWORD="BrandNew_9876543210")
+        assert ended.wait(10), "its session goes on"
+    finally:
+        ended.set()
+        watcher.join()
+        connection.close()
+    assert seen
+    assert not [text for text in seen if "BrandNew" in text or "SCRAM-SHA" in text]
+
+
+@pytest.mark.slow
+def test_limits_that_the_role_sets_on_its_database_do_not_bind_us(fresh: Data) -> None:
+    fresh.inv("dev.up")
+    for limit in ("statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout"):
+        fresh.query(f"ALTER DATABASE nina SET {limit} = '1ms'; SELECT 1")
+    for command in ("data.backup", "db.stats", "data.verify --deep", "data.restore", "dev.restart"):
+        fresh.inv(*command.split())
+    fresh.sql("ALTER DATABASE nina SET transaction_timeout = '1ms'", "postgres")  # its own sessions are bound by it
+    for command in ("data.backup", "data.verify --deep"):
+        fresh.inv(*command.split())
+
+
 def test_the_reader_reads_every_table_and_does_nothing_else(trapped: Data) -> None:
     def as_reader(statement: str) -> str:
         return trapped.program("psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-c", statement, PGUSER="nv_reader")
@@ -260,8 +302,10 @@ def test_no_command_waits_for_a_transaction_of_the_application(data_with_default
         with held.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ WRITE, NOT DEFERRABLE")
             cursor.execute("SELECT pg_current_xact_id()")
-            for line in ("data.backup", "data.verify --all", "db.start", "db.stats", "health"):
+            for line in ("data.backup", "data.verify --all", "db.start", "db.stats"):
                 data.inv(*line.split())
+            found = json.loads(data.inv("health", "--json", expect=None).stdout)  # a new session of PgBouncer's waits
+            assert {one["service"]: one["verdict"] for one in found["services"]}["db"] == "healthy"
     finally:
         held.close()
 

@@ -66,15 +66,20 @@ READ_ONLY = f"{OPTIONS} -c default_transaction_read_only=on"
 ABOUT = """
 SELECT current_setting('server_version_num')::int / 10000 AS major,
        split_part(current_setting('server_version'), ' ', 1) AS version,
-       pg_is_in_recovery() AS standby, pg_get_userbyid(d.datdba) AS owner,
+       pg_is_in_recovery() AS standby, pg_get_userbyid(d.datdba) AS owner, pg_get_userbyid(l.oid) AS lender,
        r.rolsuper AS superuser, r.rolsuper OR r.rolcreatedb AS creates,
        r.rolsuper OR pg_has_role(d.datdba, 'MEMBER') AS owns,
-       array_remove(ARRAY[CASE WHEN r.rolcreaterole THEN 'CREATEROLE' END,
-                          CASE WHEN r.rolreplication THEN 'REPLICATION' END,
-                          CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END], NULL)
-       || ARRAY(SELECT p.rolname::text FROM pg_roles p WHERE p.oid < 16384 AND p.rolname ~ '^pg_'
-                   AND p.rolname <> 'pg_database_owner' AND pg_has_role(p.oid, 'MEMBER') ORDER BY 1) AS powers
-  FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = current_user
+       ARRAY(SELECT s.rolname::text FROM pg_roles s
+              WHERE s.rolsuper AND (s.oid = d.datdba OR pg_has_role(l.oid, s.oid, 'MEMBER')) ORDER BY 1) AS superusers,
+       ARRAY(SELECT DISTINCT power COLLATE "C"
+               FROM pg_roles p, unnest(ARRAY[CASE WHEN p.rolcreaterole THEN 'CREATEROLE' END,
+                                             CASE WHEN p.rolreplication THEN 'REPLICATION' END,
+                                             CASE WHEN p.rolbypassrls THEN 'BYPASSRLS' END,
+                                             CASE WHEN p.oid < 16384 AND p.rolname ~ '^pg_'
+                                                   AND p.rolname <> 'pg_database_owner' THEN p.rolname::text END]) power
+              WHERE power IS NOT NULL AND pg_has_role(l.oid, p.oid, 'MEMBER') ORDER BY 1) AS powers
+  FROM pg_database d, pg_roles r, LATERAL (SELECT CASE WHEN r.rolsuper THEN d.datdba ELSE r.oid END AS oid) l
+ WHERE d.datname = current_database() AND r.rolname = current_user
 """
 
 UNREADABLE = """
@@ -101,8 +106,13 @@ class About(Struct, frozen=True):
     creates: bool
     """Whether it may create databases."""
     owns: bool
+    lender: str = ""
+    """Role whose rights a dump has while it is loaded: the URL's, or, if that is a superuser, the database's owner."""
+    superusers: list[str] = []
+    """Superusers among the owner and the roles that the lender may become."""
     powers: list[str] = []
-    """Rights beyond those on its databases: attributes of the role, and PostgreSQL's own roles that it is in."""
+    """Rights of the lender, and of the roles that it may become, beyond those on its databases: attributes, and
+    PostgreSQL's own roles."""
 
 
 class Elsewhere(Postgres):
@@ -229,12 +239,12 @@ class Elsewhere(Postgres):
     def loading(self, database: str) -> Iterator[None]:
         """If the URL's role is a superuser, load a dump by a role that is made for it and may do what the owner may:
         from ``SET ROLE`` alone, the dump could go back to the superuser."""
+        if self.about.powers:
+            console.note(
+                f"the dump is loaded by {self.about.lender}, and may do what that role may:"
+                f" {', '.join(self.about.powers)}; a role without such rights lends it none"
+            )
         if not self.about.superuser:
-            if self.about.powers:
-                console.note(
-                    f"the dump is loaded by {self.target.user}, and may do what that role may:"
-                    f" {', '.join(self.about.powers)}; a role without such rights lends it none"
-                )
             yield
             return
         loader, password = f"{LOADER}{secrets.token_hex(4)}", secrets.token_urlsafe(24)
@@ -490,6 +500,19 @@ def check_replaceable(stack: Stack) -> None:
             f"{db.target} is the server's own database {MAINTENANCE}",
             why="it is what one is connected to while another is renamed",
             fix="name the application's database, or make one for it",
+        )
+    if about.owner in about.superusers:
+        raise StackError(
+            f"{db.target.origin} belongs to {about.owner}, a superuser",
+            why="a dump may do what the owner may while it is loaded: there, run programs; nothing was touched",
+            fix=f"as a superuser there: ALTER DATABASE {identifier(db.target.database)} OWNER TO a role that is none",
+        )
+    if about.superusers:
+        raise StackError(
+            f"role {about.lender} may become {about.superusers[0]}, a superuser",
+            why="so may a dump while it is loaded, and run programs there; nothing was touched",
+            fix=f"as a superuser there: REVOKE {identifier(about.superusers[0])} FROM {identifier(about.lender)},"
+            " or from the role between them",
         )
     if not about.creates:
         raise StackError(

@@ -625,17 +625,40 @@ def test_an_older_server_is_read_and_filled_and_a_newer_one_refused(
 
 @pytest.mark.slow
 def test_the_rights_that_a_role_lends_to_the_dump_are_named(data: Data, shop: Server) -> None:
+    """Those of the URL's role, or of the owner if that one is a superuser, and of the roles that it may become."""
     made = data.backup("--url", shop.url())
-    words = ("data.restore", "--url", shop.url(), "--file", made.name, "--yes")
-    assert "may do what that role may" not in data.inv(*words).stderr
-    shop.sql("ALTER ROLE app CREATEROLE; GRANT pg_execute_server_program TO app", "postgres")
+    restores = [
+        ("data.restore", "--url", shop.url(user=user), "--file", made.name, "--yes") for user in ("app", "boss")
+    ]
+    for words in restores:
+        assert "may do what that role may" not in data.inv(*words).stderr
+    shop.sql(
+        "CREATE ROLE between BYPASSRLS; GRANT between TO app;"
+        " ALTER ROLE app CREATEROLE; GRANT pg_execute_server_program TO app",
+        "postgres",
+    )
+    powers = "BYPASSRLS, CREATEROLE, pg_execute_server_program;"
     try:
-        said = data.inv(*words).stderr
-        assert (
-            "the dump is loaded by app, and may do what that role may: CREATEROLE, pg_execute_server_program;" in said
-        )
+        for words in restores:
+            said = data.inv(*words).stderr
+            assert f"the dump is loaded by app, and may do what that role may: {powers}" in said
     finally:
-        shop.sql("ALTER ROLE app NOCREATEROLE; REVOKE pg_execute_server_program FROM app", "postgres")
+        shop.sql(
+            "ALTER ROLE app NOCREATEROLE; REVOKE pg_execute_server_program FROM app; DROP ROLE between", "postgres"
+        )
+
+
+def hostile(data: Data, line: str) -> Path:
+    """A backup with a line of somebody else's in it, and a manifest that says the same."""
+    mine = data.backup()
+    path = mine.with_name("hostile.sql")
+    text = gzip.decompress(mine.read_bytes()).decode()
+    content = text.replace("SET statement_timeout", f"{line}\nSET statement_timeout", 1).encode()
+    path.write_bytes(content)
+    manifest = json.loads(Path(f"{mine}.json").read_text())
+    changes = {"file": path.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    manifests.write(path, {**manifest, **changes, "raw_bytes": len(content)})
+    return path
 
 
 @pytest.mark.slow
@@ -645,14 +668,7 @@ def test_the_rights_that_a_role_lends_to_the_dump_are_named(data: Data, shop: Se
      "SET SESSION AUTHORIZATION boss;\nCREATE ROLE intruder SUPERUSER;", "COPY (SELECT 1) TO PROGRAM 'true';"],
 )  # fmt: skip
 def test_a_superuser_in_the_url_does_not_make_the_dump_one(data: Data, shop: Server, line: str) -> None:
-    mine = data.backup()
-    path, there = mine.with_name("hostile.sql"), shop.rows()
-    text = gzip.decompress(mine.read_bytes()).decode()
-    content = text.replace("SET statement_timeout", f"{line}\nSET statement_timeout", 1).encode()
-    path.write_bytes(content)
-    manifest = json.loads(Path(f"{mine}.json").read_text())
-    changes = {"file": path.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    manifests.write(path, {**manifest, **changes, "raw_bytes": len(content)})
+    path, there = hostile(data, line), shop.rows()
     url = shop.url(user="boss")
     data.refused("data.restore", "--url", url, "--file", path.name, "--yes", says="permission denied")
     assert (shop.rows(), shop.databases()) == (there, ["postgres", "shop"])
@@ -662,6 +678,56 @@ def test_a_superuser_in_the_url_does_not_make_the_dump_one(data: Data, shop: Ser
         "poor",
         "other_team",
     }
+
+
+@pytest.mark.slow
+def test_a_superuser_s_database_takes_no_dump(data: Data, shop: Server) -> None:
+    """What a dump evaluates while it is loaded would be evaluated as its owner."""
+    canary = shop.folder / "canary-of-a-view"
+    data.query(
+        f"""
+        CREATE FUNCTION public.evil() RETURNS text LANGUAGE plpgsql AS $$
+        BEGIN
+            IF current_setting('is_superuser') = 'on' THEN
+                EXECUTE 'COPY (SELECT 1) TO PROGRAM ''cat >{canary}''';
+            END IF;
+            RETURN current_user;
+        END $$;
+        CREATE MATERIALIZED VIEW mv AS SELECT public.evil() AS who;
+        SELECT 1
+        """
+    )
+    path, there = data.backup(), shop.rows()
+    words = ("--file", path.name, "--yes")
+    shop.sql("ALTER DATABASE shop OWNER TO boss", "postgres")
+    says = r"127\.0\.0\.1:\d+/shop belongs to boss, a superuser"
+    for user in ("boss", "app"):
+        said = data.refused("data.restore", "--url", shop.url(user=user), *words, says=says)
+        assert 'ALTER DATABASE "shop" OWNER TO' in said
+        assert "GRANT" not in said, "no fix makes the URL's role a superuser"
+    assert not canary.exists()
+    assert (shop.rows(), shop.databases()) == (there, ["postgres", "shop"])
+    assert shop.sql("SELECT rolname FROM pg_roles WHERE rolname ~ '^nv_load_'") == []
+    shop.sql("ALTER DATABASE shop OWNER TO app", "postgres")
+    data.inv("data.restore", "--url", shop.url(user="boss"), *words)
+    assert shop.sql("SELECT who FROM mv") == [("app",)]
+    assert not canary.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("user", ["boss", "app"])
+def test_nor_does_that_of_a_role_which_may_become_one(data: Data, shop: Server, user: str) -> None:
+    canary = shop.folder / "canary-of-a-member"
+    path, there = hostile(data, f"SET ROLE boss; COPY (SELECT 1) TO PROGRAM 'cat >{canary}';"), shop.rows()
+    shop.sql("CREATE ROLE between IN ROLE boss; GRANT between TO app", "postgres")
+    try:
+        words = ("data.restore", "--url", shop.url(user=user), "--file", path.name, "--yes")
+        said = data.inv(*words, expect=1).stderr
+        assert not canary.exists()
+        assert "role app may become boss, a superuser" in said
+        assert (shop.rows(), shop.databases()) == (there, ["postgres", "shop"])
+    finally:
+        shop.sql("DROP ROLE between", "postgres")
 
 
 @pytest.fixture

@@ -25,15 +25,18 @@ if TYPE_CHECKING:
     from devstack.stack import Stack
 
 LEFT = """
-SELECT datname AS name FROM pg_database
- WHERE (datconnlimit = {mark} OR (datconnlimit = 0 AND datname ~ '_restore_[0-9a-f]{{8}}$'))
-   AND datname <> {name} AND datname LIKE {like}
+SELECT d.datname AS name FROM pg_database d JOIN pg_roles o ON o.oid = d.datdba
+ WHERE d.datconnlimit IN ({mark}, 0) AND d.datname ~ '_restore_[0-9a-f]{{8}}$' AND left(d.datname, -17) = {stem}
+   AND d.datname <> {name}
+   AND (o.rolsuper OR o.rolname = current_user OR o.oid = (SELECT datdba FROM pg_database WHERE datname = {name}))
+   AND pg_has_role(o.oid, 'USAGE')
 """
-"""Databases that killed restores have left, handed over to their owner or not."""
+"""Databases that killed restores have left, handed over to their owner or not: of exactly the names that a restore into
+this one gives, and of those who may own them then. The last 17 characters are its suffix."""
 
 LOADERS = f"""
 SELECT rolname AS name FROM pg_roles r
- WHERE rolname LIKE '{elsewhere.LOADER.replace("_", "!_")}%' ESCAPE '!' AND rolvaliduntil < now()
+ WHERE rolname ~ '^{elsewhere.LOADER}[0-9a-f]{{8}}$' AND rolvaliduntil < now()
    AND (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
    AND NOT EXISTS (SELECT FROM pg_shdepend d WHERE d.refobjid = r.oid AND d.refclassid = 'pg_authid'::regclass)
 """
@@ -171,17 +174,18 @@ def _alone(there: Stack) -> Iterator[None]:
     :raises StackError: somebody does.
     """
     name, db = there.settings.db.name, there.db
+    # names that are cut to the same one share what is derived from them, so also the lock
+    stem = load.derived(name, f"restore_{'0' * 8}")[:-17]
     with session(db, MAINTENANCE, f"restore {db.origin}") as sql:
         if db.server_major >= 14:
             sql.run("SET idle_session_timeout = 0")
-        if not sql.value(f"SELECT pg_try_advisory_lock(hashtextextended({literal(f'nv-devstack {name}')}, 0)) AS got"):
+        if not sql.value(f"SELECT pg_try_advisory_lock(hashtextextended({literal(f'nv-devstack {stem}')}, 0)) AS got"):
             raise StackError(
                 f"another restore into {db.origin} is going on",
                 why="it holds the lock for that, on whatever machine it runs",
                 fix="wait for it",
             )
-        like = name.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")[:40] + "%"
-        for row in sql.rows(LEFT.format(mark=elsewhere.MARK, name=literal(name), like=literal(like))):
+        for row in sql.rows(LEFT.format(mark=elsewhere.MARK, name=literal(name), stem=literal(stem))):
             sql.run(f"DROP DATABASE {identifier(row['name'])} WITH (FORCE)")
             console.note(f"removed {row['name']} there, left behind by a restore that was cut off")
         for row in sql.rows(LOADERS):

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import psutil
@@ -27,7 +28,8 @@ import pytest
 
 from devstack.data.address import address_of
 from devstack.data.catalogue import Backup, newest
-from devstack.data.elsewhere import check_allowed
+from devstack.data.elsewhere import MARK, check_allowed
+from devstack.data.load import derived
 from devstack.data.manifest import Manifest, decode
 from devstack.data.ownership import owned
 from devstack.data.retention import State, expired
@@ -596,6 +598,36 @@ def test_cut_off_it_leaves_the_target_and_no_file(data: Data, shop: Server, numb
     assert shop.rows() == there
     assert not list(data.backups.glob(".nv-*"))
     assert not (data.state / "config" / "pgpass-elsewhere").exists()
+
+
+@pytest.mark.slow
+def test_of_left_overs_only_ones_own_go(data: Data, shop: Server) -> None:
+    """Others may call theirs alike, and restore at the same time."""
+    path = data.backup("--url", shop.url())
+    long = f"shop_{'é' * 28}"
+    foreign = {"shop_other": MARK, "shopx_restore_deadbeef": 0, "shopx_restore_deadbee0": MARK,
+               "shop_restore_deadbeef": 0, "shop_restore_deadbee0": MARK}  # fmt: skip
+    mine = ["shop_restore_0123abcd", derived(long, "restore_0123abcd"), "shop_x_restore_0123abcd"]
+    made = {**{name: ("other_team", limit) for name, limit in foreign.items()}, long: ("app", -1)}
+    made |= {**dict.fromkeys(mine, ("app", MARK)), "shop_restore_0123abce": ("boss", 0)}
+    for name, (owner, limit) in made.items():
+        shop.sql(f'CREATE DATABASE "{name}" OWNER {owner} CONNECTION LIMIT {limit}', "postgres")
+    shop.sql("CREATE ROLE nv_load_reports VALID UNTIL '2020-01-01'", "postgres")
+    shop.sql("CREATE ROLE nv_load_0123abcd VALID UNTIL '2020-01-01'", "postgres")
+    try:
+        for user, database, gone in (
+            ("app", "shop", mine[0]),  # that of a superuser, who alone may drop it, is in nobody's way
+            ("boss", "shop", "shop_restore_0123abce"),
+            ("app", long, mine[1]),
+        ):
+            before = set(shop.databases())
+            url = shop.url(quote(database), user)
+            said = data.inv("data.restore", "--url", url, "--file", path.name, "--yes").stderr
+            assert before - set(shop.databases()) == {gone}
+            assert said.count("left behind by a restore that was cut off") == 1
+        assert shop.sql("SELECT rolname FROM pg_roles WHERE rolname ~ '^nv_load_'") == [("nv_load_reports",)]
+    finally:
+        shop.sql("DROP ROLE nv_load_reports; DROP ROLE IF EXISTS nv_load_0123abcd", "postgres")
 
 
 @pytest.mark.slow

@@ -38,6 +38,10 @@ class Watched(Project):
             )  # fmt: skip
         self.commands.append(process)
         wait_for(lambda: "watching invoke.yaml" in self.said())
+        # it then looks for what changed before that, and would apply an edit before it says that there is one
+        settings = self.root / "invoke.yaml"
+        settings.write_text(settings.read_text())
+        wait_for(lambda: "no running service is concerned" in self.said(), 40)
         return process
 
     def said(self) -> str:

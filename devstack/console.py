@@ -103,7 +103,7 @@ def out(text: str = "") -> None:
 
 
 def lines(text: str) -> None:
-    """Lines of the answer, none of which has somebody else's text with line ends in it."""
+    """Print several lines of the answer. Untrusted text in them must have no line ends."""
     print(spoken(safe(text)), flush=True)
 
 
@@ -113,12 +113,13 @@ def note(text: str = "") -> None:
 
 
 def notes(text: str) -> None:
-    """Lines on what is going on, none of which has somebody else's text with line ends in it, such as an error."""
+    """Print several lines about progress, such as an error. Untrusted text in them must have no line ends."""
     print(spoken(safe(text)), file=sys.stderr, flush=True)
 
 
 def command(text: str, *, echo: bool = False) -> None:
-    """A command line; one that is not shown as it is becomes a comment, as pasted it would be another one.
+    """Print a command line. One with characters that can't be shown is printed as a comment: pasted, it would run
+    something else.
 
     :param echo: whether it is on what is going on.
     """
@@ -151,11 +152,12 @@ def json_of(value: Any) -> str:
 
 @contextlib.contextmanager
 def progress_bar(what: str, total: float | None, **look: Any) -> Iterator[Callable[[float], object]]:
-    """A bar on a terminal, which leaves nothing on the screen, and nothing elsewhere.
+    """Show a progress bar on stderr if that is a terminal, and erase it at the end.
 
-    What it gives is told how much more is done, in the unit of ``total``, which is None if nobody knows it.
+    Yield a function that advances the bar by an amount in the unit of ``total``.
 
-    :param look: what else tqdm takes (https://tqdm.github.io/docs/tqdm/).
+    :param total: total amount, or None if it is unknown.
+    :param look: further arguments of tqdm (https://tqdm.github.io/docs/tqdm/).
     """
     if not sys.stderr.isatty():
         yield lambda done: None

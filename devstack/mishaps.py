@@ -19,7 +19,7 @@ from devstack.shell import typed
 
 
 class Mishap(NamedTuple):
-    """What an error number means for a person. ``$path`` stands for the file, ``$typed`` for the same in a command."""
+    """Cause and fix of an OS error. ``$path`` stands for the file, ``$typed`` for the file in a command to paste."""
 
     why: str
     fix: str

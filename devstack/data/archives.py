@@ -46,7 +46,7 @@ class Contents(Struct, frozen=True):
     """Entries that are left out, in words."""
     extensions: list[str] = []
     members: list[str] = []
-    """Entries of the rows and counters that belong to extensions, which the owner may not load."""
+    """Entries with rows and sequence values of extensions, which only a superuser may load."""
     version: str = ""
     """Major version of the server that it is from."""
 
@@ -88,7 +88,7 @@ def listed(stack: Stack, path: Path, members: Members | None = None) -> Contents
     with archive(stack, path, ["-l"], "list the dump") as out:
         lines = out.read(ROOM).decode(errors="replace").splitlines()
     contents = Contents([], [], [], version=_version(lines))
-    # the last word is the owner
+    # the last word of an entry is the owner
     others = {f"{kind} {schema} {name}" for schema, name in members or () for kind in ("TABLE DATA", "SEQUENCE SET")}
     for line in lines:
         entry = (ENTRY.match(line) or [line, line])[1]

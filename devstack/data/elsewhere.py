@@ -56,8 +56,8 @@ LOADER_HOURS = 12
 """Hours in which such a role may log in, if it is left behind."""
 
 MARK = 20_615_243
-"""CONNECTION LIMIT of a database that a restore made and has not finished: the one mark that a database can be created
-with. What a kill leaves of such a one may go."""
+"""CONNECTION LIMIT that marks a database of an unfinished restore. It can be set by CREATE DATABASE itself, so that a
+killed restore leaves no database without it."""
 
 OPTIONS = f"{PIN} -c client_min_messages=warning"
 READ_ONLY = f"{OPTIONS} -c default_transaction_read_only=on"
@@ -107,7 +107,8 @@ class About(Struct, frozen=True):
     """Whether it may create databases."""
     owns: bool
     lender: str = ""
-    """Role whose rights a dump has while it is loaded: the URL's, or, if that is a superuser, the database's owner."""
+    """Role whose privileges a dump has while it is loaded: the URL's role, or the database's owner if that role is a
+    superuser."""
     superusers: list[str] = []
     """Superusers among the owner and the roles that the lender may become."""
     powers: list[str] = []
@@ -210,8 +211,8 @@ class Elsewhere(Postgres):
 
     @contextlib.contextmanager
     def lending(self) -> Iterator[None]:
-        """Where we are root, give copies of the files that a login takes to the services' account, which loads dumps:
-        password and certificates."""
+        """Copy the password file and the certificates for the services' account, which loads dumps, if this process is
+        root. Remove the copies at the end."""
         context = self.local.context
         if context.runtime.contained or not context.host.is_root:
             yield

@@ -58,7 +58,8 @@ SELECT count(*) FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid
  WHERE d.datname = current_database() AND s.deptype = 'o' AND s.refobjid <> (
     SELECT oid FROM pg_roles WHERE rolname = current_user)
 """
-"""Objects of others in a database: template0's belong to the bootstrap superuser, whose are not listed."""
+"""Number of objects of other roles in a new database. The bootstrap superuser's own, from template0, are not listed in
+pg_shdepend."""
 
 MEMBERS = """
 SELECT n.nspname AS schema, c.relname AS name, e.extname AS of
@@ -155,7 +156,7 @@ class Target(Struct, frozen=True):
     roles: frozenset[str]
     """Roles of the server."""
     members: Members
-    """What belongs to the extensions in it."""
+    """Tables and sequences of the extensions in the database."""
     left: LeftOut = msgspec.field(default_factory=LeftOut)
 
 
@@ -199,10 +200,11 @@ def named(stack: Stack, operation: str, about: str) -> Journal:
 
 
 def create(stack: Stack, name: str) -> None:
-    """Create an empty database like the one in use, which nobody but us can log in to before :func:`hand_over`: what
-    the application has there, the script of an extension could call as the superuser.
+    """Create an empty database with the options of the one in use, closed to other roles until :func:`hand_over`.
 
-    :raises StackError: it can't be kept to us.
+    The script of an extension runs as the superuser, and could call a function that the application creates first.
+
+    :raises StackError: another role could not be kept out.
     """
     db = stack.db
     with session(db, MAINTENANCE, "create a database to restore into") as sql:
@@ -211,10 +213,10 @@ def create(stack: Stack, name: str) -> None:
         sql.run(f"{_creation(name)} TEMPLATE template0 {options} CONNECTION LIMIT {limit}")
         if db.is_superuser:
             return
-        # whom no limit would leave out, it would leave us out
+        # CONNECTION LIMIT 0 would lock out this role too: only superusers are exempt
         sql.run(f"REVOKE CONNECT ON DATABASE {identifier(name)} FROM PUBLIC")
         others = f"datname = {literal(name)} AND backend_type = 'client backend'"
-        sql.end_others(others, f"nobody else may be in the new database {name}")
+        sql.end_others(others, f"the new database {name} must have no other sessions")
     with session(db, name, f"look at database {name}") as sql:
         if sql.value(PLANTED):
             raise StackError(
@@ -225,7 +227,7 @@ def create(stack: Stack, name: str) -> None:
 
 
 def hand_over(stack: Stack, name: str) -> None:
-    """Give a database that was created closed to the owner of the one in use, and let clients in as it is usual."""
+    """Make the owner of the database in use the owner of a closed database, and open it to clients."""
     new = identifier(name)
     with session(stack.db, MAINTENANCE, f"hand over database {name}") as sql:
         in_use = literal(stack.settings.db.name)

@@ -140,7 +140,7 @@ class Owned:
         self._unknown = tuple(begin for version, begins in NEWER.items() if major < version for begin in begins)
         self._members = members or {}
         self._skipped = ""
-        """The extension's table whose rows come next."""
+        """Table of an extension whose rows come next; empty otherwise."""
         self._judged = (*(JUDGED if owner else ()), *((SETVAL,) if self._members else ()), *self._unknown)
         self._before_rows = before_rows
         self.inserted = 0
@@ -327,7 +327,7 @@ def _without_remark(line: bytes) -> bytes:
 
 
 def note(left: list[str], what: str) -> None:
-    """Add what was left out, once."""
+    """Add a description to a list, unless it is there."""
     if what not in left:
         left.append(what)
 

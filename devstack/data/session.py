@@ -103,8 +103,10 @@ class Session:
             time.sleep(0.01)
 
     def create_extension(self, name: str, schema: str = "public") -> None:
-        """Create an extension in a database where nobody else has been, in a schema unless its author has fixed another
-        one; one that is there stays."""
+        """Create an extension in a closed database, if it does not exist.
+
+        :param schema: schema for its objects, unless its control file fixes another one.
+        """
         statement = "\n".join(self.run(creating(name, schema)))
         self.run(f"SET client_min_messages = warning; {statement}")
 

@@ -24,7 +24,7 @@ FILLING = 0.001
 
 
 class Meter:
-    """Counts bytes."""
+    """Byte counter."""
 
     def __init__(self, show: Callable[[float], object]) -> None:
         self.count = 0
@@ -37,7 +37,7 @@ class Meter:
 
 @contextlib.contextmanager
 def meter(what: str, total: int = 0) -> Iterator[Meter]:
-    """A meter with a progress bar."""
+    """Yield a meter that shows a progress bar."""
     with progress_bar(what, total or None, unit="B", unit_scale=True, unit_divisor=1024, delay=0.5) as show:
         yield Meter(show)
 

@@ -31,8 +31,8 @@ SELECT d.datname AS name FROM pg_database d JOIN pg_roles o ON o.oid = d.datdba
    AND (o.rolsuper OR o.rolname = current_user OR o.oid = (SELECT datdba FROM pg_database WHERE datname = {name}))
    AND pg_has_role(o.oid, 'USAGE')
 """
-"""Databases that killed restores have left, handed over to their owner or not: of exactly the names that a restore into
-this one gives, and of those who may own them then. The last 17 characters are its suffix."""
+"""Databases left by killed restores into this one: their name, connection limit and owner must match. The last 17
+characters of the name are the suffix of a restore."""
 
 LOADERS = f"""
 SELECT rolname AS name FROM pg_roles r
@@ -174,7 +174,7 @@ def _alone(there: Stack) -> Iterator[None]:
     :raises StackError: somebody does.
     """
     name, db = there.settings.db.name, there.db
-    # names that are cut to the same one share what is derived from them, so also the lock
+    # long names that are truncated to the same stem have the same staging names, so they share one lock
     stem = load.derived(name, f"restore_{'0' * 8}")[:-17]
     with session(db, MAINTENANCE, f"restore {db.origin}") as sql:
         if db.server_major >= 14:

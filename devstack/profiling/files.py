@@ -56,7 +56,7 @@ def write(stack: Stack, path: Path, content: str) -> None:
 
 @contextlib.contextmanager
 def progress(what: str, seconds: float) -> Iterator[Callable[[float], None]]:
-    """A progress bar over a time; what it gives is told how much of it has passed, in seconds."""
+    """Show a progress bar over a number of seconds. Yield a function that takes the seconds passed so far."""
     form = "{desc} {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} s"
     with progress_bar(what, seconds, bar_format=form, dynamic_ncols=True) as add:
         shown = 0.0

@@ -381,7 +381,7 @@ def _lacking(path: Path) -> str:
 
 
 class _Listed(Struct):
-    """What a host answers about the files of a directory."""
+    """Listing of a directory on a host, as its agent answers it."""
 
     files: dict[str, Any]
 

@@ -19,7 +19,7 @@ DISK = 2 << 30
 
 
 class Survey(Struct):
-    """What a host answers that is asked what it has."""
+    """Inventory of a host, as its agent answers it."""
 
     system: str
     machine: str

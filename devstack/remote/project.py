@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
 
 class Synced(Struct):
-    """What a host answers that is to have the project's files."""
+    """Answer of a host's agent to a request to synchronize the project's files."""
 
     need: list[str]
     """Names of the files that it lacks."""
@@ -60,7 +60,7 @@ class Synced(Struct):
 
 
 class Prepared(Struct):
-    """What it answers that is to run a command on a terminal."""
+    """Answer of a host's agent to a request to run a command on a terminal."""
 
     command: str
     """Path of the file there that has it."""

@@ -59,7 +59,7 @@ def from_host(found: object, settings: Settings, *, direct: bool = False) -> dic
 
 
 def through(settings: Settings, ports: Mapping[str, int]) -> Settings:
-    """Return settings whose services are where a tunnel has them: on loopback here.
+    """Return the settings with the addresses of a tunnel: loopback and the tunnel's ports.
 
     :param ports: those of the tunnel, by service; the settings' own are kept for the others.
     """

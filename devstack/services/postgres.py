@@ -646,7 +646,7 @@ class Postgres:
 
     @property
     def pinned(self) -> str:
-        """:data:`PINNED` for this server: an older one refuses an option that it does not know."""
+        """:data:`PINNED`, with the options that this server's version knows: it refuses a login with others."""
         return f"{PINNED} -c transaction_timeout=0" if self.server_major >= 17 else PINNED
 
     def admin(self, database: str) -> Command:
@@ -865,8 +865,10 @@ def identifier(text: str) -> str:
 
 
 def creating(extension: str, schema: str = "public") -> str:
-    """Return a query for the statement that creates an extension in a database where nobody else has been: it goes into
-    ``schema``, unless its author has fixed another one."""
+    """Return a query for the statement that creates an extension in a closed database.
+
+    :param schema: schema for its objects, unless its control file fixes another one.
+    """
     return CREATING.format(name=literal(extension), schema=literal(schema))
 
 
@@ -898,7 +900,7 @@ SELECT format('CREATE EXTENSION IF NOT EXISTS %I', {name}) || CASE
 CLOSED = """\
 EXISTS (SELECT FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba
          WHERE d.datname = current_database() AND d.datconnlimit = 0 AND r.rolsuper)"""
-"""Whether nobody but a superuser has been able to log in to a database since it was created."""
+"""Condition: only superusers have been able to log in to the current database since it was created."""
 
 ASIDE = "nv_extension"
 """Schema in which an extension is created before it is moved to its own."""

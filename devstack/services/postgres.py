@@ -609,7 +609,18 @@ class Postgres:
 
     def _set_up_database(self) -> str:
         script = self.database_script()
-        answer = self._psql(self.settings.db.name, script, f"create the extensions of database {self.settings.db.name}")
+        what = f"create the extensions of database {self.settings.db.name}"
+        try:
+            answer = self._psql(self.settings.db.name, script, what)
+        except StackError as error:
+            said = "\n".join(error.evidence)
+            if not (found := re.search(r"extension (\S+) can't be created safely(?:.|\n)*HINT:  (inv .*)", said)):
+                raise
+            raise StackError(
+                f"extension {found[1]} can't be created safely in a database that the application has been in",
+                why="its script runs as the superuser, and could call functions of the application",
+                fix=f"if you trust all of those: {found[2]}",
+            ) from None
         return answer.strip().splitlines()[-1] if answer.strip() else "SCRAM-SHA-256$dry-run"
 
     def database_script(self) -> str:
@@ -915,8 +926,8 @@ SELECT CASE
         'BEGIN; CREATE SCHEMA %2$I; CREATE EXTENSION %1$I; COMMIT', v.name, v.schema)
     ELSE format('DO %L', format('BEGIN RAISE EXCEPTION %L USING HINT = %L; END',
         format('extension %s can''t be created safely in a database that the application has been in', v.name),
-        'Its script runs as the superuser, and could call functions of the application. If you trust all of those:'
-        ' inv db.shell --admin --command ' || quote_literal(format('CREATE EXTENSION %I', v.name)))) END
+        'inv db.shell --admin --command ' || quote_literal(format('CREATE EXTENSION %I', v.name)
+            || CASE WHEN v.schema IS NULL THEN ' SCHEMA public' ELSE '' END || ' CASCADE'))) END
   FROM (VALUES ({name})) AS wanted(name) LEFT JOIN pg_available_extensions a USING (name)
        LEFT JOIN pg_available_extension_versions v ON v.name = a.name AND v.version = a.default_version,
        -- an extension's script also finds what is in the schemas of those that it builds on

@@ -211,12 +211,13 @@ def test_an_extension_that_is_made_again_does_not_meet_the_application(replanted
 def test_one_that_would_meet_it_is_refused_with_the_way_to_allow_it(replanted: Data) -> None:
     data = replanted
     wanted = json.dumps(["vector", MOVABLE, FIXED])
+    create = f"CREATE EXTENSION {FIXED} SCHEMA public CASCADE"
     refused = data.inv("dev.restart", expect=1, INVOKE_DB_EXTENSIONS=wanted).stderr
     assert f"extension {FIXED} can't be created safely in a database that the application has been in" in refused
-    assert f"inv db.shell --admin --command 'CREATE EXTENSION {FIXED}'" in refused
+    assert f"fix:   if you trust all of those: inv db.shell --admin --command '{create}'" in refused
     assert superusers(data) == "postgres"
     data.query("DROP FUNCTION public.pg_relation_size; SELECT 1")
-    data.inv("db.shell", "--admin", "--command", f"CREATE EXTENSION {FIXED} SCHEMA public")
+    data.inv("db.shell", "--admin", "--command", create)
     data.inv("dev.restart", INVOKE_DB_EXTENSIONS=wanted)
     data.query(f"{PLANT}; SELECT 1")
     data.inv("dev.restart")

@@ -712,7 +712,7 @@ OWNED = {
 """Parameters that can't be given freely, and what to do instead."""
 
 RESERVED_DATABASES = {"postgres", "template0", "template1", "pgbouncer"}
-RESERVED_USERS = {"postgres", "pgbouncer", "nv_admin", "nv_reader", "public", "none"}
+RESERVED_USERS = {"postgres", "pgbouncer", "nv_admin", "nv_loader", "nv_reader", "public", "none"}
 
 
 def contradictions(s: Settings) -> Iterator[Refusal]:

@@ -33,6 +33,8 @@ SUPERUSERS = re.compile(
 """Entries that take a superuser, whatever they are about, and that nothing else depends on."""
 ATTEMPTED = re.compile(r"(?:DEFAULT )?ACL |(?:COMMENT - )?PUBLICATION|(?:COMMENT \S+ )?POLICY ")
 """Entries that the owner is allowed or not, depending on what they are about, or that name roles."""
+PRIVILEGES = re.compile(r"\d+; \d+ \d+ (?:DEFAULT )?ACL ")
+"""Lines of an archive's list that are about privileges."""
 ROOM = 1 << 26
 """Bytes that a list may have."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from devstack import console
-from devstack.data import catalogue, census, following, load, privileged, search_paths, signing, verify
+from devstack.data import catalogue, census, extensions, following, load, privileged, search_paths, signing, verify
 from devstack.data.aside import Aside, aside, sweep
 from devstack.data.catalogue import Backup
 from devstack.data.manifest import STAMPED, SUFFIX, Kind, Layout, Manifest, Verified, is_file_name, now, stamp
@@ -200,7 +200,7 @@ def _write(
     ):
         sql.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
         about = about_of(sql)
-        about["extension_schemas"] = {row["name"]: row["schema"] for row in sql.rows(load.EXTENSIONS)}
+        about["extension_schemas"] = {row["name"]: row["schema"] for row in sql.rows(extensions.IN_USE)}
         about["needs_superuser"] = privileged.found(sql, about["owner"])
         about["search_path"] = load.search_path_in_use(stack, sql)
         if request.kind != "data" and not request.safety and (found := search_paths.unqualified(sql)):

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from devstack import console
 from devstack.credentials import pgpass_line, scram_verifier
 from devstack.data.address import Address
 from devstack.data.manifest import now, stamp
@@ -67,7 +66,7 @@ ABOUT = """
 SELECT current_setting('server_version_num')::int / 10000 AS major,
        split_part(current_setting('server_version'), ' ', 1) AS version,
        pg_is_in_recovery() AS standby, pg_get_userbyid(d.datdba) AS owner, pg_get_userbyid(l.oid) AS lender,
-       r.rolsuper AS superuser, r.rolsuper OR r.rolcreatedb AS creates,
+       r.rolsuper AS superuser, r.rolsuper OR r.rolcreatedb AS creates, r.rolsuper OR r.rolcreaterole AS makes_roles,
        r.rolsuper OR pg_has_role(d.datdba, 'MEMBER') AS owns,
        ARRAY(SELECT s.rolname::text FROM pg_roles s
               WHERE s.rolsuper AND (s.oid = d.datdba OR pg_has_role(l.oid, s.oid, 'MEMBER')) ORDER BY 1) AS superusers,
@@ -106,9 +105,11 @@ class About(Struct, frozen=True):
     creates: bool
     """Whether it may create databases."""
     owns: bool
+    makes_roles: bool = False
+    """Whether it may create roles."""
     lender: str = ""
-    """Role whose privileges a dump has while it is loaded: the URL's role, or the database's owner if that role is a
-    superuser."""
+    """Role whose privileges a dump has while it is loaded, if no role can be made for that: the URL's role, or the
+    database's owner if that role is a superuser."""
     superusers: list[str] = []
     """Superusers among the owner and the roles that the lender may become."""
     powers: list[str] = []
@@ -126,8 +127,7 @@ class Elsewhere(Postgres):
         self.account = local.account
         self.about = About("", 0, False, address.user, False, False, False)
         """What the server says of itself, once it was asked."""
-        self._loader = ""
-        """Role that dumps are loaded by, while one is."""
+        self._loader = f"{LOADER}{secrets.token_hex(4)}"
         self._lent: dict[str, str] = {}
         """Variables that name files for the account that dumps are loaded under, while some are."""
 
@@ -136,6 +136,15 @@ class Elsewhere(Postgres):
         return self.about.superuser
 
     new_limit = MARK
+
+    @property
+    def loader(self) -> str:
+        """Name of the role that loads dumps: another one for each command, as others may restore there too."""
+        return self._loader
+
+    @property
+    def makes_loader(self) -> bool:
+        return self.about.makes_roles
 
     @property
     def server_major(self) -> int:
@@ -202,9 +211,12 @@ class Elsewhere(Postgres):
         own = self.env(database) | self._lent
         options = [OPTIONS, f"-c role={_option(self.about.owner)}", (env or {}).get("PGOPTIONS", "")]
         own["PGOPTIONS"] = " ".join(options).strip()
-        if self._loader:
-            own |= {"PGUSER": self._loader, "PGPASSFILE": str(self._loader_passfile)}
         return self._program(words, own, tty=tty)
+
+    def as_loader(self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None) -> Command:
+        own = self.env(database) | self._lent | {"PGUSER": self.loader, "PGPASSFILE": str(self._loader_passfile)}
+        own["PGOPTIONS"] = f"{OPTIONS} {(env or {}).get('PGOPTIONS', '')}".strip()
+        return self._program(words, own)
 
     def apart(self, command: Command) -> Command:
         return self.local.apart(command)
@@ -237,36 +249,23 @@ class Elsewhere(Postgres):
         return self.local.rules / f"{PASSFILE}-load"
 
     @contextlib.contextmanager
-    def loading(self, database: str) -> Iterator[None]:
-        """If the URL's role is a superuser, load a dump by a role that is made for it and may do what the owner may:
-        from ``SET ROLE`` alone, the dump could go back to the superuser."""
-        if self.about.powers:
-            console.note(
-                f"the dump is loaded by {self.about.lender}, and may do what that role may:"
-                f" {', '.join(self.about.powers)}; a role without such rights lends it none"
-            )
-        if not self.about.superuser:
-            yield
-            return
-        loader, password = f"{LOADER}{secrets.token_hex(4)}", secrets.token_urlsafe(24)
+    def loader_login(self) -> Iterator[str]:
+        """Yield the loader's password, as its verifier, and the end of its time, should it be left behind. A role that
+        is no superuser becomes a member of the loader: it could not make that the owner of a database otherwise."""
+        password = secrets.token_urlsafe(24)
         verifier = scram_verifier(password, secrets.token_bytes(16))
-        role, owner = identifier(loader), identifier(self.about.owner)
         until = literal(stamp(now() + timedelta(hours=LOADER_HOURS)))
+        member = "" if self.is_superuser else f" ROLE {identifier(self.target.user)}"
         self.local.context.hide(password)
-        anywhere = dict.fromkeys(("host", "port", "name", "user"), "*")
+        line = pgpass_line({**dict.fromkeys(("host", "port", "name", "user"), "*"), "password": password})
         try:
-            self.local.write_passfile(
-                pgpass_line({**anywhere, "password": password}), self._loader_passfile, account=True
-            )
-            with session(self, MAINTENANCE, f"make a role that loads the dump into {self.origin}") as sql:
-                sql.run(f"CREATE ROLE {role} LOGIN IN ROLE {owner} PASSWORD {literal(verifier)} VALID UNTIL {until}")
-            self._loader = loader
-            yield
+            self.local.write_passfile(line, self._loader_passfile, account=True)
+            yield f"PASSWORD {literal(verifier)} VALID UNTIL {until}{member}"
         finally:
-            self._loader = ""
             self.local.remove_passfile(self._loader_passfile)
-            with contextlib.suppress(StackError), session(self, database, "remove the role that loaded it") as sql:
-                sql.run(f"REASSIGN OWNED BY {role} TO {owner}; DROP OWNED BY {role}; DROP ROLE {role}")
+
+    def admit_loader(self) -> None:
+        """Do nothing: who may log in there is for that server's administrator to say."""
 
     def programs_at_hand(self) -> AbstractContextManager[None]:
         return self.local.programs_at_hand()
@@ -376,7 +375,7 @@ def with_database(settings: Settings, name: str, owner: str) -> Settings:
 def _about(db: Elsewhere) -> About:
     try:
         with session(db, db.target.database, f"look at {db.target}") as sql:
-            (about,) = sql.rows(ABOUT)
+            about = sql.row(ABOUT)
     except StackError as error:
         raise refused(db, error) from None
     return About(**about)

@@ -11,6 +11,7 @@ from devstack.shell import typed
 
 if TYPE_CHECKING:
     from devstack.data.load import Source
+    from devstack.data.session import Role
     from devstack.stack import Stack
 
 PLACE = re.compile(r"psql:<stdin>:(\d+): ")
@@ -66,12 +67,12 @@ def located(error: StackError, name: str, line: Callable[[int], int] | None) -> 
     return error
 
 
-def explained(stack: Stack, source: Source, error: StackError) -> StackError:
+def explained(stack: Stack, source: Source, role: Role, error: StackError) -> StackError:
     """Return the error with its cause and a fix, as far as the server's words tell, and without passwords."""
     evidence = [PASSWORD.sub(r"\1'***'", text) for text in error.evidence]
     error.evidence = [text if len(text) <= WIDTH else f"{text[:WIDTH]} …" for text in evidence]
     if any(word in line for word in REFUSED for line in error.evidence):
-        return _refused(stack, source, error)
+        return _refused(stack, source, role, error)
     for line in error.evidence:
         for pattern, (why, fix) in CAUSES.items():
             if found := re.search(pattern, line):
@@ -85,16 +86,20 @@ def explained(stack: Stack, source: Source, error: StackError) -> StackError:
     )
 
 
-def _refused(stack: Stack, source: Source, error: StackError) -> StackError:
-    """Return the error with a way on, where the database's owner may not do what the dump wants."""
-    if source.as_superuser:
+def _refused(stack: Stack, source: Source, role: Role, error: StackError) -> StackError:
+    """Return the error with a way on, where the role that loads a dump may not do what the dump wants."""
+    if role == "superuser":
         return error
+    why = {
+        "owner": f"the dump is loaded as the database's owner, {stack.settings.db.user}, who may not do this",
+        "loader": "a dump that this environment has not made is loaded by a role that has no right but on its database",
+    }
     return StackError(
         error.what,
-        why=f"a dump is loaded as the database's owner, {stack.settings.db.user}, who may not do this",
+        why=why[role],
         evidence=error.evidence,
         fix="as it was, its functions and checks then run as the superuser:"
         f" inv data.restore --file {typed(source.name)} --as-superuser"
-        if source.signed and not source.origin
+        if source.is_own(stack) and not stack.db.origin
         else "take it out of the dump",
     )

@@ -5,31 +5,46 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from devstack import console
-from devstack.data import catalogue, census, failures, journal, lanes, privileged, search_paths
-from devstack.data.archives import Contents, archive, list_file, listed, settled, with_rows
+from devstack.data import (
+    catalogue,
+    census,
+    extensions,
+    failures,
+    journal,
+    lanes,
+    loader,
+    privileged,
+    search_paths,
+)
+from devstack.data.archives import PRIVILEGES, Contents, archive, list_file, listed, settled, with_rows
 from devstack.data.catalogue import Backup
 from devstack.data.journal import Journal
 from devstack.data.manifest import Kind, Layout, Manifest, now, stamp
 from devstack.data.ownership import LeftOut, Members, Owned
 from devstack.data.reading import Wrong, sql_chunks
-from devstack.data.session import Role, Session, background, session
+from devstack.data.session import Role, Session, background, program, session
 from devstack.data.sqltext import restricted
 from devstack.data.streams import Digested, chunks, directory_hash, meter, sha256_of
 from devstack.errors import ContentError, StackError
 from devstack.files import open_plain
-from devstack.services.postgres import MAINTENANCE, identifier, literal, staged
+from devstack.host import FRESH
+from devstack.services.postgres import MAINTENANCE, STAGING, identifier, literal, staged
 from devstack.shell import Command
 
 if TYPE_CHECKING:
     from devstack.stack import Stack
+
+Result = TypeVar("Result")
 
 OPTIONS_OF_LOADS = (
     "-c synchronous_commit=off -c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0"
@@ -69,14 +84,6 @@ SELECT n.nspname AS schema, c.relname AS name, e.extname AS of
  WHERE c.relkind IN ('r', 'p', 'S')
 """
 
-AVAILABLE = """
-SELECT name, requires FROM pg_available_extension_versions JOIN pg_available_extensions USING (name)
- WHERE version = default_version
-"""
-"""Extensions that the server has, each with those that it builds on."""
-
-EXTENSIONS = "SELECT extname AS name, nspname AS schema FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
-
 WITH_FIGURES = """
 SELECT format('%I.%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
@@ -97,7 +104,7 @@ SELECT format('%I.%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_nam
 
 
 class Source(Struct, frozen=True):
-    """A dump to restore. Whoever made it, it is loaded as the database's owner."""
+    """A dump to restore."""
 
     path: Path
     layout: Layout
@@ -132,9 +139,10 @@ class Source(Struct, frozen=True):
             )
         return msgspec.structs.replace(self, as_superuser=True)
 
-    @property
-    def role(self) -> Role:
-        return "superuser" if self.as_superuser else "owner"
+    def is_own(self, stack: Stack) -> bool:
+        """Check whether this environment has made it, of the database that it is restored into: what is in it, the
+        application has put there."""
+        return self.signed and self.origin == stack.db.origin
 
     @property
     def origin(self) -> str:
@@ -151,6 +159,10 @@ class Target(Struct, frozen=True):
     """A database that is filled, and what a dump is changed by for it."""
 
     name: str
+    role: Role
+    """Role that the dump is loaded as."""
+    owner: str
+    """Name of that role, whose all that is in the dump becomes; empty if it stays as it is."""
     lend: str
     """Statement that lends a search path to the functions in it; see :mod:`devstack.data.search_paths`."""
     roles: frozenset[str]
@@ -226,12 +238,15 @@ def create(stack: Stack, name: str) -> None:
             )
 
 
-def hand_over(stack: Stack, name: str) -> None:
-    """Make the owner of the database in use the owner of a closed database, and open it to clients."""
+def hand_over(stack: Stack, name: str, owner: str = "") -> None:
+    """Open a closed database to clients, as that of a role.
+
+    :param owner: the role; empty for the owner of the database in use.
+    """
     new = identifier(name)
     with session(stack.db, MAINTENANCE, f"hand over database {name}") as sql:
         in_use = literal(stack.settings.db.name)
-        owner = sql.value(f"SELECT pg_get_userbyid(datdba) AS owner FROM pg_database WHERE datname = {in_use}")
+        owner = owner or sql.value(f"SELECT pg_get_userbyid(datdba) AS owner FROM pg_database WHERE datname = {in_use}")
         if not stack.db.is_superuser:
             sql.run(f"GRANT CONNECT ON DATABASE {new} TO PUBLIC")
         sql.run(
@@ -279,54 +294,95 @@ def abandon(stack: Stack, made: Journal) -> None:
     journal.clear(stack)
 
 
-def load(stack: Stack, source: Source, name: str, *, analyze: bool = True) -> None:
-    """Fill a database that :func:`create` made, and hand it over; with ``analyze`` off, :func:`analyzed` is to follow.
+def role_of(stack: Stack, source: Source) -> Role:
+    """Return the role that a dump is loaded as. What is in a dump is obeyed: one that this environment has not made may
+    do nothing to the database in use, nor to its owner."""
+    if source.as_superuser:
+        return "superuser"
+    if stack.db.origin:
+        return "loader" if stack.db.makes_loader else "owner"
+    return "owner" if source.is_own(stack) else "loader"
 
+
+def load(stack: Stack, source: Source, name: str, meanwhile: Callable[[], Result]) -> Result:
+    """Fill a database that :func:`create` made, and give it to the owner of the database in use.
+
+    :param meanwhile: is called while the filled database is analyzed.
+    :returns: what that returns.
     :raises StackError: PostgreSQL refused something; the database is to be dropped then.
     """
     stack.db.check_restricts()
-    if not source.as_superuser:
-        in_use = extensions_in_use(stack) if source.kind == "data" else {}
-        made, absent = create_extensions(stack, {**dict(source.extensions), **in_use}, name)
-        hand_over(stack, name)
-        if made and source.manifest is None:
-            console.note(f"created for {source.name}: extension {privileged.shown(made)}")
-        if absent and source.manifest is None:  # of one with a manifest that was refused before
-            console.note(f"left out, as this PostgreSQL does not have it: extension {privileged.shown(absent)}")
+    role = role_of(stack, source)
+    with contextlib.ExitStack() as held:
+        if role == "loader":
+            held.enter_context(loader.made(stack, name))
+        if role != "superuser":
+            _open(stack, source, name, role)
+        target = _filled(stack, source, name, role)
+        if role == "superuser":
+            with session(stack.db, name, "complete the restored database") as sql:
+                for extension in stack.settings.db.extensions:
+                    sql.create_extension(extension)
+            hand_over(stack, name)
+        with analyzed(stack, target):
+            result = meanwhile()
+    if role == "loader" and source.kind == "data":
+        copy_privileges(stack, name)
+    return result
+
+
+def _open(stack: Stack, source: Source, name: str, role: Role) -> None:
+    """Create the extensions in a closed database, and open it as that of the role which loads the dump."""
+    owner = owner_of(stack, role)
+    wanted = extensions.planned(stack, source)
+    made = extensions.create(stack, wanted.created, name, owner)
+    hand_over(stack, name, owner if role == "loader" else "")
+    if source.manifest is not None:  # of one with a manifest the others were refused before
+        return
+    if made:
+        console.note(f"created for {source.name}: extension {privileged.shown(made)}")
+    if wanted.absent:
+        console.note(f"left out, as this PostgreSQL does not have it: extension {privileged.shown(wanted.absent)}")
+    if wanted.refused:
+        console.note(
+            f"left out, as only a superuser may create it: extension {privileged.shown(wanted.refused)};"
+            f" {extensions.permission(stack, wanted.refused)}"
+        )
+
+
+def owner_of(stack: Stack, role: Role) -> str:
+    """Return the name of the role that owns what is loaded; empty if it stays as it is."""
+    return {"superuser": "", "loader": stack.db.loader}.get(role, stack.settings.db.user)
+
+
+def _filled(stack: Stack, source: Source, name: str, role: Role) -> Target:
+    """Load the dump, and say what was left out."""
     try:
         with contextlib.ExitStack() as held:
             if source.as_superuser:
                 source = held.enter_context(_proven(stack, source))
-            target = _target(stack, source, name)
-            held.enter_context(stack.db.loading(name))
+            target = _target(stack, source, name, role)
             _fill(stack, source, target)
     except Wrong as wrong:
         raise ContentError(f"{source.name} is damaged", why=str(wrong), evidence=wrong.evidence) from None
     except StackError as error:
-        raise failures.explained(stack, source, error) from None
+        raise failures.explained(stack, source, role, error) from None
     if target.left.privileged:
         console.note(f"left out, as only a superuser may create it: {privileged.shown(target.left.privileged)}")
     if target.left.roles:
         console.note(f"left out, as the role is not there: {privileged.shown(target.left.roles)}")
     if target.left.rows:
         console.note(f"left out, as only a superuser may write them: rows of {privileged.shown(target.left.rows)}")
-    if source.as_superuser:
-        with session(stack.db, name, "complete the restored database") as sql:
-            for extension in stack.settings.db.extensions:
-                sql.create_extension(extension)
-        hand_over(stack, name)
-    if analyze:
-        with analyzed(stack, name, as_superuser=source.as_superuser):
-            pass
+    return target
 
 
-def _target(stack: Stack, source: Source, name: str) -> Target:
+def _target(stack: Stack, source: Source, name: str, role: Role) -> Target:
     with session(stack.db, name, f"look at database {name}") as sql:
         roles = frozenset(row["name"] for row in sql.rows("SELECT rolname AS name FROM pg_roles"))
         members = {} if source.as_superuser else {(row["schema"], row["name"]): row["of"] for row in sql.rows(MEMBERS)}
         path = source.manifest.search_path if source.manifest else ""
         path = path or search_path_in_use(stack, sql)
-    return Target(name, search_paths.lend(path), roles, members)
+    return Target(name, role, owner_of(stack, role), search_paths.lend(path), roles, members)
 
 
 def search_path_in_use(stack: Stack, sql: Session) -> str:
@@ -357,15 +413,15 @@ def _proven(stack: Stack, source: Source) -> Iterator[Source]:
 
 def _fill(stack: Stack, source: Source, target: Target) -> None:
     if source.kind == "data":
-        copy_database(stack, target.name, as_superuser=source.as_superuser, section="pre-data")
+        copy_database(stack, target.name, target.role, section="pre-data")
     # pg_restore of 17 and later has a setting that an older server, which only an external one is, does not know
     if source.layout == "sql" or stack.db.origin:
         _load_script(stack, source, target)
     else:
         _load_archive(stack, source, target)
     if source.kind == "data":
-        copy_database(stack, target.name, as_superuser=source.as_superuser, section="post-data")
-    with session(stack.db, target.name, f"restore {source.name}", role=source.role) as sql:
+        copy_database(stack, target.name, target.role, section="post-data")
+    with session(stack.db, target.name, f"restore {source.name}", role=target.role) as sql:
         sql.run(f"SET client_min_messages = warning; {search_paths.check()}")
 
 
@@ -374,19 +430,20 @@ def _analyze(sql: Session, names: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def analyzed(stack: Stack, name: str, *, as_superuser: bool = False) -> Iterator[None]:
+def analyzed(stack: Stack, target: Target) -> Iterator[None]:
     """Have the planner's statistics made while something else reads the database: of the tables that the dump had none
     of; on an external server, where the role may not look at them, of all. At the end the functions lose the search
     path that they were lent.
 
     :raises StackError: at the end, when they could not be.
     """
-    what = "analyze the restored database"
+    what, name = "analyze the restored database", target.name
     with session(stack.db, name, what) as sql:
         names = [row["name"] for row in sql.rows(WITH_FIGURES if stack.db.origin else WITHOUT_FIGURES)]
-    # as the owner: what an index or a statistic is made of is the application's code
-    with session(stack.db, name, what, role="owner") as sql, background(sql) as analyzer:
-        done = analyzer.submit(_analyze, sql, names) if names else None
+    as_superuser = target.role == "superuser"
+    # never as the superuser: what an index or a statistic is made of is the application's code
+    with session(stack.db, name, what, role="owner" if as_superuser else target.role) as sql, background(sql) as beside:
+        done = beside.submit(_analyze, sql, names) if names else None
         yield
         if done:
             done.result()
@@ -405,11 +462,11 @@ def _load_script(stack: Stack, source: Source, target: Target) -> None:
         with _script(stack, source) as script:
             content = changes.changed(restricted(script))
             with (
-                lanes.shared(stack, target.name, content, role=source.role)
+                lanes.shared(stack, target.name, content, role=target.role)
                 if source.manifest
                 else contextlib.nullcontext(content) as sql
             ):
-                command = _program(stack, PSQL, target.name, as_superuser=source.as_superuser)
+                command = _program(stack, PSQL, target.name, target.role)
                 stack.context.stream_in(command, sql, f"restore {source.name}")
     except StackError as error:
         # rows that other sessions took, or that pg_restore has made SQL of, are in no line of a file
@@ -418,12 +475,12 @@ def _load_script(stack: Stack, source: Source, target: Target) -> None:
 
 
 def _changes(stack: Stack, source: Source, target: Target) -> Owned:
-    """Return how SQL is changed so that the database's owner can load it. Another environment's roles are not known
-    here, or others."""
+    """Return how SQL is changed so that the role can load it. Another environment's roles are not known here, or are
+    others."""
     return Owned(
-        "" if source.as_superuser else stack.settings.db.user,
+        target.owner,
         major=stack.db.server_major,
-        privileges=source.signed and not source.origin and not stack.db.origin,
+        privileges=source.is_own(stack) and not stack.db.origin,
         roles=target.roles,
         members=target.members,
         left=target.left,
@@ -464,31 +521,31 @@ def _digested(source: Source) -> Iterator[Digested]:
 
 
 def _load_archive(stack: Stack, source: Source, target: Target) -> None:
-    """Load an archive: what rows need by psql, then the rest by pg_restore, the owner's as far as the list of its
-    contents says; what depends on whose an object is goes through psql, which can go on where that is refused."""
+    """Load an archive: what rows need by psql, then the rest by pg_restore, as far as the list of its contents says
+    that the role may; what depends on whose an object is goes through psql, which can go on where that is refused."""
     words = ["pg_restore", "-w", "--exit-on-error", "-d", target.name, "--section=data", "--section=post-data"]
-    what, as_superuser = f"restore {source.name}", source.as_superuser
+    what = f"restore {source.name}"
     with contextlib.ExitStack() as held:
         contents, listing = Contents([], [], []), []
-        if not as_superuser:
+        if target.role != "superuser":
             contents = listed(stack, source.path, target.members)
             target.left.privileged += contents.left
             target.left.rows += with_rows(stack, source.path, contents, target.members)
             listing = ["-L", str(held.enter_context(list_file(stack, contents.taken)))]
             words += ["--no-owner", "--no-privileges", "--enable-row-security"]
         _load_part(stack, source, target, ["--section=pre-data", *listing])
-        with session(stack.db, target.name, what, role=source.role) as sql:
+        with session(stack.db, target.name, what, role=target.role) as sql:
             sql.run(target.lend)
         words += listing
         if source.layout == "directory":
             inside = held.enter_context(stack.db.inward(held.enter_context(settled(stack, source.path))))
             words += ["-Fd", "-j", str(min(JOBS, os.cpu_count() or 1)), str(inside)]
-            command = _program(stack, words, target.name, as_superuser=as_superuser)
+            command = _program(stack, words, target.name, target.role)
             with stack.context.stream_out(command, what):
                 pass
         else:
             digested = held.enter_context(_digested(source))
-            command = _program(stack, words, target.name, as_superuser=as_superuser)
+            command = _program(stack, words, target.name, target.role)
             stack.context.stream_in(command, chunks(digested), what)  # type: ignore[arg-type]
     if contents.attempted:
         with list_file(stack, contents.attempted) as listing_file:
@@ -499,87 +556,61 @@ def _load_part(stack: Stack, source: Source, target: Target, words: list[str]) -
     """Load a part of an archive by psql."""
     with archive(stack, source.path, ["-f", "-", *words], f"read {source.name}") as out:
         content = _changes(stack, source, target).changed(restricted(chunks(out)))
-        command = _program(stack, PSQL, target.name, as_superuser=source.as_superuser)
+        command = _program(stack, PSQL, target.name, target.role)
         try:
             stack.context.stream_in(command, content, f"restore {source.name}")
         except StackError as error:
             raise failures.located(error, source.path.name, None) from None
 
 
-def _program(stack: Stack, words: list[str], name: str, *, as_superuser: bool) -> Command:
+def _program(stack: Stack, words: list[str], name: str, role: Role) -> Command:
     """Return a program that loads a dump; where we are root, under the services' account."""
     building = stack.db.building(int(words[words.index("-j") + 1]) if "-j" in words else 1)
     options = " ".join([OPTIONS_OF_LOADS, *(f"-c {name}={value}" for name, value in building.items())])
-    if as_superuser:
-        command = stack.db.as_superuser(words, name, {"PGOPTIONS": f"{stack.db.pinned} {options}"})
-    else:
-        command = stack.db.as_owner(words, name, {"PGOPTIONS": options})
-    return stack.db.apart(command)
+    if role == "superuser":
+        options = f"{stack.db.pinned} {options}"
+    return stack.db.apart(program(stack.db, role)(words, name, {"PGOPTIONS": options}))
 
 
-def extensions_in_use(stack: Stack) -> dict[str, str]:
-    """Return the schemas of the extensions in the database in use, by the extensions' names."""
-    with session(stack.db, stack.settings.db.name, "read the extensions of the database in use") as sql:
-        return {row["name"]: row["schema"] for row in sql.rows(EXTENSIONS)}
-
-
-def create_extensions(stack: Stack, schemas: Mapping[str, str], name: str) -> tuple[list[str], list[str]]:
-    """Create extensions in an empty database that is still closed: those of ``schemas`` that the server has, with what
-    they build on, and those of the settings. Only a superuser may, and their scripts meet no object of a dump, nor of
-    the application.
-
-    :returns: what was created beyond the settings, in words, and the names that the server does not have.
-    """
-    wanted = {**dict.fromkeys(stack.settings.db.extensions, "public"), **schemas}
-    owner = identifier(stack.settings.db.user)
-    with session(stack.db, name, "create the extensions of the restored database") as sql:
-        needs = {row["name"]: row["requires"] or [] for row in sql.rows(AVAILABLE)}
-        for extension in list(wanted):
-            _add_required(extension, needs, wanted)
-        missing = [extension for extension in wanted if extension in needs]
-        while missing:
-            # those first that others build on
-            extension = next((e for e in missing if not {*needs[e]} & {*missing}), missing[0])
-            missing.remove(extension)
-            if (schema := wanted[extension]) != "pg_catalog":
-                sql.run(
-                    "SET client_min_messages = warning;"
-                    f" CREATE SCHEMA IF NOT EXISTS {identifier(schema)} AUTHORIZATION {owner}"
-                )
-            sql.create_extension(extension, schema)
-    own = {*stack.settings.db.extensions, "plpgsql"}
-    made = [f"{name} in schema {schema}" for name, schema in wanted.items() if name in needs and name not in own]
-    return made, [name for name in wanted if name not in needs]
-
-
-def _add_required(extension: str, needs: Mapping[str, list[str]], wanted: dict[str, str]) -> None:
-    """Add what an extension builds on to those that are wanted, in its schema."""
-    for required in needs.get(extension, []):
-        if required not in wanted:
-            wanted[required] = wanted[extension]
-            _add_required(required, needs, wanted)
-
-
-def copy_database(stack: Stack, name: str, *, section: str = "", as_superuser: bool = False) -> None:
+def copy_database(stack: Stack, name: str, role: Role = "owner", *, section: str = "") -> None:
     """Copy the database in use into an empty one that has its extensions, or one section of it: ``pre-data`` is what
     rows need, ``post-data`` what would be in their way: keys, indexes, triggers, rules."""
-    words = ["pg_dump", "-w", "--lock-wait-timeout=60000", *([f"--section={section}"] if section else [])]
-    dump = stack.db.as_superuser(words, stack.settings.db.name)
     what = f"copy database {stack.settings.db.name}"
     with session(stack.db, stack.settings.db.name, what) as sql:
         lend = search_paths.lend(search_path_in_use(stack, sql))
-    with stack.context.stream_out(dump, what) as out:
+    with _dumped(stack, what, [f"--section={section}"] if section else []) as out:
         changes = Owned(
-            "" if as_superuser else stack.settings.db.user,
+            owner_of(stack, role),
             major=stack.db.server_major,
-            privileges=True,
+            privileges=role != "loader",
             before_rows=f"{lend};".encode() if not section else b"",
         )
-        content = changes.changed(restricted(chunks(out)))
-        stack.context.stream_in(_program(stack, PSQL, name, as_superuser=as_superuser), content, what)
+        stack.context.stream_in(_program(stack, PSQL, name, role), changes.changed(restricted(chunks(out))), what)
     if not section:
         with session(stack.db, name, what, role="owner") as sql:
             sql.run(f"SET client_min_messages = warning; {search_paths.check()}; {search_paths.take_back()}")
+
+
+def copy_privileges(stack: Stack, name: str) -> None:
+    """Copy the privileges in the database in use into one that has its schema, and is its owner's by now."""
+    what = f"copy the privileges of database {stack.settings.db.name}"
+    schema = stack.paths.state / f"{STAGING}{secrets.token_hex(4)}"
+    try:
+        with _dumped(stack, what, ["-Fc", "-s"]) as out, os.fdopen(os.open(schema, FRESH, 0o600), "wb") as file:
+            shutil.copyfileobj(out, file)
+        entries = [line for line in listed(stack, schema).attempted if PRIVILEGES.match(line)]
+        with list_file(stack, entries) as listing, archive(stack, schema, ["-f", "-", "-L", str(listing)], what) as out:
+            changes = Owned(stack.settings.db.user, major=stack.db.server_major, privileges=True)
+            script = changes.changed(restricted(chunks(out)))
+            stack.context.stream_in(_program(stack, PSQL, name, "owner"), script, what)
+    finally:
+        stack.context.host.remove(schema)
+
+
+def _dumped(stack: Stack, what: str, words: list[str]) -> AbstractContextManager[IO[bytes]]:
+    """Return a dump of the database in use."""
+    words = ["pg_dump", "-w", "--lock-wait-timeout=60000", *words]
+    return stack.context.stream_out(stack.db.as_superuser(words, stack.settings.db.name), what)
 
 
 def count(stack: Stack, name: str) -> census.Census:
@@ -607,7 +638,7 @@ def check_counts(stack: Stack, manifest: Manifest, name: str) -> census.Census:
 
 def say_hidden(stack: Stack, source: Source, name: str) -> None:
     """Say which tables of somebody else's dump hide rows from the database's owner, who mostly sees all of his own."""
-    if source.signed and not source.origin and not stack.db.origin:
+    if source.is_own(stack) and not stack.db.origin:
         return
     with session(stack.db, name, "look for row-level security") as sql:
         tables = [row["name"] for row in sql.rows(FORCED)]

@@ -115,16 +115,7 @@ def merge(stack: Stack, source: Source, safety: str) -> Merged:
     began = now()
     name = stack.settings.db.name
     with load.scratch(stack, "merge", source.name) as scratch:
-        load.load(stack, source, scratch)
-        if source.manifest:
-            try:
-                load.check_counts(stack, source.manifest, scratch)
-            except Mismatch as error:
-                raise StackError(
-                    f"{source.name} holds something else than its manifest says",
-                    why="nothing was changed",
-                    evidence=error.lines,
-                ) from None
+        load.load(stack, source, scratch, lambda: _check_counts(stack, source, scratch))
         values = {"role": literal(stack.settings.db.user), "foreign": census.FOREIGN}
         with session(stack.db, scratch, "read the restored rows") as sql:
             theirs = {row["name"]: row for row in sql.rows(TABLES.format(**values))}
@@ -150,6 +141,20 @@ def merge(stack: Stack, source: Source, safety: str) -> Merged:
             sql.run("COMMIT")
     seconds = round((now() - began).total_seconds(), 3)
     return Merged(source.name, merged, added, safety, seconds)
+
+
+def _check_counts(stack: Stack, source: Source, scratch: str) -> None:
+    """:raises StackError: the backup holds something else than its manifest says."""
+    if source.manifest is None:
+        return
+    try:
+        load.check_counts(stack, source.manifest, scratch)
+    except Mismatch as error:
+        raise StackError(
+            f"{source.name} holds something else than its manifest says",
+            why="nothing was changed",
+            evidence=error.lines,
+        ) from None
 
 
 def _look(stack: Stack, values: dict[str, str]) -> tuple[dict[str, Any], list[dict[str, str]]]:
@@ -221,8 +226,9 @@ def _inserted(sql: Session, insert: str) -> int:
 def _merge_objects(stack: Stack, sql: Session, scratch: str) -> int:
     """Large objects whose number is free."""
     sql.run("CREATE TEMP TABLE nv_objects (n oid, content bytea) ON COMMIT DROP")
-    query = "COPY (SELECT oid, lo_get(oid) FROM pg_largeobject_metadata) TO STDOUT"
-    sql.copy_in("COPY nv_objects FROM STDIN", _rows(stack, stack.db.as_owner([*PSQL, "-c", query], scratch)))
+    query = "COPY (SELECT oid, pg_catalog.lo_get(oid) FROM pg_catalog.pg_largeobject_metadata) TO STDOUT"
+    # not as the owner: what the dump has made must meet no session of that role
+    sql.copy_in("COPY nv_objects FROM STDIN", _rows(stack, stack.db.as_superuser([*PSQL, "-c", query], scratch)))
     new = "nv_objects WHERE NOT EXISTS (SELECT FROM pg_largeobject_metadata m WHERE m.oid = n)"
     return int(sql.run(f"SELECT count(lo_from_bytea(n, content)) FROM {new}")[0])
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from devstack import console
-from devstack.data import backup, census, kept, load, privileged, switch
+from devstack.data import backup, census, extensions, kept, load, privileged, switch
 from devstack.data.catalogue import Backup
 from devstack.data.journal import Journal
 from devstack.data.load import Mismatch, Source
@@ -92,16 +92,10 @@ def check_target(stack: Stack, source: Source) -> None:
     :raises StackError: an extension is missing, a table, or room on the disk.
     """
     name, manifest = stack.settings.db.name, source.manifest
+    extensions.planned(stack, source)
     with session(stack.db, name, f"read database {name}") as sql:
-        available = {row["name"] for row in sql.rows("SELECT name FROM pg_available_extensions")}
         tables = set(census.table_names(sql))
         used = sql.value("SELECT pg_database_size(current_database())")
-    if manifest and (missing := sorted(manifest.extensions.keys() - available)):
-        raise StackError(
-            f"{source.name} needs the extension {', '.join(missing)}",
-            why="this PostgreSQL does not have it; nothing was touched",
-            fix="install it for this PostgreSQL, or name another one in db.bin_dir",
-        )
     if manifest and source.kind == "data" and (absent := sorted(manifest.tables.keys() - tables)):
         raise StackError(
             f"{source.name} holds rows alone, and their tables are not in database {name}",
@@ -144,16 +138,19 @@ def replace(stack: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
     began = now()
     made = load.begin(stack, "restore", source.name)
     safety = ""
+
+    def fill() -> census.Census:
+        return load.load(stack, source, made.incoming, lambda: compared(stack, source, made.incoming))
+
     with contextlib.ExitStack() as guard:
         try:
             if backed_up:
-                if backed := fill_and_back_up(stack, source, made):
+                counted, backed = fill_and_back_up(stack, made.incoming, fill)
+                if backed:
                     say(backed)
                     safety = backed.name
             else:
-                load.load(stack, source, made.incoming, analyze=False)
-            with load.analyzed(stack, made.incoming, as_superuser=source.as_superuser):
-                counted = compared(stack, source, made.incoming)
+                counted = fill()
             load.say_hidden(stack, source, made.incoming)
             copy_properties(stack, made)
             check_login(stack, made)
@@ -182,18 +179,19 @@ def replace(stack: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
     )
 
 
-def fill_and_back_up(stack: Stack, source: Source, made: Journal) -> Backup | None:
+def fill_and_back_up(
+    stack: Stack, incoming: str, fill: Callable[[], census.Census]
+) -> tuple[census.Census, Backup | None]:
     """Both at the same time: the one reads the database in use, the other writes to one that nobody uses yet."""
     with ThreadPoolExecutor(1) as beside:
-        filling = beside.submit(load.load, stack, source, made.incoming, analyze=False)
+        filling = beside.submit(fill)
         try:
             backed = back_up_first(stack)
-            filling.result()
+            return filling.result(), backed
         except BaseException:
             with contextlib.suppress(StackError):
-                load.drop(stack, made.incoming)  # ends the filling, which would be waited for
+                load.drop(stack, incoming)  # ends the filling, which would be waited for
             raise
-    return backed
 
 
 def compared(stack: Stack, source: Source, name: str) -> census.Census:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from devstack.container import Talk
 from devstack.errors import StackError
 from devstack.files import load_json
 from devstack.services.postgres import PINNING, PSQL, Postgres, check_text, creating
+from devstack.shell import Command
 
 SETTINGS = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '60s'"
 """What a database's own settings must not decide; a table that somebody keeps locked is not waited for without end."""
@@ -29,9 +30,9 @@ while we look is refused, where the server knows how (from 14.13, 15.8, 16.4 and
 EMPTY = 10.0
 """Seconds that sessions which were ended may take to be gone."""
 
-Role = Literal["superuser", "reader", "owner"]
+Role = Literal["superuser", "reader", "owner", "loader"]
 """Role of a session. The superuser runs fixed statements of ours on the catalog; the reader reads the application's
-tables; the owner, the application's role, does everything else."""
+tables; the loader loads a dump of others; the owner, the application's role, does everything else."""
 
 
 class SessionEnded(Exception):
@@ -78,10 +79,20 @@ class Session:
             why = f"its answer is not the rows of a query: {error}"
             raise StackError("the server does not answer as expected", why=why) from None
 
+    def row(self, query: str) -> dict[str, Any]:
+        """Return the one row of a query.
+
+        :raises StackError: there is none, as of a database that somebody has just dropped.
+        """
+        rows = self.rows(query)
+        if len(rows) != 1:
+            why = f"a query for one row has {len(rows)}: what it is about may have been dropped meanwhile"
+            raise StackError("the server does not answer as expected", why=why, fix="try again")
+        return rows[0]
+
     def value(self, query: str) -> Any:
-        """The one value of a query's one row."""
-        (row,) = self.rows(query)
-        (value,) = row.values()
+        """Return the one value of a query's one row."""
+        (value,) = self.row(query).values()
         return value
 
     def end_others(self, which: str, problem: str) -> None:
@@ -148,26 +159,31 @@ class Session:
         raise SessionEnded(self)
 
 
+def program(db: Postgres, role: Role) -> Callable[..., Command]:
+    """Return what makes the command of one of PostgreSQL's programs, as a role."""
+    return {"superuser": db.as_superuser, "reader": db.as_reader, "owner": db.as_owner, "loader": db.as_loader}[role]
+
+
 @contextlib.contextmanager
 def session(db: Postgres, database: str, what: str, *, role: Role = "superuser") -> Iterator[Session]:
     """Open a session on a database.
 
     :raises StackError: a statement failed, or the server went away; ``what`` says what it was for.
     """
-    program = {"superuser": db.as_superuser, "reader": db.as_reader, "owner": db.as_owner}[role]
-    command = program(PSQL, database)
+    command = program(db, role)(PSQL, database)
     # names go back to psql that a dump or a server has made up: they may not hold commands of psql's
     restricted = db.restricts
-    if role == "owner" or db.origin:
+    application_s = role in ("owner", "loader")
+    if application_s or db.origin:
         db.check_restricts()
-    if role == "owner":
+    if application_s:
         command = db.apart(command)
     with db.context.talk(command, what) as talk:
         opened, ended = Session(talk), False
         try:
             if restricted:
                 opened.restrict()
-            if role != "owner":
+            if not application_s:
                 opened.run(PIN)
             opened.run(SETTINGS)
             yield opened

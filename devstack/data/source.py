@@ -154,7 +154,7 @@ def _check_manifest(path: Path, *, force: bool) -> None:
         raise StackError(
             f"{path.name} can't be checked as a backup of this tool",
             why=why,
-            fix="add --force: it is checked as far as possible, and restored as the application's role",
+            fix="add --force: it is checked as far as possible, and loaded by a role that can do nothing else",
         )
 
 

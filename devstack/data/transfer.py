@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from devstack import console
-from devstack.data import elsewhere, load, restore, switch
+from devstack.data import census, elsewhere, extensions, load, restore, switch
 from devstack.data.catalogue import Backup
 from devstack.data.elsewhere import Elsewhere
 from devstack.data.load import Source
@@ -28,7 +28,8 @@ LEFT = """
 SELECT d.datname AS name FROM pg_database d JOIN pg_roles o ON o.oid = d.datdba
  WHERE d.datconnlimit IN ({mark}, 0) AND d.datname ~ '_restore_[0-9a-f]{{8}}$' AND left(d.datname, -17) = {stem}
    AND d.datname <> {name}
-   AND (o.rolsuper OR o.rolname = current_user OR o.oid = (SELECT datdba FROM pg_database WHERE datname = {name}))
+   AND (o.rolsuper OR o.rolname = current_user OR o.rolname ~ '^{loader}[0-9a-f]{{8}}$'
+        OR o.oid = (SELECT datdba FROM pg_database WHERE datname = {name}))
    AND pg_has_role(o.oid, 'USAGE')
 """
 """Databases left by killed restores into this one: their name, connection limit and owner must match. The last 17
@@ -37,7 +38,7 @@ characters of the name are the suffix of a restore."""
 LOADERS = f"""
 SELECT rolname AS name FROM pg_roles r
  WHERE rolname ~ '^{elsewhere.LOADER}[0-9a-f]{{8}}$' AND rolvaliduntil < now()
-   AND (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+   AND (SELECT rolsuper OR (rolcreaterole AND pg_has_role(r.oid, 'MEMBER')) FROM pg_roles WHERE rolname = current_user)
    AND NOT EXISTS (SELECT FROM pg_shdepend d WHERE d.refobjid = r.oid AND d.refclassid = 'pg_authid'::regclass)
 """
 """Roles that killed restores have left."""
@@ -84,14 +85,17 @@ def check(there: Stack, source: Source) -> None:
             why="an older PostgreSQL can't be relied on to read a newer one's dump; nothing was touched",
             fix=f"bring that server to PostgreSQL {needed}, or copy the rows by an application",
         )
-    with session(db, db.target.database, f"read database {db.target.database} there") as sql:
-        available = {row["name"] for row in sql.rows("SELECT name FROM pg_available_extensions")}
-    if missing := sorted(manifest.extensions.keys() - available):
+    if not db.makes_loader and not (source.signed and source.origin in ("", db.origin)):
         raise StackError(
-            f"{source.name} needs the extension {', '.join(missing)}",
-            why=f"{db.target.server} does not have it; nothing was touched",
-            fix="install it for that server",
+            f"{source.name} was not made by this environment, of its own database or of that one",
+            why=f"loaded by {db.about.lender}, it could do all that this role may on {db.target.server}; nothing was"
+            " touched",
+            fix=[
+                "name a role in the URL that may make another one, which loads it then (CREATEROLE, or a superuser);",
+                "or restore it into the stack, make a backup of that, and restore that one there",
+            ],
         )
+    extensions.planned(there, source)
 
 
 def replace(there: Stack, source: Source, *, backed_up: bool, say: Callable[[Backup], None]) -> Moved:
@@ -103,19 +107,27 @@ def replace(there: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
     began, db = now(), there.db
     assert isinstance(db, Elsewhere)
     name, safety = there.settings.db.name, ""
+    if not db.makes_loader and db.about.powers:
+        console.note(
+            f"the dump is loaded by {db.about.lender}, and may do what that role may: {', '.join(db.about.powers)};"
+            " a role without such rights lends it none"
+        )
     with _alone(there):
         made = load.named(there, "restore", source.name)
+
+        def fill() -> census.Census:
+            return load.load(there, source, made.incoming, lambda: restore.compared(there, source, made.incoming))
+
         try:
             load.create(there, made.incoming)
             _try_extensions(there, source, made.incoming)
             if backed_up:
-                if kept := restore.fill_and_back_up(there, source, made):
-                    say(kept)
-                    safety = kept.name
+                counted, backed = restore.fill_and_back_up(there, made.incoming, fill)
+                if backed:
+                    say(backed)
+                    safety = backed.name
             else:
-                load.load(there, source, made.incoming, analyze=False)
-            with load.analyzed(there, made.incoming):
-                counted = restore.compared(there, source, made.incoming)
+                counted = fill()
             load.say_hidden(there, source, made.incoming)
             outgoing = restore.kept_name(there)
             restore.copy_properties(there, made)
@@ -185,7 +197,8 @@ def _alone(there: Stack) -> Iterator[None]:
                 why="it holds the lock for that, on whatever machine it runs",
                 fix="wait for it",
             )
-        for row in sql.rows(LEFT.format(mark=elsewhere.MARK, name=literal(name), stem=literal(stem))):
+        values = {"mark": elsewhere.MARK, "loader": elsewhere.LOADER, "name": literal(name), "stem": literal(stem)}
+        for row in sql.rows(LEFT.format(**values)):
             sql.run(f"DROP DATABASE {identifier(row['name'])} WITH (FORCE)")
             console.note(f"removed {row['name']} there, left behind by a restore that was cut off")
         for row in sql.rows(LOADERS):

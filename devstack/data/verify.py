@@ -93,8 +93,9 @@ def verify(
     elif deep:
         try:
             with load.scratch(stack, "verify", backup.name) as name:
+                manifest = backup.manifest
                 try:
-                    load.load(stack, source, name)
+                    load.load(stack, source, name, lambda: load.check_counts(stack, manifest, name))
                 except ContentError as error:
                     raise Damaged(backup.name, error.why, error.evidence) from None
                 except StackError as error:
@@ -103,7 +104,6 @@ def verify(
                         raise Unchecked(backup.name, gone, error.evidence) from None
                     whole = f"its file is whole; {error.why}" if error.why else "its file is whole"
                     raise Unrestorable(error.what, why=whole, evidence=error.evidence, fix=error.fix) from None
-                load.check_counts(stack, backup.manifest, name)
         except load.Mismatch as error:
             why = "it was restored, and holds something else than its manifest says"
             raise Damaged(backup.name, why, error.lines) from None

@@ -164,8 +164,8 @@ class ContainedPostgres(Postgres):
         answer = self.context.read(self._run(["cat", str(self.rules / "pg_hba.conf")]))
         return answer.stdout if answer.ok else None
 
-    def _write_rules(self, content: str) -> None:
-        self.context.write_inside(self.name, self.rules / "pg_hba.conf", content, user=self.account)
+    def _write_rules(self, name: str, content: str) -> None:
+        self.context.write_inside(self.name, self.rules / name, content, user=self.account)
 
     def prepare(self) -> ServiceSpec:
         self.programs = self.images.postgres(start=True)

@@ -9,6 +9,7 @@ import re
 import secrets
 import string
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -39,6 +40,8 @@ SUPERUSER = "postgres"
 READER = "nv_reader"
 """Role that reads every table, also those of the catalog, and changes nothing. What reads the application's tables runs
 as this role: planning a query may evaluate expressions of indexes and statistics, which are the application's code."""
+LOADER = "nv_loader"
+"""Role that loads a dump which this environment has not made; see :mod:`devstack.data.loader`."""
 TRANSACTIONS = (
     "-c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off"
     " -c default_transaction_deferrable=off -c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
@@ -76,6 +79,8 @@ BUILDING = 256 << 20
 """Bytes of memory for building an index."""
 LOOKING_SECONDS = 10.0
 """For a look at what is in the databases: twice what logging in may take."""
+RELOAD_SECONDS = 10.0
+"""For the server to read its rules of access again."""
 
 
 class Postgres:
@@ -319,11 +324,11 @@ class Postgres:
         wanted, there = self._hba(), self._read_rules()
         if there is None or there == wanted:
             return
-        self._write_rules(wanted)
+        self._write_rules("pg_hba.conf", wanted)
         try:
             answer = self.context.probe(self.ask(MAINTENANCE, WRONG_RULES), LOOKING_SECONDS)
         finally:
-            self._write_rules(there)
+            self._write_rules("pg_hba.conf", there)
         if answer.ok and answer.text:
             raise StackError(
                 "PostgreSQL refuses its pg_hba.conf",
@@ -336,8 +341,8 @@ class Postgres:
         content = self.context.host.read_file(self.rules / "pg_hba.conf")
         return None if content is None else content.decode(errors="replace")
 
-    def _write_rules(self, content: str) -> None:
-        self.context.write_file(self.rules / "pg_hba.conf", content, account=True)
+    def _write_rules(self, name: str, content: str) -> None:
+        self.context.write_file(self.rules / name, content, account=True)
 
     def prepare(self) -> ServiceSpec:
         paths, context = self.context.paths, self.context
@@ -349,8 +354,8 @@ class Postgres:
         else:
             self._check_major()
             self._clear_foreign_lock()
-        context.write_file(paths.config / "pg_hba.conf", self._hba(), account=True)
-        context.write_file(paths.config / "pg_ident.conf", self._ident(), account=True)
+        self._write_rules("pg_hba.conf", self._hba())
+        self._write_rules("pg_ident.conf", self._ident())
         return self.spec()
 
     def _render(self, template: str, **values: str) -> str:
@@ -360,7 +365,7 @@ class Postgres:
         return self._render("pg_hba.conf", owner=_ident_quote(self.settings.db.user))
 
     def _ident(self) -> str:
-        roles = (SUPERUSER, READER, _ident_quote(self.settings.db.user))
+        roles = (SUPERUSER, READER, LOADER, _ident_quote(self.settings.db.user))
         lines = [f"nv  {_ident_quote(name)}  {role}" for name in sorted(self._idents()) for role in roles]
         return self._render("pg_ident.conf", lines="\n".join(lines))
 
@@ -684,6 +689,10 @@ class Postgres:
         """Return the same as the application's role."""
         return self._program(words, {**self.socket_env(self.settings.db.user, database), **(env or {})}, tty=tty)
 
+    def as_loader(self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None) -> Command:
+        """Return the same as :data:`LOADER`."""
+        return self._program(words, {**self.socket_env(LOADER, database), **(env or {})})
+
     @property
     def own_address(self) -> tuple[str, int]:
         """Host and port by which programs next to the server reach it over TCP."""
@@ -726,9 +735,43 @@ class Postgres:
     new_limit = -1
     """CONNECTION LIMIT of a database that is being filled, once its owner may log in; -1 for none."""
 
-    def loading(self, database: str) -> AbstractContextManager[None]:
-        """Have the owner's sessions be those of a role that may do no more than the owner, for a dump."""
-        return contextlib.nullcontext()
+    @property
+    def loader(self) -> str:
+        """Name of the role that loads a dump which this environment has not made."""
+        return LOADER
+
+    @property
+    def makes_loader(self) -> bool:
+        """Whether the role that administers the server may make that role."""
+        return True
+
+    @contextlib.contextmanager
+    def loader_login(self) -> Iterator[str]:
+        """Yield how the loader logs in, as an option of ``CREATE ROLE``."""
+        yield "PASSWORD NULL"
+
+    def admit_loader(self) -> None:
+        """Have the server let the loader in, also one that was started by an earlier version of this tool.
+
+        :raises StackError: its rules of access do not.
+        """
+        if self._admits_loader():
+            return
+        self._write_rules("pg_hba.conf", self._hba())
+        self._write_rules("pg_ident.conf", self._ident())
+        self.context.probe(self.ask(MAINTENANCE, "SELECT pg_reload_conf()"), LOOKING_SECONDS)
+        deadline = time.monotonic() + RELOAD_SECONDS
+        while not self._admits_loader():
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"the role {LOADER}, which loads dumps of others, can't log in",
+                    why=f"pg_hba.conf does not let it in as it lets in {READER}",
+                    fix=f"add {LOADER} in templates/pg_hba.conf wherever {READER} is",
+                )
+            time.sleep(0.05)
+
+    def _admits_loader(self) -> bool:
+        return self.context.probe(self.as_loader([*PSQL, "-c", "SELECT 1"], MAINTENANCE), LOOKING_SECONDS).ok
 
     @property
     def restricts(self) -> bool:

@@ -229,11 +229,11 @@ def _make(stack: Stack, name: str, recipe: Recipe) -> None:
 
 
 def _fill(stack: Stack, name: str, recipe: Recipe) -> None:
-    from devstack.data import fixtures, load, migrations
+    from devstack.data import extensions, fixtures, load, migrations
     from devstack.data.session import session
 
     there = stack_on(stack, name)
-    load.create_extensions(stack, load.extensions_in_use(stack) if recipe.kind == "data" else {}, name)
+    extensions.create(stack, extensions.in_use(stack) if recipe.kind == "data" else {}, name, stack.settings.db.user)
     load.hand_over(stack, name)
     if recipe.kind == "migrations":
         request = migrations.Request("up")

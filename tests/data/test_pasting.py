@@ -88,9 +88,11 @@ def test_a_backup_of_another_environment(tmp_path: Path, paste: Callable[[str], 
 
 
 def test_a_dump_that_wants_the_superuser(tmp_path: Path, paste: Callable[[str], list[str]]) -> None:
-    stack: Any = SimpleNamespace(settings=SimpleNamespace(db=SimpleNamespace(user="nina")))
+    stack: Any = SimpleNamespace(
+        db=SimpleNamespace(origin=""), settings=SimpleNamespace(db=SimpleNamespace(user="nina"))
+    )
     source = load.Source(tmp_path / NAME, "sql", signed=True)
-    error = failures.explained(stack, source, StackError("x", evidence=["ERROR: permission denied"]))
+    error = failures.explained(stack, source, "owner", StackError("x", evidence=["ERROR: permission denied"]))
     assert paste(error.fix[0]) == ["data.restore", "--file", NAME, "--as-superuser"]
 
 
@@ -116,9 +118,11 @@ INVISIBLE = ["\u00ad", "\u034f", "\u061c", "\u200b", "\u200e", "\u2060", "\u3164
 )
 def test_a_name_that_is_not_shown_as_it_is(tmp_path: Path, name: str) -> None:
     """Neither is printed what would be another command, nor one that names another file."""
-    stack: Any = SimpleNamespace(settings=SimpleNamespace(db=SimpleNamespace(user="nina")))
+    stack: Any = SimpleNamespace(
+        db=SimpleNamespace(origin=""), settings=SimpleNamespace(db=SimpleNamespace(user="nina"))
+    )
     source = load.Source(tmp_path / name, "sql", signed=True)
-    error = failures.explained(stack, source, StackError("x", evidence=["ERROR: permission denied"]))
+    error = failures.explained(stack, source, "owner", StackError("x", evidence=["ERROR: permission denied"]))
     command = error.fix[0][error.fix[0].index("inv ") :]
     for shell in ("sh", "bash"):
         typed = f"inv() {{ touch typed; }}\n{command}"

@@ -183,8 +183,9 @@ def test_a_new_password_is_seen_by_nobody_and_ends_the_sessions_of_the_one_befor
 @pytest.mark.slow
 def test_limits_that_the_role_sets_on_its_database_do_not_bind_us(fresh: Data) -> None:
     fresh.inv("dev.up")
-    for limit in ("statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout"):
-        fresh.query(f"ALTER DATABASE nina SET {limit} = '1ms'; SELECT 1")
+    limits = ("statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout")
+    # in one session: they bind the next one of the role
+    fresh.query("".join(f"ALTER DATABASE nina SET {limit} = '1ms';" for limit in limits) + "SELECT 1")
     for command in ("data.backup", "db.stats", "data.verify --deep", "data.restore", "dev.restart"):
         fresh.inv(*command.split())
     fresh.sql("ALTER DATABASE nina SET transaction_timeout = '1ms'", "postgres")  # its own sessions are bound by it

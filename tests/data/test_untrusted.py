@@ -716,9 +716,9 @@ def test_what_the_superuser_loads_is_proven_and_can_not_be_exchanged(tmp_path: P
     with pytest.raises(Wrong, match="changed since it was checked"), _proven(stack, source):
         pytest.fail("it would be loaded")
     # to load it would take more of a stack than this
-    stack.db = SimpleNamespace(check_restricts=lambda: None, loading=lambda name: contextlib.nullcontext())
+    stack.db = SimpleNamespace(check_restricts=lambda: None)
     with pytest.raises(StackError, match="dump is damaged"):
-        load.load(stack, source, "nina")
+        load.load(stack, source, "nina", lambda: None)
     assert list((tmp_path / "state").iterdir()) == []
 
 

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from devstack import console
 from devstack.data.manifest import now, stamp
-from devstack.data.sqltext import restricted
+from devstack.data.sqltext import converted, restricted
 from devstack.data.streams import chunks
 from devstack.errors import StackError, UsageError
 from devstack.files import open_file
@@ -176,7 +176,11 @@ def _apply_sql(stack: Stack, fixture: Fixture) -> None:
     command = stack.db.apart(stack.db.as_owner(words, stack.settings.db.name))
     try:
         with open_file(fixture.path, stack.context.host.friends) as file:
-            stack.context.stream_in(command, restricted(chunks(file)), f"apply {fixture.name}")
+            stack.context.stream_in(command, restricted(converted(chunks(file))), f"apply {fixture.name}")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{fixture.name} begins as UTF-16, and can't be read as that", why=error.reason, fix="write it in UTF-8"
+        ) from None
     except StackError as error:
         # the first line that psql reads is ours
         lines = [

@@ -115,6 +115,24 @@ def test_a_transaction_of_its_own_is_noticed_and_not_noted_as_applied(stack: Pro
     assert stack.query("SELECT count(*) FROM nv_devstack.seeds")[0][0] == 3
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_sql_that_windows_has_written_is_read(stack: Project, folder: Path, encoding: str) -> None:
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    text = f'{mark}INSERT INTO "Users" (name) VALUES (\'Ödön\');\nCOPY "Users" (name) FROM stdin;\ny\n\\.\n'
+    (folder / "030_x.sql").write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    assert seed(stack, folder)["030_x.sql"]["did"] == "applied"
+    assert names(stack)[-2:] == ["Ödön", "y"]
+
+
+def test_broken_utf_16_is_refused_and_leaves_nothing(stack: Project, folder: Path) -> None:
+    text = "INSERT INTO \"Users\" (name) VALUES ('z');\n" * 50_000
+    (folder / "030_x.sql").write_bytes(text.encode("utf-16") + b"\0")
+    said = stack.inv("data.seed", str(folder), expect=2).stderr
+    assert "030_x.sql begins as UTF-16, and can't be read as that" in said
+    assert "z" not in names(stack)
+    assert stack.query("SELECT count(*) FROM nv_devstack.seeds")[0][0] == 3
+
+
 def test_what_is_no_fixture_is_refused(stack: Project, tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("")
     (tmp_path / "empty.csv").write_text("")

@@ -119,8 +119,11 @@ def with_rows(stack: Stack, path: Path, contents: Contents, members: Members) ->
         archive(stack, path, ["-f", "-", "-L", str(inside)], "look for rows of extensions") as out,
     ):
         for piece in pieces(chunks(out)):
-            if isinstance(piece, Rows):
-                note(found, member_of(piece.statement, members))
+            # of a table without rows there is a COPY too, which nothing follows
+            inserts = (line for line in piece.text.splitlines() if line.startswith(b"INSERT "))
+            for statement in [piece.statement] if isinstance(piece, Rows) else inserts:
+                if table := member_of(statement, members):
+                    note(found, table)
     return found
 
 

@@ -17,7 +17,7 @@ QUALIFIED = rb"%b(?:\.%b)?" % (NAME, NAME)
 BEGINNING = 60
 """Bytes of a line in which the beginning of a statement is looked for."""
 
-ROWS_OF = re.compile(rb"COPY (%b)\.(%b) " % (NAME, NAME))
+ROWS_OF = re.compile(rb"(?:COPY|INSERT INTO) (%b)\.(%b) " % (NAME, NAME))
 COUNTER = re.compile(rb"SELECT pg_catalog\.setval\('((?:[^']|'')+)', ")
 OWNER = re.compile(rb"(ALTER .* OWNER TO )" + NAME + rb"(;\s*)", re.DOTALL | re.IGNORECASE)
 SCHEMA = re.compile(rb"CREATE\s+SCHEMA\s+(?:IF\s+NOT\s+EXISTS\s+)?(" + NAME + rb";\s*)", re.IGNORECASE)
@@ -210,13 +210,14 @@ class Owned:
             self._skipped = ""
             kept.append(b"\n")
             return
-        if begins and (table := member_of(line, self._members)):
+        table = member_of(line, self._members) if begins else ""
+        if table and line.startswith(b"COPY "):
             self._skipped = table
             kept.append(b"\n")
             return
         self._lexer.see(line)
         self._open = self._goes_on(line, beginning)
-        if self._held or (begins and beginning.startswith(self._judged)):
+        if self._held or table or (begins and beginning.startswith(self._judged)):
             self._held.append(line)
             if not self._open:
                 kept.append(self._whole(b"".join(self._held)))
@@ -265,6 +266,9 @@ class Owned:
 
     def _statement(self, text: bytes) -> bytes:
         statement = text.lstrip()
+        if table := member_of(statement, self._members):  # of pg_dump --inserts
+            note(self._left.rows, table)
+            return b""
         beginning = b" ".join(statement[: 2 * BEGINNING].upper().split()) + b" "
         if not beginning.startswith(self._judged):
             self._cleaning = self._cleaning and beginning.startswith(HARMLESS)
@@ -332,9 +336,9 @@ def note(left: list[str], what: str) -> None:
         left.append(what)
 
 
-def member_of(copy: bytes, members: Members) -> str:
-    """Return the extension's table that a COPY statement is for, in words; empty if it is for none."""
-    if not members or not (found := ROWS_OF.match(copy)):
+def member_of(statement: bytes, members: Members) -> str:
+    """Return the extension's table that a statement with rows is for, in words; empty if it is for none."""
+    if not members or not (found := ROWS_OF.match(statement)):
         return ""
     schema, name = _plain(found[1]), _plain(found[2])
     extension = members.get((schema, name))

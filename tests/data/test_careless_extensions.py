@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,6 +183,26 @@ def test_what_a_dump_has_of_an_extension_s_tables_is_in_nobody_s_way(careless: D
     assert data.sql("SELECT count(*) FROM careless_rows") == "0"
     data.inv("data.restore", "--file", filled.name, "--no-safety-backup", "--as-superuser")
     assert data.sql("SELECT n FROM careless_rows ORDER BY 1") == "1\n2"
+
+
+@pytest.mark.parametrize("words", [["-Fp"], ["-Fc"], ["-Fp", "--rows-per-insert=2"]])
+def test_nor_is_it_where_rows_are_statements(careless: Data, words: list[str]) -> None:
+    data = careless
+    data.sql("DELETE FROM careless_rows; INSERT INTO careless_rows (n) VALUES (1), (2), (3)")
+    path = data.folder / "inserts.sql"
+    path.write_bytes(
+        subprocess.run(
+            [data.bin / "pg_dump", "--inserts", *words],
+            env={**data.env, **data.superuser()},
+            check=True,
+            capture_output=True,
+        ).stdout
+    )
+    said = data.inv("data.restore", "--file", str(path), "--force", "--no-safety-backup").stderr
+    assert f"as only a superuser may write them: rows of public.careless_rows (extension {MOVABLE})" in said
+    assert data.sql("SELECT count(*) FROM careless_rows") == "0"
+    data.inv("data.undo")
+    data.sql("DELETE FROM careless_rows")
 
 
 @pytest.fixture

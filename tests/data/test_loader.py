@@ -19,7 +19,7 @@ from devstack.data.streams import sha256_of
 from devstack.services.postgres import LOADER
 from tests.data import manifests
 from tests.data.conftest import Data, running
-from tests.data.test_url import Server, serving
+from tests.data.test_url import DEBIANS, Server, serving
 
 STATEMENTS = {
     "drop": 'DROP/**/DATABASE "LIVE" WITH (FORCE);',
@@ -185,6 +185,24 @@ def test_what_is_evaluated_there_reaches_nothing_else_either(mine: Data, shop: S
     assert state(shop, "shop") == before
     owners = "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE relname IN ('lurking', 'items')"
     assert shop.sql(owners) == [("app",)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DEBIANS.is_dir(), reason="there is no PostgreSQL 15 here")
+@pytest.mark.parametrize("user", ["app", "boss"])
+def test_on_an_older_server_roles_are_made_by_its_rules(mine: Data, workspace: Path, user: str) -> None:
+    """Up to PostgreSQL 15 a role that may make others may do all with them."""
+    with serving(workspace, DEBIANS) as older:
+        older.sql("ALTER ROLE app CREATEROLE", "postgres")
+        rows, made = older.rows(), shop_dump(mine, older)
+        restore = ("data.restore", "--url", older.url(user=user), "--yes", "--file")
+        mine.inv(*restore, forged(mine, made, "").name)
+        assert older.rows() == rows
+        before = state(older, "shop")
+        drop = STATEMENTS["drop"].replace("nina", "app")
+        mine.refused(*restore, forged(mine, made, drop, "shop").name, says="must be owner of database shop")
+        assert (state(older, "shop"), older.rows()) == (before, rows)
+        assert older.sql("SELECT rolname FROM pg_roles WHERE rolname ~ '^nv_load'") == []
 
 
 def test_a_role_that_can_make_none_loads_no_dump_of_others(mine: Data, shop: Server) -> None:

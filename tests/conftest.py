@@ -608,7 +608,7 @@ def cache(pytestconfig: pytest.Config) -> Path:
 @pytest.fixture
 def alarm() -> Iterator[None]:
     """End a read that hangs."""
-    signal.alarm(20)
+    signal.alarm(120)
     yield
     signal.alarm(0)
 

@@ -33,6 +33,8 @@ SUPERUSERS = re.compile(
 """Entries that take a superuser, whatever they are about, and that nothing else depends on."""
 ATTEMPTED = re.compile(r"(?:DEFAULT )?ACL |(?:COMMENT - )?PUBLICATION|(?:COMMENT \S+ )?POLICY ")
 """Entries that the owner is allowed or not, depending on what they are about, or that name roles."""
+POLICY = re.compile(r"\d+; \d+ \d+ POLICY ")
+FILLED = re.compile(r"\d+; \d+ \d+ MATERIALIZED VIEW DATA ")
 PRIVILEGES = re.compile(r"\d+; \d+ \d+ (?:DEFAULT )?ACL ")
 """Lines of an archive's list that are about privileges."""
 ROOM = 1 << 26
@@ -47,6 +49,8 @@ class Contents(Struct, frozen=True):
     left: list[str]
     """Entries that are left out, in words."""
     extensions: list[str] = []
+    refreshed: list[str] = []
+    """Materialized views that are to be filled last, where there are policies, which decide what they get."""
     members: list[str] = []
     """Entries with rows and sequence values of extensions, which only a superuser may load."""
     version: str = ""
@@ -106,6 +110,9 @@ def listed(stack: Stack, path: Path, members: Members | None = None) -> Contents
             contents.attempted.append(line)
         else:
             contents.taken.append(line)
+    if any(POLICY.match(line) for line in contents.attempted):
+        contents.refreshed.extend(line for line in contents.taken if FILLED.match(line))
+        contents.taken[:] = [line for line in contents.taken if not FILLED.match(line)]
     return contents
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,7 +78,8 @@ SELECT current_setting('server_version_num')::int / 10000 AS major,
                                              CASE WHEN p.oid < 16384 AND p.rolname ~ '^pg_'
                                                    AND p.rolname <> 'pg_database_owner' THEN p.rolname::text END]) power
               WHERE power IS NOT NULL AND pg_has_role(l.oid, p.oid, 'MEMBER') ORDER BY 1) AS powers
-  FROM pg_database d, pg_roles r, LATERAL (SELECT CASE WHEN r.rolsuper THEN d.datdba ELSE r.oid END AS oid) l
+  FROM pg_database d, pg_roles r, LATERAL (
+           SELECT CASE WHEN r.rolsuper OR r.rolcreaterole THEN d.datdba ELSE r.oid END AS oid) l
  WHERE d.datname = current_database() AND r.rolname = current_user
 """
 
@@ -108,8 +110,8 @@ class About(Struct, frozen=True):
     makes_roles: bool = False
     """Whether it may create roles."""
     lender: str = ""
-    """Role whose privileges a dump has while it is loaded, if no role can be made for that: the URL's role, or the
-    database's owner if that role is a superuser."""
+    """Role whose rights the functions of a dump have: the database's owner, who has them in the end; if no role can be
+    made that loads it, the URL's role."""
     superusers: list[str] = []
     """Superusers among the owner and the roles that the lender may become."""
     powers: list[str] = []
@@ -127,7 +129,6 @@ class Elsewhere(Postgres):
         self.account = local.account
         self.about = About("", 0, False, address.user, False, False, False)
         """What the server says of itself, once it was asked."""
-        self._loader = f"{LOADER}{secrets.token_hex(4)}"
         self._lent: dict[str, str] = {}
         """Variables that name files for the account that dumps are loaded under, while some are."""
 
@@ -139,8 +140,9 @@ class Elsewhere(Postgres):
 
     @property
     def loader(self) -> str:
-        """Name of the role that loads dumps: another one for each command, as others may restore there too."""
-        return self._loader
+        """Name of the role that loads dumps into this database: a killed restore's is known by it to the next one,
+        which holds the database's lock."""
+        return f"{LOADER}{hashlib.sha256(self.target.database.encode()).hexdigest()[:8]}"
 
     @property
     def makes_loader(self) -> bool:
@@ -214,7 +216,7 @@ class Elsewhere(Postgres):
         return self._program(words, own, tty=tty)
 
     def as_loader(self, words: Sequence[str], database: str, env: Mapping[str, str] | None = None) -> Command:
-        own = self.env(database) | self._lent | {"PGUSER": self.loader, "PGPASSFILE": str(self._loader_passfile)}
+        own = self.env(database) | self._lent | {"PGUSER": self.loader, "PGPASSFILE": str(self.loader_passfile)}
         own["PGOPTIONS"] = f"{OPTIONS} {(env or {}).get('PGOPTIONS', '')}".strip()
         return self._program(words, own)
 
@@ -245,24 +247,20 @@ class Elsewhere(Postgres):
             self._lent = {}
 
     @property
-    def _loader_passfile(self) -> Path:
+    def loader_passfile(self) -> Path:
         return self.local.rules / f"{PASSFILE}-load"
 
-    @contextlib.contextmanager
-    def loader_login(self) -> Iterator[str]:
-        """Yield the loader's password, as its verifier, and the end of its time, should it be left behind. A role that
-        is no superuser becomes a member of the loader: it could not make that the owner of a database otherwise."""
+    def loader_login(self) -> str:
+        """Return the loader's password, as its verifier, and the end of its time, should it be left behind. A role that
+        is no superuser becomes a member of the loader: it could not give away what that owns otherwise."""
         password = secrets.token_urlsafe(24)
         verifier = scram_verifier(password, secrets.token_bytes(16))
         until = literal(stamp(now() + timedelta(hours=LOADER_HOURS)))
         member = "" if self.is_superuser else f" ROLE {identifier(self.target.user)}"
         self.local.context.hide(password)
         line = pgpass_line({**dict.fromkeys(("host", "port", "name", "user"), "*"), "password": password})
-        try:
-            self.local.write_passfile(line, self._loader_passfile, account=True)
-            yield f"PASSWORD {literal(verifier)} VALID UNTIL {until}{member}"
-        finally:
-            self.local.remove_passfile(self._loader_passfile)
+        self.local.write_passfile(line, self.loader_passfile, account=True)
+        return f"PASSWORD {literal(verifier)} VALID UNTIL {until}{member}"
 
     def admit_loader(self) -> None:
         """Do nothing: who may log in there is for that server's administrator to say."""
@@ -364,6 +362,7 @@ def opened(stack: Stack, address: Address, *, fills: bool = False) -> Iterator[S
             yield there
     finally:
         db.local.remove_passfile(db.passfile)
+        db.local.remove_passfile(db.loader_passfile)
 
 
 def with_database(settings: Settings, name: str, owner: str) -> Settings:

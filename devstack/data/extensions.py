@@ -44,7 +44,7 @@ def in_use(stack: Stack) -> dict[str, str]:
 
 def planned(stack: Stack, source: Source) -> Plan:
     """Decide which extensions are created for a dump: of one that this environment has not made, only those that the
-    owner of a database may create, that are in the database in use, or that the settings name.
+    owner of a database may create, or that the settings name; and of an own server, that the database in use has.
 
     :raises StackError: a backup with a manifest needs another one.
     """
@@ -54,8 +54,9 @@ def planned(stack: Stack, source: Source) -> Plan:
     needs = {name: row["requires"] for name, row in available.items()}
     wanted = _complete({**dict(source.extensions), **(here if source.kind == "data" else {})}, needs)
     absent = [name for name in wanted if name not in available]
-    # for an external server too, the project's settings say what is asked for
-    known = _complete(dict.fromkeys([*stack.db.settings.db.extensions, *here], ""), needs)
+    # what the database has on an external server, others have put there; dblink would lead a dump to it
+    asked = [*stack.db.settings.db.extensions, *([] if stack.db.origin else here)]
+    known = _complete(dict.fromkeys(asked, ""), needs)
     refused = [] if source.is_own(stack) else _refused(wanted.keys() - known.keys(), available)
     if source.manifest and absent:
         raise StackError(
@@ -71,8 +72,13 @@ def planned(stack: Stack, source: Source) -> Plan:
             why="only a superuser may create it, and this environment has not made the backup; nothing was touched",
             fix=permission(stack, refused),
         )
-    created = {name: schema for name, schema in wanted.items() if name not in {*absent, *refused}}
+    created = {name: _schema(schema) for name, schema in wanted.items() if name not in {*absent, *refused}}
     return Plan(created, absent, refused)
+
+
+def _schema(name: str) -> str:
+    """Return the schema that an extension is created in: of PostgreSQL's own, only its control file may name one."""
+    return "public" if name.startswith("pg_") or name == "information_schema" else name
 
 
 def _refused(names: Iterable[str], available: Mapping[str, dict[str, Any]]) -> list[str]:

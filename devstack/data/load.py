@@ -238,15 +238,12 @@ def create(stack: Stack, name: str) -> None:
             )
 
 
-def hand_over(stack: Stack, name: str, owner: str = "") -> None:
-    """Open a closed database to clients, as that of a role.
-
-    :param owner: the role; empty for the owner of the database in use.
-    """
+def hand_over(stack: Stack, name: str) -> None:
+    """Make the owner of the database in use the owner of a new database, and open it to clients."""
     new = identifier(name)
     with session(stack.db, MAINTENANCE, f"hand over database {name}") as sql:
         in_use = literal(stack.settings.db.name)
-        owner = owner or sql.value(f"SELECT pg_get_userbyid(datdba) AS owner FROM pg_database WHERE datname = {in_use}")
+        owner = sql.value(f"SELECT pg_get_userbyid(datdba) AS owner FROM pg_database WHERE datname = {in_use}")
         if not stack.db.is_superuser:
             sql.run(f"GRANT CONNECT ON DATABASE {new} TO PUBLIC")
         sql.run(
@@ -270,7 +267,11 @@ def drop(stack: Stack, name: str) -> None:
     with session(stack.db, "postgres", f"drop database {name}") as sql:
         mine = f"left(query, length({creation})) = {creation} AND usename = current_user"
         sql.end_others(mine, f"the creation of database {name} does not end")
-        sql.run(f"DROP DATABASE IF EXISTS {identifier(name)} WITH (FORCE)")
+        for row in sql.rows(f"SELECT gid FROM pg_prepared_xacts WHERE database = {literal(name)}"):
+            with session(stack.db, name, "roll back a prepared transaction") as inside:
+                inside.run(f"ROLLBACK PREPARED {literal(row['gid'])}")
+        sql.drop_database(name)
+        loader.drop(stack, sql)
 
 
 @contextlib.contextmanager
@@ -305,7 +306,7 @@ def role_of(stack: Stack, source: Source) -> Role:
 
 
 def load(stack: Stack, source: Source, name: str, meanwhile: Callable[[], Result]) -> Result:
-    """Fill a database that :func:`create` made, and give it to the owner of the database in use.
+    """Fill a database that :func:`create` made. What the loader has loaded stays the loader's until :func:`give`.
 
     :param meanwhile: is called while the filled database is analyzed.
     :returns: what that returns.
@@ -313,30 +314,38 @@ def load(stack: Stack, source: Source, name: str, meanwhile: Callable[[], Result
     """
     stack.db.check_restricts()
     role = role_of(stack, source)
-    with contextlib.ExitStack() as held:
-        if role == "loader":
-            held.enter_context(loader.made(stack, name))
-        if role != "superuser":
-            _open(stack, source, name, role)
-        target = _filled(stack, source, name, role)
-        if role == "superuser":
-            with session(stack.db, name, "complete the restored database") as sql:
-                for extension in stack.settings.db.extensions:
-                    sql.create_extension(extension)
-            hand_over(stack, name)
-        with analyzed(stack, target):
-            result = meanwhile()
-    if role == "loader" and source.kind == "data":
+    if role != "superuser":
+        _open(stack, source, name, role)
+    target = _filled(stack, source, name, role)
+    if role == "superuser":
+        with session(stack.db, name, "complete the restored database") as sql:
+            for extension in stack.settings.db.extensions:
+                sql.create_extension(extension)
+        hand_over(stack, name)
+    with analyzed(stack, target):
+        return meanwhile()
+
+
+def give(stack: Stack, source: Source, name: str) -> None:
+    """Give a filled database to the owner of the database in use, if it is not that role's already."""
+    if role_of(stack, source) != "loader":
+        return
+    loader.give(stack, name)
+    hand_over(stack, name)
+    if source.kind == "data":
         copy_privileges(stack, name)
-    return result
 
 
 def _open(stack: Stack, source: Source, name: str, role: Role) -> None:
-    """Create the extensions in a closed database, and open it as that of the role which loads the dump."""
-    owner = owner_of(stack, role)
+    """Create the extensions in a closed database, and open it to the role that loads the dump."""
     wanted = extensions.planned(stack, source)
-    made = extensions.create(stack, wanted.created, name, owner)
-    hand_over(stack, name, owner if role == "loader" else "")
+    if role == "loader":
+        loader.make(stack, name)
+    made = extensions.create(stack, wanted.created, name, owner_of(stack, role))
+    if role == "loader":
+        loader.admit(stack, name)
+    else:
+        hand_over(stack, name)
     if source.manifest is not None:  # of one with a manifest the others were refused before
         return
     if made:
@@ -481,6 +490,7 @@ def _changes(stack: Stack, source: Source, target: Target) -> Owned:
         target.owner,
         major=stack.db.server_major,
         privileges=source.is_own(stack) and not stack.db.origin,
+        stands_for=stack.settings.db.user if target.role == "loader" else "",
         roles=target.roles,
         members=target.members,
         left=target.left,
@@ -547,8 +557,8 @@ def _load_archive(stack: Stack, source: Source, target: Target) -> None:
             digested = held.enter_context(_digested(source))
             command = _program(stack, words, target.name, target.role)
             stack.context.stream_in(command, chunks(digested), what)  # type: ignore[arg-type]
-    if contents.attempted:
-        with list_file(stack, contents.attempted) as listing_file:
+    for entries in filter(None, (contents.attempted, contents.refreshed)):
+        with list_file(stack, entries) as listing_file:
             _load_part(stack, source, target, ["-L", str(listing_file)])
 
 
@@ -583,6 +593,7 @@ def copy_database(stack: Stack, name: str, role: Role = "owner", *, section: str
             owner_of(stack, role),
             major=stack.db.server_major,
             privileges=role != "loader",
+            stands_for=stack.settings.db.user if role == "loader" else "",
             before_rows=f"{lend};".encode() if not section else b"",
         )
         stack.context.stream_in(_program(stack, PSQL, name, role), changes.changed(restricted(chunks(out))), what)

@@ -115,6 +115,7 @@ class Owned:
     :param owner: the role; empty to change only what the server does not know.
     :param major: version of the server.
     :param privileges: grant the privileges in the dump too, where the role may and the other roles exist.
+    :param stands_for: role whose policies are to hold for ``owner`` too.
     :param roles: roles of the server; None if all that the dump names are there.
     :param members: tables and sequences of the extensions in the database, by schema and name, with the extension: only
         a superuser may write to them, and they have what their extension gave them.
@@ -128,6 +129,7 @@ class Owned:
         *,
         major: int,
         privileges: bool = False,
+        stands_for: str = "",
         roles: Collection[str] | None = None,
         members: Members | None = None,
         left: LeftOut | None = None,
@@ -135,6 +137,7 @@ class Owned:
     ) -> None:
         self._owner = owner
         self._privileges = privileges
+        self._stands_for = stands_for
         self._roles = roles
         self._left = left or LeftOut()
         self._unknown = tuple(begin for version, begins in NEWER.items() if major < version for begin in begins)
@@ -289,7 +292,7 @@ class Owned:
             what = b" ".join(b" ".join(filter(None, [(found[1] or found[3]).lower(), found[2]])).split())
             note(self._left.privileged, what.decode(errors="replace"))
             return b""
-        if self._roles is not None and (found := POLICY.match(statement)):
+        if (self._roles is not None or self._stands_for) and (found := POLICY.match(statement)):
             return self._policy(statement, found)
         if found := SCHEMA.fullmatch(statement):
             return b"CREATE SCHEMA IF NOT EXISTS " + found[1]  # one of an extension is there already
@@ -303,15 +306,16 @@ class Owned:
 
     def _policy(self, statement: bytes, found: re.Match[bytes]) -> bytes:
         """Return a policy for those of its roles that are there; nothing if none is: fewer rows are seen then."""
-        assert self._roles is not None
         named = re.findall(NAME, found["roles"])
-        there = [name for name in named if name in KEYWORDS or _plain(name) in self._roles]
-        if there == named:
+        there = [name for name in named if self._roles is None or name in KEYWORDS or _plain(name) in self._roles]
+        stands = self._stands_for and self._stands_for in map(_plain, there)
+        granted = [*there, identifier(self._owner).encode()] if stands else there
+        if granted == named:
             return statement
-        missing = b", ".join(name for name in named if name not in there)
-        what = b"policy %b on %b (for %b)" % (found[1], found[2], missing)
-        note(self._left.roles, what.decode(errors="replace"))
-        return statement[: found.start("roles")] + b", ".join(there) + statement[found.end() :] if there else b""
+        if missing := b", ".join(name for name in named if name not in there):
+            what = b"policy %b on %b (for %b)" % (found[1], found[2], missing)
+            note(self._left.roles, what.decode(errors="replace"))
+        return statement[: found.start("roles")] + b", ".join(granted) + statement[found.end() :] if there else b""
 
 
 def owned(chunks: Iterable[bytes], owner: str, *, major: int, privileges: bool = False) -> Iterator[bytes]:

@@ -152,6 +152,7 @@ def replace(stack: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
             else:
                 counted = fill()
             load.say_hidden(stack, source, made.incoming)
+            load.give(stack, source, made.incoming)
             copy_properties(stack, made)
             check_login(stack, made)
             plan = msgspec.structs.replace(made, phase="switch", outgoing=kept_name(stack))

@@ -14,10 +14,13 @@ import msgspec
 from devstack.container import Talk
 from devstack.errors import StackError
 from devstack.files import load_json
-from devstack.services.postgres import PINNING, PSQL, Postgres, check_text, creating
+from devstack.services.postgres import PINNING, PSQL, Postgres, check_text, creating, identifier, literal
 from devstack.shell import Command
 
-SETTINGS = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '60s'"
+SETTINGS = """
+SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '60s';
+SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout'
+"""
 """What a database's own settings must not decide; a table that somebody keeps locked is not waited for without end."""
 
 PIN = f"""
@@ -112,6 +115,14 @@ class Session:
                     fix="see who: inv db.shell --admin --command 'TABLE pg_stat_activity'",
                 )
             time.sleep(0.01)
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, if there is one, whoever is connected to it. Its owner may have made a template of it, which
+        can't be dropped."""
+        if self.rows(f"SELECT FROM pg_database WHERE datname = {literal(name)} AND datistemplate"):
+            quoted = identifier(name)
+            self.run(f"ALTER DATABASE {quoted} OWNER TO CURRENT_USER; ALTER DATABASE {quoted} IS_TEMPLATE false")
+        self.run(f"DROP DATABASE IF EXISTS {identifier(name)} WITH (FORCE)")
 
     def create_extension(self, name: str, schema: str = "public") -> None:
         """Create an extension in a closed database, if it does not exist.

@@ -28,8 +28,7 @@ LEFT = """
 SELECT d.datname AS name FROM pg_database d JOIN pg_roles o ON o.oid = d.datdba
  WHERE d.datconnlimit IN ({mark}, 0) AND d.datname ~ '_restore_[0-9a-f]{{8}}$' AND left(d.datname, -17) = {stem}
    AND d.datname <> {name}
-   AND (o.rolsuper OR o.rolname = current_user OR o.rolname ~ '^{loader}[0-9a-f]{{8}}$'
-        OR o.oid = (SELECT datdba FROM pg_database WHERE datname = {name}))
+   AND (o.rolsuper OR o.rolname = current_user OR o.oid = (SELECT datdba FROM pg_database WHERE datname = {name}))
    AND pg_has_role(o.oid, 'USAGE')
 """
 """Databases left by killed restores into this one: their name, connection limit and owner must match. The last 17
@@ -107,10 +106,10 @@ def replace(there: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
     began, db = now(), there.db
     assert isinstance(db, Elsewhere)
     name, safety = there.settings.db.name, ""
-    if not db.makes_loader and db.about.powers:
+    if db.about.powers:
         console.note(
-            f"the dump is loaded by {db.about.lender}, and may do what that role may: {', '.join(db.about.powers)};"
-            " a role without such rights lends it none"
+            f"the functions in the dump may do what {db.about.lender} may: {', '.join(db.about.powers)};"
+            " a role without such rights lends them none"
         )
     with _alone(there):
         made = load.named(there, "restore", source.name)
@@ -129,6 +128,7 @@ def replace(there: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
             else:
                 counted = fill()
             load.say_hidden(there, source, made.incoming)
+            load.give(there, source, made.incoming)
             outgoing = restore.kept_name(there)
             restore.copy_properties(there, made)
             outage = _swap(there, made.incoming, outgoing)
@@ -197,9 +197,8 @@ def _alone(there: Stack) -> Iterator[None]:
                 why="it holds the lock for that, on whatever machine it runs",
                 fix="wait for it",
             )
-        values = {"mark": elsewhere.MARK, "loader": elsewhere.LOADER, "name": literal(name), "stem": literal(stem)}
-        for row in sql.rows(LEFT.format(**values)):
-            sql.run(f"DROP DATABASE {identifier(row['name'])} WITH (FORCE)")
+        for row in sql.rows(LEFT.format(mark=elsewhere.MARK, name=literal(name), stem=literal(stem))):
+            load.drop(there, row["name"])
             console.note(f"removed {row['name']} there, left behind by a restore that was cut off")
         for row in sql.rows(LOADERS):
             sql.run(f"DROP ROLE {identifier(row['name'])}")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -40,6 +41,10 @@ ROOM = Path("/tmp")  # noqa: S108 - inside a container, where nobody else is
 
 DB_PORT, PGB_PORT = 5432, 6432
 """Inside, where nothing can be in the way."""
+
+SIZED = '[ "$(stty size)" != "0 0" ] || stty rows "$1" cols "$2"; shift 2; exec "$@"'
+"""Gives a terminal inside the size of the one outside. Docker does so a moment after the start, and gives up where that
+takes long: psql shows one row page by page then."""
 
 RELOADER = "containers/reload.py"
 ACCOUNT, SETUP = "containers/account.sh", "containers/db.sh"
@@ -124,6 +129,13 @@ class ContainedPostgres(Postgres):
 
     def _idents(self) -> set[str]:
         return {self.account}
+
+    def _program(self, words: Sequence[str], env: Mapping[str, str], *, tty: bool = False) -> Command:
+        if not tty:
+            return super()._program(words, env)
+        size = shutil.get_terminal_size()
+        sized = ["sh", "-c", SIZED, "sh", str(size.lines), str(size.columns), self.programs.path(words[0]), *words[1:]]
+        return self.context.exec(self.name, sized, env, user=self.account, tty=True)
 
     def data_is_there(self) -> bool:
         return volumes.is_there(self.context, self.volume)

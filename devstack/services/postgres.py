@@ -663,7 +663,12 @@ class Postgres:
     @property
     def pinned(self) -> str:
         """:data:`PINNED`, with the options that this server's version knows: it refuses a login with others."""
-        return f"{PINNED} -c transaction_timeout=0" if self.server_major >= 17 else PINNED
+        options = [PINNED]
+        if self.server_major >= 14:
+            options.append("-c idle_session_timeout=0")
+        if self.server_major >= 17:
+            options.append("-c transaction_timeout=0")
+        return " ".join(options)
 
     def admin(self, database: str) -> Command:
         """Return psql as the superuser. It may run fixed statements on the catalog only, after :data:`PINNING`: what
@@ -745,10 +750,9 @@ class Postgres:
         """Whether the role that administers the server may make that role."""
         return True
 
-    @contextlib.contextmanager
-    def loader_login(self) -> Iterator[str]:
-        """Yield how the loader logs in, as an option of ``CREATE ROLE``."""
-        yield "PASSWORD NULL"
+    def loader_login(self) -> str:
+        """Return how the loader logs in, as options of ``CREATE ROLE``."""
+        return "PASSWORD NULL"
 
     def admit_loader(self) -> None:
         """Have the server let the loader in, also one that was started by an earlier version of this tool.

@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
+from devstack.data import load
+from devstack.data.manifest import decode, encode
 from devstack.data.streams import sha256_of
 from devstack.services.postgres import LOADER
+from devstack.stack import Stack
 from tests.data import manifests
 from tests.data.conftest import Data, running
 from tests.data.test_url import DEBIANS, Server, serving
@@ -29,6 +33,9 @@ STATEMENTS = {
     "owner": "SET/**/ROLE nina;",
     "membership": "GRANT/**/nina TO CURRENT_USER;",
     "comment": """COMMENT/**/ON DATABASE "LIVE" IS 'planted';""",
+    "template": "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I IS_TEMPLATE true', current_database()); END $$;",
+    "own setting": "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET work_mem TO 99', current_database()); END $$;",
+    "own comment": "DO $$ BEGIN EXECUTE format('COMMENT ON DATABASE %I IS NULL', current_database()); END $$;",
     "new database": "CREATE/**/DATABASE planted;",
 }
 """Statements that a dump may not do; ``LIVE`` stands for the database in use."""
@@ -205,6 +212,23 @@ def test_on_an_older_server_roles_are_made_by_its_rules(mine: Data, workspace: P
         assert older.sql("SELECT rolname FROM pg_roles WHERE rolname ~ '^nv_load'") == []
 
 
+@pytest.mark.parametrize("user", ["app", "boss"])
+def test_no_role_is_left_there_that_the_dump_has_given_a_password(mine: Data, shop: Server, user: str) -> None:
+    path = forged(mine, shop_dump(mine, shop), "ALTER ROLE CURRENT_USER PASSWORD 'known'; SELECT 1/0;")
+    words = ("data.restore", "--url", shop.url(user=user), "--yes", "--file", path.name)
+    mine.refused(*words, says="division by zero")
+    assert shop.sql("SELECT rolname FROM pg_roles WHERE rolname ~ '^nv_load'") == []
+
+
+def test_what_is_in_use_there_is_not_there_for_a_dump_of_others(mine: Data, shop: Server) -> None:
+    """By dblink it could log in to the database in use, by the password that it gives its role."""
+    shop.sql("CREATE EXTENSION dblink")
+    path = forged(mine, shop_dump(mine, shop), "")
+    words = ("data.restore", "--url", shop.url(user="boss"), "--yes", "--file", path.name)
+    said = mine.refused(*words, says="needs the extension dblink")
+    assert "add it to db.extensions" in said
+
+
 def test_a_role_that_can_make_none_loads_no_dump_of_others(mine: Data, shop: Server) -> None:
     path = forged(mine, shop_dump(mine, shop), "", "shop")
     before = state(shop, "shop")
@@ -224,6 +248,104 @@ CREATE EXTENSION earthdistance CASCADE;
 CREATE EXTENSION hstore;
 CREATE TABLE kept (pair public.hstore);
 """
+
+
+@pytest.mark.parametrize("command", ["verify", "merge"])
+def test_what_is_only_tried_or_merged_is_the_owner_s_at_no_time(
+    mine: Data, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """The server evaluates the indexes of an owner's tables by itself, as that owner: autovacuum."""
+    owners: list[str] = []
+    real = load.drop
+
+    def drop(stack: Stack, name: str) -> None:
+        owners.extend(
+            mine.sql(
+                "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE oid >= 16384 AND relkind IN ('r', 'm')"
+                " AND relname <> 'nv_staging'",
+                name,
+            ).splitlines()
+        )
+        real(stack, name)
+
+    mine.patched = True
+    monkeypatch.setattr(load, "drop", drop)
+    path = forged(mine, model(mine), "")
+    mine.inv(*[path.name if word == "FILE" else word for word in COMMANDS[command]])
+    assert owners == [LOADER]
+
+
+@pytest.mark.slow
+def test_a_dump_of_many_tables_is_given_to_the_owner(mine: Data) -> None:
+    """Each that changes its owner takes locks, of which one transaction can have some thousand."""
+    path = mine.folder / "many.sql"
+    path.write_text("".join(f"CREATE TABLE t{n} (id serial PRIMARY KEY, a text UNIQUE);\n" for n in range(3_000)))
+    mine.inv("data.restore", "--force", "--no-safety-backup", "--file", str(path))
+    assert mine.sql("SELECT DISTINCT relowner::regrole FROM pg_class WHERE relname ~ '^t[0-9]+'") == "nina"
+    mine.inv("data.undo")
+
+
+ROWS_HIDDEN = """
+CREATE TABLE hidden (p int);
+INSERT INTO hidden SELECT generate_series(1, 500);
+ALTER TABLE hidden ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY few ON hidden FOR SELECT USING (p <= 100);
+CREATE POLICY more ON hidden FOR SELECT TO nina USING (p <= 300);
+CREATE MATERIALIZED VIEW shown AS SELECT count(*) AS n FROM hidden;
+SELECT 1
+"""
+
+
+@pytest.mark.parametrize("layout", ["sql", "custom", "directory"])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_materialized_view_is_filled_with_what_the_owner_s_policies_show(mine: Data, layout: str, own: bool) -> None:
+    mine.query(ROWS_HIDDEN)
+    try:
+        made = mine.backup("--format", layout)
+        manifest = Path(f"{made}.json")
+        if not own:
+            manifest.write_bytes(encode(structs.replace(decode(manifest.read_bytes()), signature="")))
+        mine.inv("data.restore", "--file", made.name, "--no-safety-backup")
+        assert mine.sql("SELECT n FROM shown") == "300"
+        policies = "SELECT polname, array_to_string(polroles::regrole[], ' ') FROM pg_policy WHERE polname = 'more'"
+        assert mine.sql(policies) == "more|nina"
+    finally:
+        mine.query("DROP MATERIALIZED VIEW shown; DROP TABLE hidden; SELECT 1")
+
+
+def test_a_database_that_its_owner_has_made_a_template_can_be_dropped(mine: Data) -> None:
+    mine.inv("data.restore", "--no-safety-backup")
+    (kept,) = (name for name in mine.databases() if name.startswith("nina_old"))
+    mine.query(f'ALTER DATABASE "{kept}" IS_TEMPLATE true; SELECT 1')
+    mine.inv("data.restore", "--no-safety-backup")
+    assert kept not in mine.databases()
+
+
+@pytest.mark.slow
+def test_a_prepared_transaction_in_a_dump_keeps_nothing(mine: Data) -> None:
+    prepared = '{"max_prepared_transactions": 2}'
+    mine.inv("dev.restart", INVOKE_DB_PARAMETERS=prepared)
+    try:
+        path = forged(mine, model(mine), "BEGIN; CREATE TABLE public.held (n int); PREPARE TRANSACTION 'mine';")
+        mine.inv("data.verify", "--deep", "--file", path.name, expect=None, INVOKE_DB_PARAMETERS=prepared)
+        assert mine.sql("SELECT count(*) FROM pg_prepared_xacts") == "0"
+        assert [name for name in mine.databases() if "verify" in name] == []
+    finally:
+        mine.inv("dev.restart")
+
+
+def test_a_role_of_somebody_s_with_that_name_is_not_dropped_with_what_it_has(mine: Data) -> None:
+    mine.sql(
+        f"CREATE ROLE {LOADER}; CREATE TABLE somebodys (n int); ALTER TABLE somebodys OWNER TO {LOADER}", "postgres"
+    )
+    try:
+        said = mine.refused(
+            "data.verify", "--deep", "--file", forged(mine, model(mine), "").name, says="something belongs to it"
+        )
+        assert "ALTER ROLE … RENAME TO" in said
+        assert mine.sql("SELECT count(*) FROM somebodys", "postgres") == "0"
+    finally:
+        mine.sql(f"DROP OWNED BY {LOADER}; DROP ROLE {LOADER}", "postgres")
 
 
 def test_only_extensions_that_an_owner_may_create_or_that_are_asked_for_are_created(mine: Data) -> None:

@@ -186,7 +186,7 @@ def test_limits_that_the_role_sets_on_its_database_do_not_bind_us(fresh: Data) -
     limits = ("statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout")
     # in one session: they bind the next one of the role
     fresh.query("".join(f"ALTER DATABASE nina SET {limit} = '1ms';" for limit in limits) + "SELECT 1")
-    for command in ("data.backup", "db.stats", "data.verify --deep", "data.restore", "dev.restart"):
+    for command in ("data.backup", "db.stats", "data.verify --deep", "data.restore", "db.stop", "db.start"):
         fresh.inv(*command.split())
     fresh.sql("ALTER DATABASE nina SET transaction_timeout = '1ms'", "postgres")  # its own sessions are bound by it
     for command in ("data.backup", "data.verify --deep"):

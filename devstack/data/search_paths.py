@@ -35,6 +35,7 @@ LEND = """
 DECLARE
     before text := pg_catalog.current_setting('search_path');
     found record;
+    more boolean := true;
 BEGIN
     PERFORM pg_catalog.set_config('search_path', '', false);
     FOR found IN
@@ -59,26 +60,35 @@ BEGIN
                                   found.oid::pg_catalog.regprocedure);
         PERFORM pg_catalog.set_config('search_path', '', false);
     END LOOP;
-    FOR found IN
-        SELECT c.conrelid::pg_catalog.regclass::text AS relation, pg_catalog.quote_ident(c.conname) AS name,
-               pg_catalog.pg_get_constraintdef(c.oid) AS definition,
-               pg_catalog.obj_description(c.oid, 'pg_constraint') AS remark
-          FROM pg_catalog.pg_constraint c
-         WHERE c.contype = 'c' AND c.conrelid <> 0 AND c.coninhcount = 0
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent = c.conrelid)
-           AND EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_proc p ON p.oid = d.refobjid
-                              JOIN pg_catalog.pg_language l ON l.oid = p.prolang
-                        WHERE d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND d.objid = c.oid
-                          AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.oid >= 16384
-                          AND l.lanname NOT IN ('c', 'internal')
-                          AND (p.prosrc ~* 'from' OR pg_catalog.to_jsonb(p) ->> 'prosqlbody' IS NOT NULL))
-           AND EXISTS (SELECT FROM pg_catalog.pg_class t WHERE t.oid = c.conrelid
-                          AND pg_catalog.pg_has_role(t.relowner, 'USAGE'))
-    LOOP
-        CREATE SCHEMA IF NOT EXISTS {checks};
-        CREATE TABLE IF NOT EXISTS {checks}.checks (relation text, name text, definition text, remark text);
-        INSERT INTO {checks}.checks VALUES (found.relation, found.name, found.definition, found.remark);
-        EXECUTE pg_catalog.format('ALTER TABLE ONLY %s DROP CONSTRAINT %s', found.relation, found.name);
+    WHILE more LOOP
+        more := false;
+        FOR found IN
+            SELECT CASE WHEN c.contypid = 0 THEN 'TABLE' ELSE 'DOMAIN' END AS kind,
+                   CASE WHEN c.contypid = 0 THEN c.conrelid::pg_catalog.regclass::text
+                        ELSE c.contypid::pg_catalog.regtype::text END AS target,
+                   pg_catalog.quote_ident(c.conname) AS name, pg_catalog.pg_get_constraintdef(c.oid) AS definition,
+                   pg_catalog.obj_description(c.oid, 'pg_constraint') AS remark
+              FROM pg_catalog.pg_constraint c LEFT JOIN pg_catalog.pg_class t ON t.oid = c.conrelid
+                   LEFT JOIN pg_catalog.pg_type y ON y.oid = c.contypid
+             WHERE c.contype = 'c' AND c.coninhcount = 0
+               AND pg_catalog.pg_has_role(coalesce(t.relowner, y.typowner), 'USAGE')
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class r ON r.oid = a.attrelid
+                                WHERE a.atttypid = y.typarray OR (a.atttypid = y.oid AND r.relkind = 'c'))
+               AND EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_proc p ON p.oid = d.refobjid
+                                  JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+                            WHERE d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND d.objid = c.oid
+                              AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.oid >= 16384
+                              AND l.lanname NOT IN ('c', 'internal')
+                              AND (p.prosrc ~* 'from' OR pg_catalog.to_jsonb(p) ->> 'prosqlbody' IS NOT NULL))
+        LOOP
+            more := true;
+            CREATE SCHEMA IF NOT EXISTS {checks};
+            CREATE TABLE IF NOT EXISTS {checks}.checks (n serial, kind text, target text, name text,
+                                                        definition text, remark text);
+            INSERT INTO {checks}.checks (kind, target, name, definition, remark)
+                VALUES (found.kind, found.target, found.name, found.definition, found.remark);
+            EXECUTE pg_catalog.format('ALTER %s %s DROP CONSTRAINT %s', found.kind, found.target, found.name);
+        END LOOP;
     END LOOP;
     PERFORM pg_catalog.set_config('search_path', before, false);
 END"""
@@ -88,7 +98,9 @@ come the schema of the function and those of extensions: of a dump without a man
 The path may hide names of PostgreSQL's own: those of a function's arguments are written while it is set.
 
 Then drop the check constraints whose functions may read tables, and store them: rows that they look for may be loaded
-later."""
+later. Where a table's is gone, partitions and other tables that inherit it have theirs of their own, which go next. A
+domain keeps its constraints where it is in an array or in a row type: they could not be added again
+(https://www.postgresql.org/docs/current/sql-alterdomain.html)."""
 
 CHECK = """
 DECLARE
@@ -96,12 +108,12 @@ DECLARE
 BEGIN
     PERFORM pg_catalog.set_config('search_path', '', true);
     IF pg_catalog.to_regclass('{checks}.checks') IS NOT NULL THEN
-        FOR found IN SELECT * FROM {checks}.checks LOOP
-            EXECUTE pg_catalog.format('ALTER TABLE ONLY %s ADD CONSTRAINT %s %s', found.relation, found.name,
+        FOR found IN SELECT * FROM {checks}.checks ORDER BY n DESC LOOP
+            EXECUTE pg_catalog.format('ALTER %s %s ADD CONSTRAINT %s %s', found.kind, found.target, found.name,
                                       found.definition);
             IF found.remark IS NOT NULL THEN
-                EXECUTE pg_catalog.format('COMMENT ON CONSTRAINT %s ON %s IS %L', found.name, found.relation,
-                                          found.remark);
+                EXECUTE pg_catalog.format('COMMENT ON CONSTRAINT %s ON %s %s IS %L', found.name,
+                                          NULLIF(found.kind, 'TABLE'), found.target, found.remark);
             END IF;
         END LOOP;
         DROP SCHEMA {checks} CASCADE;

@@ -64,6 +64,41 @@ def test_functions_that_name_others_without_their_schema_restore(data: Data, lay
     assert data.sql("SELECT proname FROM pg_proc WHERE proconfig IS NOT NULL") == "own_path"
 
 
+CHECKED = """
+SET ROLE nina;
+CREATE TABLE rate (code text PRIMARY KEY);
+INSERT INTO rate VALUES ('a');
+CREATE FUNCTION known(c text) RETURNS boolean LANGUAGE plpgsql STABLE AS
+    $$ BEGIN RETURN EXISTS (SELECT FROM rate WHERE code = c); END $$;
+CREATE TABLE part (code text CONSTRAINT known CHECK (known(code)), n int) PARTITION BY RANGE (n);
+COMMENT ON CONSTRAINT known ON part IS 'of all partitions';
+CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (10);
+CREATE TABLE part_2 (code text, n int, CONSTRAINT known CHECK (known(code)), CONSTRAINT own CHECK (known(code)));
+ALTER TABLE part ATTACH PARTITION part_2 FOR VALUES FROM (10) TO (20);
+INSERT INTO part VALUES ('a', 1), ('a', 11);
+CREATE TABLE ancestor (code text CHECK (known(code)), n int CHECK (known('a')) NO INHERIT);
+CREATE TABLE heir (more int) INHERITS (ancestor);
+INSERT INTO heir VALUES ('a', 1, 2);
+CREATE DOMAIN code AS text CONSTRAINT known CHECK (known(VALUE));
+COMMENT ON CONSTRAINT known ON DOMAIN code IS 'of the domain';
+CREATE TABLE of_domain (code code);
+INSERT INTO of_domain VALUES ('a');
+"""
+
+
+@pytest.mark.variations
+@pytest.mark.parametrize("layout", ["sql", "custom", "directory"])
+def test_checks_of_partitions_heirs_and_domains_that_read_a_later_table_restore(data: Data, layout: str) -> None:
+    data.sql(CHECKED)
+    before = data.print_of()
+    made = data.backup("--format", layout)
+    data.inv("data.restore", "--file", made.name, "--no-safety-backup")
+    assert data.print_of() == before
+    for row in ("part VALUES ('b', 1)", "part VALUES ('b', 11)", "heir VALUES ('b')", "of_domain VALUES ('b')"):
+        with pytest.raises(AssertionError, match="violates check constraint"):
+            data.sql(f"INSERT INTO {row}")
+
+
 @pytest.mark.slow
 def test_functions_that_name_others_without_their_schema_restore_as_the_superuser(data: Data) -> None:
     data.sql('ALTER DATABASE nina SET search_path = "$user", public, app', "postgres")

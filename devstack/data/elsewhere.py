@@ -21,7 +21,7 @@ from devstack.data.address import Address
 from devstack.data.manifest import now, stamp
 from devstack.data.session import session
 from devstack.errors import StackError, UsageError
-from devstack.services.postgres import MAINTENANCE, PIN, Postgres, identifier, literal
+from devstack.services.postgres import MAINTENANCE, PIN, PSQL, Postgres, identifier, literal
 from devstack.shell import Command
 
 if TYPE_CHECKING:
@@ -60,8 +60,9 @@ MARK = 20_615_243
 killed restore leaves no database without it."""
 
 OPTIONS = f"{PIN} -c client_min_messages=warning"
-READ_ONLY = f"{OPTIONS} -c default_transaction_read_only=on"
-"""Sent at the login. A pooler does not take such, and nothing here may go through one: a session must stay one."""
+READ_ONLY = f"{OPTIONS} -c default_transaction_read_only=on -c row_security=off"
+"""Sent at the login. A pooler does not take such, and nothing here may go through one: a session must stay one. No
+policy is evaluated, which is the application's code: reading a table whose policies hold for the role fails instead."""
 
 ABOUT = """
 SELECT current_setting('server_version_num')::int / 10000 AS major,
@@ -70,7 +71,9 @@ SELECT current_setting('server_version_num')::int / 10000 AS major,
        r.rolsuper AS superuser, r.rolsuper OR r.rolcreatedb AS creates, r.rolsuper OR r.rolcreaterole AS makes_roles,
        r.rolsuper OR pg_has_role(d.datdba, 'MEMBER') AS owns,
        ARRAY(SELECT s.rolname::text FROM pg_roles s
-              WHERE s.rolsuper AND (s.oid = d.datdba OR pg_has_role(l.oid, s.oid, 'MEMBER')) ORDER BY 1) AS superusers,
+              WHERE s.rolsuper AND (s.oid = d.datdba OR pg_has_role(l.oid, s.oid, 'MEMBER')
+                                    OR (NOT r.rolsuper AND pg_has_role(r.oid, s.oid, 'MEMBER')))
+              ORDER BY 1) AS superusers,
        ARRAY(SELECT DISTINCT power COLLATE "C"
                FROM pg_roles p, unnest(ARRAY[CASE WHEN p.rolcreaterole THEN 'CREATEROLE' END,
                                              CASE WHEN p.rolreplication THEN 'REPLICATION' END,
@@ -262,8 +265,16 @@ class Elsewhere(Postgres):
         self.local.write_passfile(line, self.loader_passfile, account=True)
         return f"PASSWORD {literal(verifier)} VALID UNTIL {until}{member}"
 
-    def admit_loader(self) -> None:
-        """Do nothing: who may log in there is for that server's administrator to say."""
+    def admit_loader(self, database: str) -> None:
+        look = self.apart(self.as_loader([*PSQL, "-c", "SELECT 1"], database))
+        answer = self.context.probe(look, 2 * CONNECT_SECONDS)
+        if not answer.ok:
+            raise StackError(
+                f"the role {self.loader}, which loads the dump, can't log in on {self.target.server}",
+                why="it is made for this restore, with a password",
+                evidence=answer.text.splitlines()[-3:],
+                fix=f"have pg_hba.conf there let {self.loader} in by scram-sha-256",
+            )
 
     def programs_at_hand(self) -> AbstractContextManager[None]:
         return self.local.programs_at_hand()
@@ -362,7 +373,8 @@ def opened(stack: Stack, address: Address, *, fills: bool = False) -> Iterator[S
             yield there
     finally:
         db.local.remove_passfile(db.passfile)
-        db.local.remove_passfile(db.loader_passfile)
+        if fills:
+            db.local.remove_passfile(db.loader_passfile)
 
 
 def with_database(settings: Settings, name: str, owner: str) -> Settings:
@@ -503,13 +515,13 @@ def check_replaceable(stack: Stack) -> None:
     if about.owner in about.superusers:
         raise StackError(
             f"{db.target.origin} belongs to {about.owner}, a superuser",
-            why="a dump may do what the owner may while it is loaded: there, run programs; nothing was touched",
+            why="the functions in a dump may do what the owner may: there, run programs; nothing was touched",
             fix=f"as a superuser there: ALTER DATABASE {identifier(db.target.database)} OWNER TO a role that is none",
         )
     if about.superusers:
         raise StackError(
             f"role {about.lender} may become {about.superusers[0]}, a superuser",
-            why="so may a dump while it is loaded, and run programs there; nothing was touched",
+            why="so may the functions in a dump, and run programs there; nothing was touched",
             fix=f"as a superuser there: REVOKE {identifier(about.superusers[0])} FROM {identifier(about.lender)},"
             " or from the role between them",
         )

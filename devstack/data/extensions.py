@@ -43,8 +43,9 @@ def in_use(stack: Stack) -> dict[str, str]:
 
 
 def planned(stack: Stack, source: Source) -> Plan:
-    """Decide which extensions are created for a dump: of one that this environment has not made, only those that the
-    owner of a database may create, or that the settings name; and of an own server, that the database in use has.
+    """Return which extensions to create for a dump. For one that this environment has not made: those that PostgreSQL
+    lets the owner of a database create, those in ``db.extensions``, and, on this environment's own server, those of the
+    database in use.
 
     :raises StackError: a backup with a manifest needs another one.
     """
@@ -57,7 +58,9 @@ def planned(stack: Stack, source: Source) -> Plan:
     # what the database has on an external server, others have put there; dblink would lead a dump to it
     asked = [*stack.db.settings.db.extensions, *([] if stack.db.origin else here)]
     known = _complete(dict.fromkeys(asked, ""), needs)
-    refused = [] if source.is_own(stack) else _refused(wanted.keys() - known.keys(), available)
+    # what this environment's own database has, it has chosen, also where the backup goes to another server
+    chosen = source.signed and source.origin in ("", stack.db.origin)
+    refused = [] if chosen else _refused(wanted.keys() - known.keys(), available)
     if source.manifest and absent:
         raise StackError(
             f"{source.name} needs the extension {', '.join(absent)}",
@@ -72,7 +75,9 @@ def planned(stack: Stack, source: Source) -> Plan:
             why="only a superuser may create it, and this environment has not made the backup; nothing was touched",
             fix=permission(stack, refused),
         )
-    created = {name: _schema(schema) for name, schema in wanted.items() if name not in {*absent, *refused}}
+    created = {name: schema for name, schema in wanted.items() if name not in {*absent, *refused}}
+    if not chosen:
+        created = {name: _schema(schema) for name, schema in created.items()}
     return Plan(created, absent, refused)
 
 

@@ -92,7 +92,7 @@ def _refused(stack: Stack, source: Source, role: Role, error: StackError) -> Sta
         return error
     why = {
         "owner": f"the dump is loaded as the database's owner, {stack.settings.db.user}, who may not do this",
-        "loader": "a dump that this environment has not made is loaded by a role that has no right but on its database",
+        "loader": "a dump that this environment has not made is loaded by a role with rights on the new database only",
     }
     return StackError(
         error.what,

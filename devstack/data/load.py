@@ -36,7 +36,7 @@ from devstack.data.session import Role, Session, background, program, session
 from devstack.data.sqltext import restricted
 from devstack.data.streams import Digested, chunks, directory_hash, meter, sha256_of
 from devstack.errors import ContentError, StackError
-from devstack.files import open_plain
+from devstack.files import is_private, open_plain
 from devstack.host import FRESH
 from devstack.services.postgres import MAINTENANCE, STAGING, identifier, literal, staged
 from devstack.shell import Command
@@ -135,7 +135,7 @@ class Source(Struct, frozen=True):
             raise StackError(
                 f"{self.name} can't be restored with --as-superuser",
                 why="that is for dumps which this environment has made of its own database, and signed",
-                fix="leave --as-superuser out: it is loaded as the database's owner",
+                fix="leave --as-superuser out: it is loaded by a role without such rights",
             )
         return msgspec.structs.replace(self, as_superuser=True)
 
@@ -162,7 +162,7 @@ class Target(Struct, frozen=True):
     role: Role
     """Role that the dump is loaded as."""
     owner: str
-    """Name of that role, whose all that is in the dump becomes; empty if it stays as it is."""
+    """Name of the role that owns all that is loaded; empty to keep the owners."""
     lend: str
     """Statement that lends a search path to the functions in it; see :mod:`devstack.data.search_paths`."""
     roles: frozenset[str]
@@ -212,7 +212,7 @@ def named(stack: Stack, operation: str, about: str) -> Journal:
 
 
 def create(stack: Stack, name: str) -> None:
-    """Create an empty database with the options of the one in use, closed to other roles until :func:`hand_over`.
+    """Create an empty database with the options of the one in use, closed to other roles until its load begins.
 
     The script of an extension runs as the superuser, and could call a function that the application creates first.
 
@@ -258,7 +258,7 @@ def _creation(name: str) -> str:
 
 
 def drop(stack: Stack, name: str) -> None:
-    """Remove a database, whoever is connected to it.
+    """Remove a database, whoever is connected to it, with the prepared transactions in it.
 
     A command that was killed may have sent its creation, which the server carries out all the same: that is ended
     first.
@@ -271,6 +271,12 @@ def drop(stack: Stack, name: str) -> None:
             with session(stack.db, name, "roll back a prepared transaction") as inside:
                 inside.run(f"ROLLBACK PREPARED {literal(row['gid'])}")
         sql.drop_database(name)
+
+
+def discard(stack: Stack, name: str) -> None:
+    """Remove a database that was being filled, and the role that loads a dump into it."""
+    drop(stack, name)
+    with session(stack.db, MAINTENANCE, "drop the role that loads dumps") as sql:
         loader.drop(stack, sql)
 
 
@@ -288,7 +294,7 @@ def abandon(stack: Stack, made: Journal) -> None:
     """Remove the database that was being filled. Where the server can't, the next command does it: the journal stays,
     and why this one failed is not hidden."""
     try:
-        drop(stack, made.incoming)
+        discard(stack, made.incoming)
     except StackError:
         console.note(f"database {made.incoming} could not be removed now; the next command on the data does it")
         return
@@ -296,8 +302,9 @@ def abandon(stack: Stack, made: Journal) -> None:
 
 
 def role_of(stack: Stack, source: Source) -> Role:
-    """Return the role that a dump is loaded as. What is in a dump is obeyed: one that this environment has not made may
-    do nothing to the database in use, nor to its owner."""
+    """Return the role that a dump is loaded as. All that is in a dump is obeyed: one that this environment has not made
+    must not reach the database in use, nor its owner. On an external server a role that can make no other loads it
+    itself; :func:`devstack.data.transfer.check` refuses foreign dumps there."""
     if source.as_superuser:
         return "superuser"
     if stack.db.origin:
@@ -360,7 +367,7 @@ def _open(stack: Stack, source: Source, name: str, role: Role) -> None:
 
 
 def owner_of(stack: Stack, role: Role) -> str:
-    """Return the name of the role that owns what is loaded; empty if it stays as it is."""
+    """Return the name of the role that owns what is loaded; empty to keep the owners."""
     return {"superuser": "", "loader": stack.db.loader}.get(role, stack.settings.db.user)
 
 
@@ -368,7 +375,7 @@ def _filled(stack: Stack, source: Source, name: str, role: Role) -> Target:
     """Load the dump, and say what was left out."""
     try:
         with contextlib.ExitStack() as held:
-            if source.as_superuser:
+            if source.as_superuser or (role == "owner" and not is_private(source.path)):
                 source = held.enter_context(_proven(stack, source))
             target = _target(stack, source, name, role)
             _fill(stack, source, target)

@@ -35,7 +35,7 @@ SELECT CASE WHEN EXISTS (SELECT FROM pg_shdepend WHERE refobjid = r.oid AND refc
   FROM pg_roles r WHERE rolname = {role} AND pg_has_role(r.oid, 'MEMBER')
 """
 """Asks for the statement that drops the role, or locks it out where something belongs to it."""
-PUBLIC = "SELECT pg_get_userbyid(nspowner) AS owner FROM pg_namespace WHERE nspname = 'public'"
+OWNER_OF_PUBLIC = "SELECT pg_get_userbyid(nspowner) AS owner FROM pg_namespace WHERE nspname = 'public'"
 
 
 def make(stack: Stack, name: str) -> None:
@@ -67,7 +67,7 @@ def admit(stack: Stack, name: str) -> None:
     """
     with session(stack.db, MAINTENANCE, f"open database {name}") as sql:
         sql.run(f"ALTER DATABASE {identifier(name)} CONNECTION LIMIT {stack.db.new_limit}")
-    stack.db.admit_loader()
+    stack.db.admit_loader(name)
 
 
 def give(stack: Stack, name: str) -> None:
@@ -81,16 +81,17 @@ def give(stack: Stack, name: str) -> None:
         sql.run("SET client_min_messages = warning")
         if not db.is_superuser:  # who takes an object must be allowed to create one in its schema
             sql.run(f"GRANT {role} TO {new_owner}")
-        if [row["owner"] for row in sql.rows(PUBLIC)] == [db.loader]:
-            sql.run(f"ALTER SCHEMA public OWNER TO {'pg_database_owner' if db.server_major >= 15 else new_owner}")
+        has_public = [row["owner"] for row in sql.rows(OWNER_OF_PUBLIC)] == [db.loader]
         relations = sql.rows(RELATIONS.format(owner=literal(owner), role=literal(db.loader)))
         statements = [row["statement"] for row in relations]
         for start in range(0, len(statements), BATCH):
             sql.run("; ".join(statements[start : start + BATCH]))
         sql.run(f"REASSIGN OWNED BY {role} TO {new_owner}; DROP OWNED BY {role}; DROP ROLE {role}")
+        if has_public and db.server_major >= 15:
+            sql.run("ALTER SCHEMA public OWNER TO pg_database_owner")
 
 
 def drop(stack: Stack, sql: Session) -> None:
-    """Drop the role after a load whose database is gone. What has it in another database keeps it, locked out."""
+    """Drop the role, if there is one. One that still owns something is kept, but can't log in."""
     for row in sql.rows(DROPPING.format(role=literal(stack.db.loader))):
         sql.run(row["statement"])

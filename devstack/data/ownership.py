@@ -1,4 +1,4 @@
-"""A dump's SQL for the role that loads it, the database's owner, which is no superuser, into a new database."""
+"""A dump's SQL for the role that loads it, which is no superuser, into a new database."""
 
 from __future__ import annotations
 
@@ -307,6 +307,9 @@ class Owned:
     def _policy(self, statement: bytes, found: re.Match[bytes]) -> bytes:
         """Return a policy for those of its roles that are there; nothing if none is: fewer rows are seen then."""
         named = re.findall(NAME, found["roles"])
+        if self._stands_for:
+            own = identifier(self._stands_for).encode()
+            named = [own if name in USERS else name for name in named]
         there = [name for name in named if self._roles is None or name in KEYWORDS or _plain(name) in self._roles]
         stands = self._stands_for and self._stands_for in map(_plain, there)
         granted = [*there, identifier(self._owner).encode()] if stands else there
@@ -323,7 +326,8 @@ def owned(chunks: Iterable[bytes], owner: str, *, major: int, privileges: bool =
     yield from Owned(owner, major=major, privileges=privileges).changed(chunks)
 
 
-KEYWORDS = (b"PUBLIC", b"CURRENT_ROLE", b"CURRENT_USER", b"SESSION_USER")
+USERS = (b"CURRENT_ROLE", b"CURRENT_USER", b"SESSION_USER")
+KEYWORDS = (b"PUBLIC", *USERS)
 UNLESS_REFUSED = b"; EXCEPTION WHEN insufficient_privilege OR undefined_object THEN NULL; END"
 """End of an anonymous block; see https://www.postgresql.org/docs/current/errcodes-appendix.html."""
 

@@ -111,7 +111,7 @@ def _finish_or_undo(stack: Stack, left: journal.Journal) -> bool:
     if left.phase == "switch":
         switch.open_again(stack)
     if left.operation != "undo":  # whose incoming database is what the restore had kept
-        load.drop(stack, left.incoming)
+        load.discard(stack, left.incoming)
     journal.clear(stack)
     return False
 

@@ -191,7 +191,7 @@ def fill_and_back_up(
             return filling.result(), backed
         except BaseException:
             with contextlib.suppress(StackError):
-                load.drop(stack, incoming)  # ends the filling, which would be waited for
+                load.discard(stack, incoming)  # ends the filling, which would be waited for
             raise
 
 

@@ -19,7 +19,8 @@ from devstack.shell import Command
 
 SETTINGS = """
 SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '60s';
-SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout'
+SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
+ WHERE name OPERATOR(pg_catalog.=) 'idle_session_timeout'
 """
 """What a database's own settings must not decide; a table that somebody keeps locked is not waited for without end."""
 

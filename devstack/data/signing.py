@@ -1,7 +1,7 @@
 """Signatures of manifests: which backups this environment has made itself; and of what it has kept.
 
 What was brought from another host, copied from a colleague, or made before signatures existed counts as foreign: its
-dump is loaded all the same, as the database's owner, but nothing that it says of itself is believed.
+dump is loaded all the same, by a role of its own, but nothing that it says of itself is believed.
 """
 
 from __future__ import annotations

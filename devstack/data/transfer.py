@@ -90,7 +90,7 @@ def check(there: Stack, source: Source) -> None:
             why=f"loaded by {db.about.lender}, it could do all that this role may on {db.target.server}; nothing was"
             " touched",
             fix=[
-                "name a role in the URL that may make another one, which loads it then (CREATEROLE, or a superuser);",
+                "name a role in the URL that has CREATEROLE, or a superuser: it makes a role that loads the dump;",
                 "or restore it into the stack, make a backup of that, and restore that one there",
             ],
         )
@@ -151,7 +151,7 @@ def replace(there: Stack, source: Source, *, backed_up: bool, say: Callable[[Bac
 
 
 def _try_extensions(there: Stack, source: Source, name: str) -> None:
-    """Before anything else: an extension is created by the dump itself, in the schema that it belongs to.
+    """Try to create the extensions, before anything else is done.
 
     :raises StackError: the role may not create one.
     """
@@ -198,7 +198,7 @@ def _alone(there: Stack) -> Iterator[None]:
                 fix="wait for it",
             )
         for row in sql.rows(LEFT.format(mark=elsewhere.MARK, name=literal(name), stem=literal(stem))):
-            load.drop(there, row["name"])
+            load.discard(there, row["name"])
             console.note(f"removed {row['name']} there, left behind by a restore that was cut off")
         for row in sql.rows(LOADERS):
             sql.run(f"DROP ROLE {identifier(row['name'])}")
@@ -208,7 +208,7 @@ def _alone(there: Stack) -> Iterator[None]:
 def _drop(there: Stack, name: str) -> None:
     """Remove the database that was being filled; why its restore failed is not hidden."""
     try:
-        load.drop(there, name)
+        load.discard(there, name)
     except StackError:
         console.note(f"database {name} could not be removed there; the next restore into {there.db.origin} does it")
 

@@ -754,18 +754,18 @@ class Postgres:
         """Return how the loader logs in, as options of ``CREATE ROLE``."""
         return "PASSWORD NULL"
 
-    def admit_loader(self) -> None:
+    def admit_loader(self, database: str) -> None:
         """Have the server let the loader in, also one that was started by an earlier version of this tool.
 
         :raises StackError: its rules of access do not.
         """
-        if self._admits_loader():
+        if self._admits_loader(database):
             return
         self._write_rules("pg_hba.conf", self._hba())
         self._write_rules("pg_ident.conf", self._ident())
         self.context.probe(self.ask(MAINTENANCE, "SELECT pg_reload_conf()"), LOOKING_SECONDS)
         deadline = time.monotonic() + RELOAD_SECONDS
-        while not self._admits_loader():
+        while not self._admits_loader(database):
             if time.monotonic() > deadline:
                 raise StackError(
                     f"the role {LOADER}, which loads dumps of others, can't log in",
@@ -774,8 +774,9 @@ class Postgres:
                 )
             time.sleep(0.05)
 
-    def _admits_loader(self) -> bool:
-        return self.context.probe(self.as_loader([*PSQL, "-c", "SELECT 1"], MAINTENANCE), LOOKING_SECONDS).ok
+    def _admits_loader(self, database: str) -> bool:
+        look = self.apart(self.as_loader([*PSQL, "-c", "SELECT 1"], database))
+        return self.context.probe(look, LOOKING_SECONDS).ok
 
     @property
     def restricts(self) -> bool:

@@ -23,7 +23,7 @@ from devstack.services.postgres import LOADER
 from devstack.stack import Stack
 from tests.data import manifests
 from tests.data.conftest import Data, running
-from tests.data.test_url import DEBIANS, Server, serving
+from tests.data.test_url import DEBIANS, PASSWORD, Server, serving
 
 STATEMENTS = {
     "drop": 'DROP/**/DATABASE "LIVE" WITH (FORCE);',
@@ -192,6 +192,42 @@ def test_what_is_evaluated_there_reaches_nothing_else_either(mine: Data, shop: S
     assert state(shop, "shop") == before
     owners = "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE relname IN ('lurking', 'items')"
     assert shop.sql(owners) == [("app",)]
+
+
+@pytest.mark.parametrize("major", [15, 18])
+def test_a_role_that_is_only_a_member_of_the_owner_gives_it_all(mine: Data, workspace: Path, major: int) -> None:
+    """Who takes an object must be allowed to create one in its schema, where the giver is no superuser."""
+    if major == 15 and not DEBIANS.is_dir():
+        pytest.skip("there is no PostgreSQL 15 here")
+    with serving(workspace, DEBIANS if major == 15 else mine.bin) as there:
+        there.sql("CREATE ROLE deployer LOGIN CREATEDB CREATEROLE IN ROLE app", "postgres")
+        there.sql(f"ALTER ROLE deployer PASSWORD '{PASSWORD}'", "postgres")
+        rows, made = there.rows(), shop_dump(mine, there)
+        words = ("--yes", "--file", forged(mine, made, "").name)
+        mine.inv("data.restore", "--url", there.url(user="deployer"), *words)
+        assert there.rows() == rows
+        assert there.sql("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'") == [("app",)]
+        assert there.sql("SELECT rolname FROM pg_roles WHERE rolname ~ '^nv_load'") == []
+
+
+POLICY = """
+CREATE FUNCTION public.act() RETURNS boolean LANGUAGE plpgsql AS $f$
+BEGIN
+    RAISE LOG 'POLICY evaluated as %', current_user;
+    RETURN true;
+END $f$;
+CREATE TABLE public.hidden (id int);
+INSERT INTO public.hidden VALUES (1);
+CREATE POLICY acting ON public.hidden USING (public.act());
+ALTER TABLE public.hidden ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+"""
+
+
+def test_no_policy_of_a_dump_is_evaluated_as_the_role_of_the_url(mine: Data, shop: Server) -> None:
+    path = forged(mine, shop_dump(mine, shop), POLICY, rows={"public.hidden": 1})
+    words = ("data.restore", "--url", shop.url(), "--yes", "--file", path.name)
+    mine.refused(*words, says="row-level security")
+    assert "POLICY evaluated as app" not in (shop.folder / "log").read_text().replace("STATEMENT", "")
 
 
 @pytest.mark.slow

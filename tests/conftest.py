@@ -242,7 +242,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let those of the engines go first, as they all go to one process, and the run is as long as that takes."""
     with contextlib.suppress(PermissionError):  # only root may be sooner again
-        os.setpriority(os.PRIO_PROCESS, 0, 0 if item.get_closest_marker("engines") else 10)
+        os.setpriority(os.PRIO_PROCESS, 0, 0 if item.get_closest_marker("engines") else 5)
 
 
 @pytest.hookimpl(optionalhook=True)

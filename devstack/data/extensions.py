@@ -26,14 +26,14 @@ IN_USE = "SELECT extname AS name, nspname AS schema FROM pg_extension JOIN pg_na
 
 
 class Plan(Struct, frozen=True):
-    """What becomes of the extensions that a dump wants."""
+    """Extensions that a dump names, by whether they are created."""
 
     created: dict[str, str]
     """Schemas by the names of those that are created for it."""
     absent: list[str]
     """Those that the server does not have."""
     refused: list[str]
-    """Those that take a superuser, and that nobody here has asked for."""
+    """Those that only a superuser may create, and that neither the settings nor the database in use has."""
 
 
 def in_use(stack: Stack) -> dict[str, str]:

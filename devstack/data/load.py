@@ -458,8 +458,11 @@ def analyzed(stack: Stack, target: Target) -> Iterator[None]:
         names = [row["name"] for row in sql.rows(WITH_FIGURES if stack.db.origin else WITHOUT_FIGURES)]
     as_superuser = target.role == "superuser"
     # never as the superuser: what an index or a statistic is made of is the application's code
-    with session(stack.db, name, what, role="owner" if as_superuser else target.role) as sql, background(sql) as beside:
-        done = beside.submit(_analyze, sql, names) if names else None
+    with (
+        session(stack.db, name, what, role="owner" if as_superuser else target.role) as sql,
+        background(sql) as executor,
+    ):
+        done = executor.submit(_analyze, sql, names) if names else None
         yield
         if done:
             done.result()

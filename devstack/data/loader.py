@@ -49,7 +49,7 @@ def make(stack: Stack, name: str) -> None:
         if sql.rows(f"SELECT 1 FROM pg_roles WHERE rolname = {literal(db.loader)}"):
             raise StackError(
                 f"there is a role {db.loader}, and something belongs to it",
-                why="dumps that this environment has not made are loaded by a role of that name, which is made anew",
+                why="this name is taken by the role that loads foreign dumps: it is dropped and created for each load",
                 fix="as the superuser: give it another name (ALTER ROLE … RENAME TO), or drop what it has, in the"
                 " database where that is (DROP OWNED BY)",
             )
